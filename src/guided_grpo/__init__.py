@@ -1,0 +1,32 @@
+"""Guided reinforcement learning with verifiable rewards for small language models, on TRL.
+
+The public names load on first use, so that reports and the command line start without torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from guided_grpo.config import GuidedGRPOConfig
+    from guided_grpo.errors import InputError
+    from guided_grpo.methods import METHODS
+    from guided_grpo.trainer import GuidedGRPOTrainer
+
+__version__ = version("guided-grpo")
+__all__ = ["METHODS", "GuidedGRPOConfig", "GuidedGRPOTrainer", "InputError"]
+
+_HOMES = {
+    "GuidedGRPOConfig": "guided_grpo.config",
+    "GuidedGRPOTrainer": "guided_grpo.trainer",
+    "InputError": "guided_grpo.errors",
+    "METHODS": "guided_grpo.methods",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

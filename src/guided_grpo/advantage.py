@@ -1,0 +1,52 @@
+"""Advantages of a group: pure functions of its rewards.
+
+Group baseline (G²RPO-A, Eq. 1), as TRL computes it: A_i = (r_i − mean(r)) / (std(r) + ε), over all G rollouts.
+
+Arm baseline (not in the papers): guided and unguided rollouts differ in expected reward, p_g > p_u, so a shared mean
+gives unguided rollouts a negative mean advantage whatever they do. Here each arm has its own mean,
+A_i = (r_i − mean_arm(i)(r)) / (s + ε), and s² = Σ_i (r_i − mean_arm(i))² / (G − arms) is pooled over the arms, so that
+an arm's advantages keep their size relative to the other's. An arm of one rollout has advantage 0.
+"""
+
+from __future__ import annotations
+
+import torch
+
+EPSILON = 1e-4  # TRL's
+
+
+def arm_advantages(rewards_B: torch.Tensor, guided_B: torch.Tensor, group_size: int, scale: str) -> torch.Tensor:
+    """Advantages against the mean of the rollout's own arm.
+
+    Args:
+        rewards_B: weighted sums of the rewards, shape (B,), groups in rows of `group_size`; NaN = not graded.
+        guided_B: which rollouts are guided, bool, shape (B,).
+        group_size: G.
+        scale: "group" divides by the pooled std of the group, "batch" by that of the batch, "none" not at all.
+
+    Returns:
+        Shape (B,); ungraded rollouts get 0.
+    """
+    rewards, guided = rewards_B.view(-1, group_size), guided_B.view(-1, group_size)
+    graded = ~torch.isnan(rewards)
+    values = rewards.nan_to_num(0.0)
+    centred = torch.zeros_like(values)
+    arms = torch.zeros(values.size(0), 1, device=values.device)
+    for arm in (guided & graded, ~guided & graded):
+        count = arm.sum(dim=1, keepdim=True)
+        mean = (values * arm).sum(dim=1, keepdim=True) / count.clamp(min=1)
+        centred = torch.where(arm, values - mean, centred)
+        arms = arms + (count > 0)
+    if scale == "none":
+        return centred.flatten()
+    freedom = graded.sum(dim=1, keepdim=True) - arms
+    squares = centred.square().sum(dim=1, keepdim=True)
+    if scale == "batch":
+        squares, freedom = squares.sum().expand_as(squares), freedom.sum().expand_as(freedom)
+    return (centred / ((squares / freedom.clamp(min=1)).sqrt() + EPSILON)).flatten()
+
+
+def zero_groups(advantages_B: torch.Tensor, group_size: int) -> tuple[int, int]:
+    """Groups that teach nothing (every advantage 0 within rounding), and all groups."""
+    dead = (advantages_B.view(-1, group_size).abs() < 1e-6).all(dim=1)
+    return int(dead.sum()), dead.numel()

@@ -1,0 +1,181 @@
+"""What a training run is told besides `GuidedGRPOConfig`, and how configs and command lines are read."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from trl import ModelConfig, TrlParser
+
+from guided_grpo.config import GuidedGRPOConfig
+from guided_grpo.errors import InputError
+from guided_grpo.evaluate import Decoding
+from guided_grpo.methods import DEFAULTS
+
+EMBEDDED = "embedded"
+# These may change between a kill and the resume: they leave the numbers of the run as they are.
+VOLATILE = frozenset(
+    {"output_dir", "quiet", "disable_tqdm", "save_steps", "save_total_limit", "report_to", "embedded_base"}
+)
+
+
+@dataclass
+class RunArguments:
+    """Data, rewards and evaluation of a run."""
+
+    train_data: str = field(
+        default="", metadata={"help": "Hub id, .jsonl, .parquet, or a generator such as chains:steps=10-14,count=640."}
+    )
+    eval_data: str | None = field(default=None, metadata={"help": "Held-out problems; unset = no evaluation."})
+    data_mapping: dict | str | None = field(  # type: ignore[type-arg]  # the argument parser wants a bare dict
+        default=None, metadata={"help": 'Our column names to yours, as JSON: {"prompt": "problem"}.'}
+    )
+    data_reader: str | None = field(default=None, metadata={"help": "plain or gsm8k; unset = detect."})
+    data_split: str = field(default="train", metadata={"help": "Split of a hub data set."})
+    data_limit: int | None = field(default=None, metadata={"help": "Use the first so many training rows."})
+    eval_limit: int | None = field(default=None, metadata={"help": "Use the first so many held-out rows."})
+    rewards: list[str] = field(
+        default_factory=lambda: ["accuracy"], metadata={"help": "Reward functions: accuracy, format."}
+    )
+    eval_samples: int = field(default=4, metadata={"help": "Responses a held-out problem."})
+    eval_temperature: float = field(default=0.6, metadata={"help": "0 = greedy."})
+    eval_top_p: float = field(default=0.95, metadata={"help": "1 = off."})
+    eval_top_k: int = field(default=20, metadata={"help": "0 = off."})
+    eval_max_tokens: int | None = field(default=None, metadata={"help": "Unset = max_completion_length."})
+    eval_batch_size: int = field(default=128, metadata={"help": "Responses at a time."})
+    embedded_base: str = field(
+        default="runs/embedded-base", metadata={"help": "Where model 'embedded' is pre-trained on first use."}
+    )
+    quiet: bool = field(default=False, metadata={"help": "No progress bars."})
+
+    def __post_init__(self) -> None:
+        if isinstance(self.data_mapping, str):
+            try:
+                self.data_mapping = json.loads(self.data_mapping)
+            except json.JSONDecodeError as error:
+                raise InputError(
+                    "is not JSON", field="data_mapping", value=self.data_mapping, fix='write {"prompt": "COLUMN"}'
+                ) from error
+        if not self.train_data:
+            raise InputError("is missing", field="train_data", fix="name a hub id, a file, or chains:steps=10-14")
+        if self.eval_samples < 1:
+            raise InputError("is below 1", field="eval_samples", value=self.eval_samples, fix="use 1 or more")
+
+    def decoding(self, max_completion_length: int, seed: int = 0) -> Decoding:
+        """How held-out problems are answered."""
+        return Decoding(
+            samples=self.eval_samples,
+            temperature=self.eval_temperature,
+            top_p=self.eval_top_p,
+            top_k=self.eval_top_k,
+            max_tokens=self.eval_max_tokens or max_completion_length,
+            batch_size=self.eval_batch_size,
+            seed=seed,
+        )
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A whole training run."""
+
+    run: RunArguments
+    training: GuidedGRPOConfig
+    model: ModelConfig
+
+    @property
+    def output(self) -> Path:
+        """The run directory."""
+        return Path(str(self.training.output_dir))
+
+    def to_json(self) -> dict[str, Any]:
+        """What config.yaml holds: everything of ours, and each TRL or Transformers field that is not at its default."""
+        shown = dataclasses.asdict(self.run)
+        for part in (self.training, self.model):
+            for item in dataclasses.fields(part):
+                value = getattr(part, item.name)
+                ours = item.name in DEFAULTS or item.name in GuidedGRPOConfig.__annotations__
+                if item.init and (ours or value != _default(item)) and _is_plain(value):
+                    shown[item.name] = value
+        return shown
+
+
+def _default(item: dataclasses.Field[Any]) -> Any:
+    return item.default_factory() if callable(item.default_factory) else item.default
+
+
+def _is_plain(value: Any) -> bool:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def parse(arguments: list[str], prog: str = "guided-grpo train") -> Settings:
+    """Settings from a command line with an optional `--config FILE`. Raises `InputError` with one line."""
+    parser = TrlParser((RunArguments, GuidedGRPOConfig, ModelConfig), prog=prog)
+
+    def fail(message: str) -> NoReturn:
+        raise InputError(message, fix=f"see {prog} --help")
+
+    parser.error = fail  # argparse would print the whole usage
+    path = _config_path(arguments)
+    if path is not None:
+        _check_config_file(path, parser)
+    try:
+        run, training, model = parser.parse_args_and_config(arguments)
+    except InputError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise InputError(str(error), file=path, fix="correct that field") from error
+    if not training.output_dir:
+        raise InputError("is missing", field="output_dir", fix="say where the run directory goes")
+    if not model.model_name_or_path:
+        raise InputError(
+            "is missing", field="model_name_or_path", fix=f"name a hub id, a checkpoint folder, or '{EMBEDDED}'"
+        )
+    return Settings(run, training, model)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping. Raises `InputError` naming the line."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError("does not exist", field="config", value=str(path), fix="check the path") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = None if mark is None else mark.line + 1
+        problem = getattr(error, "problem", None) or "is not YAML"
+        raise InputError(str(problem), file=path, line=line, fix="correct the YAML") from error
+    if not isinstance(data, dict):
+        raise InputError("holds no mapping", file=path, fix="write 'field: value' lines")
+    return data
+
+
+def _config_path(arguments: list[str]) -> Path | None:
+    if "--config" not in arguments:
+        return None
+    place = arguments.index("--config") + 1
+    if place >= len(arguments):
+        raise InputError("needs a file", field="config", fix="write --config FILE.yaml")
+    return Path(arguments[place])
+
+
+def _check_config_file(path: Path, parser: TrlParser) -> None:
+    known = {action.dest for action in parser._actions} | {"env"}
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    for key in read_yaml(path):
+        if key not in known:
+            line = next((n for n, text in enumerate(lines, 1) if text.startswith(f"{key}:")), None)
+            raise InputError("is not a field of a run", file=path, line=line, field=str(key), fix="remove or rename it")
+
+
+def say(text: str) -> None:
+    """A line for the user, beside the bars."""
+    print(text, file=sys.stderr, flush=True)

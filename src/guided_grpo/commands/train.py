@@ -1,0 +1,259 @@
+"""`guided-grpo train`: rows → trainer → run directory, resumable at any point by the same command."""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback
+from trl import get_peft_config
+
+from guided_grpo import rundir
+from guided_grpo.commands.settings import EMBEDDED, VOLATILE, Settings, parse, say
+from guided_grpo.embedded import BaseRecipe, build_base
+from guided_grpo.errors import InputError
+from guided_grpo.evaluate import evaluate, questions
+from guided_grpo.problems.check import check_fit
+from guided_grpo.problems.sources import load_rows
+from guided_grpo.progress import BarCallback, wants_bars
+from guided_grpo.trainer import GuidedGRPOTrainer
+from guided_grpo.verifiers import reward_functions
+
+
+def main(arguments: list[str], *, as_json: bool = False) -> int:
+    """Parse and run; prints where the results are."""
+    summary = run(parse(arguments))
+    if as_json:
+        print(json.dumps(summary, indent=2))
+    return 0
+
+
+def run(settings: Settings, *, recipe: BaseRecipe | None = None) -> dict[str, Any]:
+    """Train as `settings` say, or go on where a killed run of the same settings stopped.
+
+    Returns the run's summary, as in summary.json. Raises `InputError` before anything is written.
+    """
+    state, output = PartialState(), settings.output
+    finished = rundir.read_json(output / rundir.SUMMARY)
+    rewards = reward_functions(settings.run.rewards)
+    rows = load_data(settings)
+    held_out = load_held_out(settings)
+    policy = _policy_source(settings, recipe)
+    tokenizer = load_tokenizer(policy)
+    if settings.training.guided:
+        check_fit(rows, tokenizer, settings.training, _context(policy))
+    if state.is_main_process:
+        rundir.claim(output, settings.to_json(), VOLATILE)
+    state.wait_for_everyone()
+    if finished is not None:
+        say(f"{output} is finished: {_headline(finished)}")
+        return dict(finished)
+
+    started = time.perf_counter()
+    training = copy.copy(settings.training)
+    training.disable_tqdm = True  # our bar instead
+    if policy == str(settings.run.embedded_base):
+        training.use_cpu = not torch.cuda.is_available()
+    trainer = GuidedGRPOTrainer(
+        model=load_model(policy, settings),
+        reward_funcs=list(rewards),
+        args=training,
+        train_dataset=rows,
+        processing_class=tokenizer,
+        peft_config=get_peft_config(settings.model),
+        callbacks=[BarCallback(f"{training.method} seed {training.seed}", wants_bars(settings.run.quiet))],
+    )
+    trainer.remove_callback(ProgressCallback)
+    results = _Results(settings, trainer, rewards[settings.run.rewards.index("accuracy")] if held_out else None)
+    results.evaluate("before", held_out)
+    resume = _prepare_resume(output, state)
+    trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    _save_model(trainer, output, state)
+    results.evaluate("after", held_out)
+    return results.finish(time.perf_counter() - started)
+
+
+def load_data(settings: Settings) -> Dataset:
+    """The training rows; at least one with a trace where the method guides."""
+    run = settings.run
+    return load_rows(
+        run.train_data,
+        mapping=run.data_mapping,  # type: ignore[arg-type]  # parsed in RunArguments
+        split=run.data_split,
+        limit=run.data_limit,
+        reader=run.data_reader,
+        require_guidance=settings.training.guided,
+    )
+
+
+def load_held_out(settings: Settings) -> Dataset | None:
+    """The held-out rows, or None."""
+    run = settings.run
+    if run.eval_data is None:
+        return None
+    if "accuracy" not in run.rewards:
+        raise InputError(
+            "grade nothing that evaluation reports", field="rewards", value=run.rewards, fix="add accuracy to rewards"
+        )
+    return load_rows(
+        run.eval_data,
+        mapping=run.data_mapping,  # type: ignore[arg-type]  # parsed in RunArguments
+        split=run.data_split,
+        limit=run.eval_limit,
+        reader=run.data_reader,
+    )
+
+
+def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
+    """The policy's tokenizer, padding on the left. Raises `InputError` where it cannot end or pad a sequence."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", truncation_side="left")
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"has no tokenizer that loads ({reason})",
+            field="model_name_or_path",
+            value=source,
+            fix="check the path or id",
+        ) from error
+    if tokenizer.eos_token_id is None:
+        raise InputError(
+            "has a tokenizer without an eos token: no response would ever end",
+            field="model_name_or_path",
+            value=source,
+            fix="set eos_token in its tokenizer_config.json",
+        )
+    if tokenizer.pad_token_id is None:
+        # Masks come from lengths, never from comparing ids with the pad id, so sharing the id is harmless.
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(source: str, settings: Settings) -> PreTrainedModel:
+    """The policy, in float32 unless `dtype` says otherwise (as TRL loads it)."""
+    dtype = settings.model.dtype or "float32"
+    attention = (
+        {}
+        if settings.model.attn_implementation is None
+        else {"attn_implementation": settings.model.attn_implementation}
+    )
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=dtype,
+            revision=settings.model.model_revision,
+            trust_remote_code=settings.model.trust_remote_code,
+            **attention,
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"does not load ({reason})", field="model_name_or_path", value=source, fix="check the path or id"
+        ) from error
+
+
+def _policy_source(settings: Settings, recipe: BaseRecipe | None) -> str:
+    if settings.model.model_name_or_path != EMBEDDED:
+        return str(settings.model.model_name_or_path)
+    folder = Path(settings.run.embedded_base)
+    state = PartialState()
+    if state.is_main_process:
+        build_base(folder, recipe or BaseRecipe(), bars=wants_bars(settings.run.quiet))
+    state.wait_for_everyone()
+    return str(folder)
+
+
+def _context(source: str) -> int | None:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(source)
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
+def _prepare_resume(output: Path, state: PartialState) -> Path | None:
+    checkpoint = rundir.last_checkpoint(output)
+    step = 0 if checkpoint is None else int(checkpoint.name.removeprefix(rundir.CHECKPOINT_PREFIX))
+    if state.is_main_process:
+        rundir.drop_partial_checkpoints(output)
+        for name in (rundir.METRICS, rundir.ROLLOUTS):
+            rundir.cut_back(output / name, step)
+    state.wait_for_everyone()
+    if checkpoint is not None:
+        say(f"{output}: going on from step {step}")
+    return checkpoint
+
+
+def _save_model(trainer: GuidedGRPOTrainer, output: Path, state: PartialState) -> None:
+    scratch = output / f"{rundir.MODEL}.partial"
+    trainer.save_model(str(scratch))
+    if state.is_main_process and not (output / rundir.MODEL).exists():
+        scratch.rename(output / rundir.MODEL)
+    state.wait_for_everyone()
+
+
+class _Results:
+    """Evaluations and the summary of one run."""
+
+    def __init__(self, settings: Settings, trainer: GuidedGRPOTrainer, grader: Any) -> None:
+        self.settings, self.trainer, self.grader = settings, trainer, grader
+        self.output, self.state = settings.output, PartialState()
+
+    def evaluate(self, when: str, held_out: Dataset | None) -> None:
+        """Fill `when` of eval.json unless it is there; on the main process, while the others wait."""
+        sharded = self.trainer.is_fsdp_enabled or self.trainer.is_deepspeed_enabled
+        if held_out is not None and sharded and self.state.is_main_process:
+            say("evaluation skipped: the policy is sharded; run 'guided-grpo eval' on the model folder")
+        if held_out is not None and not sharded and self.state.is_main_process:
+            path = self.output / rundir.EVAL
+            data = rundir.read_json(path) or {"before": None, "after": None}
+            if data[when] is None:
+                decoding = self.settings.run.decoding(int(self.trainer.max_completion_length or 0))
+                model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+                result = evaluate(
+                    model,
+                    self.trainer.processing_class,
+                    questions(held_out),
+                    self.grader,
+                    decoding,
+                    template_kwargs=self.trainer.chat_template_kwargs,
+                    label=f"{when} training",
+                    bars=wants_bars(self.settings.run.quiet),
+                )
+                rundir.write_json(path, {**data, when: result.to_json()})
+        self.state.wait_for_everyone()
+
+    def finish(self, seconds: float) -> dict[str, Any]:
+        """Write and return summary.json: its presence says that the run is over."""
+        rows = list(rundir.whole_rows(self.output / rundir.METRICS))
+        evaluation = rundir.read_json(self.output / rundir.EVAL) or {}
+        summary: dict[str, Any] = {
+            "method": self.settings.training.method,
+            "seed": self.settings.training.seed,
+            "steps": self.trainer.state.global_step,
+            "tokens_generated": self.trainer.tokens_generated,
+            "train_seconds": round(sum(row.get("step_time") or 0.0 for row in rows), 1),
+            "seconds": round(seconds, 1),
+        }
+        for when, result in evaluation.items():
+            if result is not None:
+                summary[when] = {key: result[key] for key in ("accuracy", "interval", "problems", "samples")}
+        if self.state.is_main_process:
+            rundir.write_json(self.output / rundir.SUMMARY, summary)
+        self.state.wait_for_everyone()
+        say(f"{self.output}: {_headline(summary)}")
+        return summary
+
+
+def _headline(summary: dict[str, Any]) -> str:
+    parts = [f"{summary['steps']} steps, {summary['tokens_generated']:,} tokens generated"]
+    for when in ("before", "after"):
+        if when in summary:
+            low, high = summary[when]["interval"]
+            parts.append(f"{when} {summary[when]['accuracy']:.1%} [{low:.1%}, {high:.1%}]")
+    return ", ".join(parts)

@@ -1,0 +1,174 @@
+"""The embedded policy: a small Qwen3 over single characters, pre-trained on first use to be good at single steps of the
+chain domain and poor at long chains.
+
+Two phases, as `BaseRecipe` names them: learn the rule from demonstrations with little noise, then become unreliable on
+demonstrations with much noise. The folder that results is an ordinary checkpoint: `AutoModelForCausalLM` and
+`AutoTokenizer` load it, and nothing downstream knows that it is not from a hub.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from torch.utils.data import Dataset
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+
+from guided_grpo.problems.chains import ALPHABET, chain, solution
+
+logger = logging.getLogger(__name__)
+MAX_POSITIONS = 256
+
+
+@dataclass(frozen=True)
+class Phase:
+    """`steps` batches of demonstrations with `low`–`high` steps, each step wrong with probability `noise`."""
+
+    steps: int
+    low: int
+    high: int
+    noise: float
+
+
+@dataclass(frozen=True)
+class BaseRecipe:
+    """How a base policy is made. Two recipes that differ in anything give two folders."""
+
+    hidden_size: int = 128
+    layers: int = 4
+    heads: int = 4
+    intermediate_size: int = 384
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    seed: int = 0
+    phases: tuple[Phase, ...] = (Phase(600, 3, 12, 0.2), Phase(90, 3, 14, 0.45))
+
+
+def character_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a character of the chain domain; `<pad>` and `<eos>` are two different tokens."""
+    vocabulary = {token: i for i, token in enumerate(["<pad>", "<eos>", "<unk>", *ALPHABET])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+        model_max_length=MAX_POSITIONS,
+    )
+
+
+def new_policy(recipe: BaseRecipe, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
+    """An untrained policy of the recipe's size, seeded."""
+    set_seed(recipe.seed)
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=recipe.hidden_size,
+        intermediate_size=recipe.intermediate_size,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        num_key_value_heads=recipe.heads,
+        head_dim=recipe.hidden_size // recipe.heads,
+        max_position_embeddings=MAX_POSITIONS,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+        dtype="float32",
+    )
+    return Qwen3ForCausalLM(config)
+
+
+class _Demonstrations(Dataset[dict[str, list[int]]]):
+    """Demonstrations of all phases in order; item i is a pure function of the seed and i."""
+
+    def __init__(self, recipe: BaseRecipe, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.recipe, self.tokenizer = recipe, tokenizer
+        self.phases = [phase for phase in recipe.phases for _ in range(phase.steps * recipe.batch_size)]
+
+    def __len__(self) -> int:
+        return len(self.phases)
+
+    def __getitem__(self, index: int) -> dict[str, list[int]]:
+        phase, rng = self.phases[index], random.Random(f"base/{self.recipe.seed}/{index}")
+        row = chain(rng.randint(phase.low, phase.high), rng, phase.noise)
+        prompt = self.tokenizer(str(row["prompt"]))["input_ids"]
+        response = [*self.tokenizer(solution(row))["input_ids"], self.tokenizer.eos_token_id]
+        return {"input_ids": [*prompt, *response], "labels": [-100] * len(prompt) + response}
+
+
+class _InOrderTrainer(Trainer):
+    """The phases are a curriculum: the order of the demonstrations is kept."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
+        return torch.utils.data.SequentialSampler(self.train_dataset if train_dataset is None else train_dataset)
+
+
+def _collate(pad_token_id: int, items: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+    width = max(len(item["input_ids"]) for item in items)
+
+    def padded(key: str, value: int) -> torch.Tensor:
+        return torch.tensor([item[key] + [value] * (width - len(item[key])) for item in items])
+
+    mask = torch.tensor([[1] * len(item["input_ids"]) + [0] * (width - len(item["input_ids"])) for item in items])
+    return {"input_ids": padded("input_ids", pad_token_id), "attention_mask": mask, "labels": padded("labels", -100)}
+
+
+def build_base(folder: Path, recipe: BaseRecipe, *, bars: bool = False) -> Path:
+    """Pre-train the base policy into `folder` unless a whole one of the same recipe is there already.
+
+    The folder appears by one rename at the end: an interrupted pre-training leaves nothing that looks finished.
+    """
+    marker = folder / "recipe.json"
+    wanted = json.loads(json.dumps(asdict(recipe)))
+    if marker.exists() and json.loads(marker.read_text()) == wanted:
+        return folder
+    tokenizer = character_tokenizer()
+    model = new_policy(recipe, tokenizer)
+    scratch = folder.with_name(folder.name + ".partial")
+    arguments = TrainingArguments(
+        output_dir=str(scratch),
+        per_device_train_batch_size=recipe.batch_size,
+        num_train_epochs=1,
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=30,
+        save_strategy="no",
+        logging_steps=50,
+        report_to="none",
+        seed=recipe.seed,
+        disable_tqdm=not bars,
+        use_cpu=not torch.cuda.is_available(),
+        bf16=False,
+    )
+    trainer = _InOrderTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=_Demonstrations(recipe, tokenizer),
+        data_collator=lambda items: _collate(tokenizer.pad_token_id, items),
+    )
+    trainer.train()
+    shutil.rmtree(scratch, ignore_errors=True)
+    model.save_pretrained(scratch)
+    tokenizer.save_pretrained(scratch)
+    (scratch / "recipe.json").write_text(json.dumps(wanted, indent=2))
+    shutil.rmtree(folder, ignore_errors=True)
+    scratch.rename(folder)
+    return folder

@@ -1,0 +1,176 @@
+"""How much guidance, over time: schedules and controllers.
+
+Schedules (G²RPO-A, Eq. 4), with t/T the share of optimizer steps done and ℓ0 the initial length:
+
+    linear      ℓ_t = ℓ0 (1 − t/T)
+    concave     ℓ_t = ℓ0 (1 − t/T)^β, β > 1
+    stepwise    ℓ_t = ℓ0 γ^⌊t/s⌋, 0 < γ < 1
+    rdp         ℓ_t = ℓ_final + (ℓ0 − ℓ_final)(1 − t/T), the "rule-based decay policy" of Tables 10–11
+
+Controllers, with r_k the mean accuracy reward of generation batch k, guided and unguided rollouts together:
+
+    ratio           ℓ_{k+1} = ℓ_k · mean(r_{k−1} … r_{k−min(T,k)}) / r_k                     (G²RPO-A, Eq. 5)
+    ratio-official  the same with mean(r_{k−2}, r_{k−1}) / r_k, on every third batch only, ℓ truncated to an integer
+    setpoint        ℓ_{k+1} = ℓ_k · exp(η (p* − p_k)), p_k the guided success of batch k: holds p_k near p*
+
+Deviations from the paper. Eq. 5 is printed with the inverse ratio, which lengthens guidance when rewards rise; the
+paper's own explanation and its code do the opposite, and so does this module. A batch whose r_k or history is 0 leaves
+ℓ as it is (the equation would divide by zero or stay at 0 for ever). ℓ stays in [guidance_min, guidance_max].
+
+Property of the ratio controller: with T = 1 the product ℓ_{k+1}·r_k never changes, so ℓ = C / r: it has no set-point.
+
+Interface, after optax: `init() -> State`, `update(State, StepFeedback) -> State`, `strength(State, row) -> Strength`,
+all pure; `State` is frozen and JSON-able.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from guided_grpo.types import Row, StepFeedback, Strength, Unit
+
+
+@dataclass(frozen=True)
+class StrengthSettings:
+    """The numbers that the schedules and controllers read. Lengths are in `unit`."""
+
+    unit: Unit = "tokens"
+    length: float = 0.0  # ℓ0
+    minimum: float = 1.0  # lower clamp of the controllers
+    maximum: float = math.inf  # upper clamp of the controllers
+    final: float = 0.0  # ℓ_final of rdp
+    power: float = 2.0  # β of concave, > 1
+    decay: float = 0.5  # γ of stepwise, in (0, 1)
+    interval: int = 10  # s of stepwise, optimizer steps
+    history: int = 2  # T of ratio, generation batches
+    target: float = 0.5  # p* of setpoint
+    gain: float = 0.5  # η of setpoint
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a controller stands: current length, the rewards it still needs, generation batches and steps seen."""
+
+    length: float
+    rewards: tuple[float, ...] = ()  # newest last
+    updates: int = 0  # generation batches fed
+    optimizer_step: int = 0  # t
+    progress: float = 0.0  # t/T
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict for `json.dumps`; floats survive exactly."""
+        return {**asdict(self), "rewards": list(self.rewards)}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> State:
+        """The inverse of `to_json`."""
+        return cls(**{**data, "rewards": tuple(data["rewards"])})
+
+
+@dataclass(frozen=True)
+class Controller:
+    """One value of the strength axis, bound to its settings."""
+
+    init: Callable[[], State]
+    update: Callable[[State, StepFeedback], State]
+    strength: Callable[[State, Row], Strength]
+
+
+LengthRule = Callable[[StrengthSettings, State], float]
+UpdateRule = Callable[[StrengthSettings, State, StepFeedback], State]
+
+
+def _nothing(settings: StrengthSettings, state: State) -> float:
+    return 0.0
+
+
+def _constant(settings: StrengthSettings, state: State) -> float:
+    return settings.length
+
+
+def _linear(settings: StrengthSettings, state: State) -> float:
+    return settings.length * (1 - state.progress)
+
+
+def _concave(settings: StrengthSettings, state: State) -> float:
+    return settings.length * float((1 - state.progress) ** settings.power)
+
+
+def _stepwise(settings: StrengthSettings, state: State) -> float:
+    return settings.length * settings.decay ** (state.optimizer_step // settings.interval)
+
+
+def _rdp(settings: StrengthSettings, state: State) -> float:
+    return settings.final + (settings.length - settings.final) * (1 - state.progress)
+
+
+def _tracked(settings: StrengthSettings, state: State) -> float:
+    return state.length
+
+
+def _unchanged(settings: StrengthSettings, state: State, feedback: StepFeedback) -> State:
+    return state
+
+
+def _ratio(settings: StrengthSettings, state: State, feedback: StepFeedback) -> State:
+    past, now = state.rewards, feedback.reward
+    rewards = (*past, now)[-settings.history :]
+    if not past or now <= 0 or sum(past) <= 0:
+        return replace(state, rewards=rewards)
+    return replace(state, rewards=rewards, length=_clamp(settings, state.length * (sum(past) / len(past)) / now))
+
+
+def _ratio_official(settings: StrengthSettings, state: State, feedback: StepFeedback) -> State:
+    rewards = (*state.rewards, feedback.reward)
+    if len(rewards) < 3:
+        return replace(state, rewards=rewards)
+    before, now = (rewards[0] + rewards[1]) / 2, rewards[2]
+    if before <= 0 or now <= 0:
+        return replace(state, rewards=())
+    return replace(state, rewards=(), length=float(int(_clamp(settings, state.length * before / now))))
+
+
+def _setpoint(settings: StrengthSettings, state: State, feedback: StepFeedback) -> State:
+    if not feedback.guided_count:
+        return state
+    guided = feedback.guided_sum / feedback.guided_count
+    return replace(state, length=_clamp(settings, state.length * math.exp(settings.gain * (settings.target - guided))))
+
+
+def _clamp(settings: StrengthSettings, length: float) -> float:
+    return min(max(length, settings.minimum), settings.maximum)
+
+
+STRENGTHS: dict[str, tuple[LengthRule, UpdateRule]] = {
+    "none": (_nothing, _unchanged),
+    "constant": (_constant, _unchanged),
+    "linear": (_linear, _unchanged),
+    "concave": (_concave, _unchanged),
+    "stepwise": (_stepwise, _unchanged),
+    "rdp": (_rdp, _unchanged),
+    "ratio": (_tracked, _ratio),
+    "ratio-official": (_tracked, _ratio_official),
+    "setpoint": (_tracked, _setpoint),
+}
+
+
+def make_controller(name: str, settings: StrengthSettings) -> Controller:
+    """The controller called `name` in `STRENGTHS`, bound to `settings`. Raises `KeyError` for an unknown name."""
+    length_rule, update_rule = STRENGTHS[name]
+
+    def update(state: State, feedback: StepFeedback) -> State:
+        moved = update_rule(settings, state, feedback)
+        return replace(
+            moved,
+            updates=state.updates + 1,
+            optimizer_step=feedback.optimizer_step,
+            progress=feedback.progress,
+        )
+
+    def strength(state: State, row: Row) -> Strength:
+        return Strength(settings.unit, max(0.0, length_rule(settings, state)))
+
+    return Controller(init=lambda: State(length=settings.length), update=update, strength=strength)

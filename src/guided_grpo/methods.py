@@ -1,0 +1,60 @@
+"""Methods are named points in the space of axes: strength, unit, allocation, credit, order. One flat dict, values only.
+
+A field that the user sets wins over the preset. Lengths default to the papers' (ℓ0 = 3072 tokens).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+DEFAULTS: Final[dict[str, Any]] = {
+    "guidance_strength": "none",  # guidance/strength.py; none = no guidance, whatever the other fields say
+    "guidance_unit": "tokens",  # tokens | ratio | steps | chars
+    "guidance_length": 3072.0,  # ℓ0 in guidance_unit
+    "guidance_min": 1.0,  # lower clamp of the controllers
+    "guidance_max": None,  # upper clamp of the controllers; None = none
+    "guidance_final": 0.0,  # final length of rdp
+    "guidance_power": 2.0,  # β of concave
+    "guidance_decay": 0.5,  # γ of stepwise
+    "guidance_interval": 10,  # s of stepwise, optimizer steps
+    "guidance_history": 2,  # T of ratio, generation batches
+    "guidance_target": 0.5,  # guided success that setpoint holds
+    "guidance_gain": 0.5,  # η of setpoint
+    "guidance_ratio": 0.25,  # α
+    "guidance_allocation": "first",  # first | spread
+    "guidance_weight": 1.0,  # w_g, weight of guidance tokens in the loss
+    "advantage_baseline": "group",  # group | arm
+    "curriculum": "none",  # none | difficulty
+}
+
+METHODS: Final[dict[str, dict[str, Any]]] = {
+    # No guidance: TRL's GRPO, to the bit.
+    "grpo": {},
+    # Guidance of one length in front of every rollout (G²RPO-A §4.1, Figs. 1 and 5).
+    "naive": {"guidance_strength": "constant", "guidance_ratio": 1.0},
+    # One length in front of α·G rollouts (Eq. 3, Table 1).
+    "fixed": {"guidance_strength": "constant"},
+    # The schedules of Eq. 4 (Table 2) and the rule-based decay of Tables 10–11.
+    "linear": {"guidance_strength": "linear"},
+    "concave": {"guidance_strength": "concave"},
+    "stepwise": {"guidance_strength": "stepwise"},
+    "rdp": {"guidance_strength": "rdp"},
+    # Eq. 5 on every generation batch, easy problems first (§4.3, Table 6).
+    "g2rpo-a": {"guidance_strength": "ratio", "curriculum": "difficulty"},
+    # Eq. 5 as the official code runs it: every third batch, whole tokens, clamped to [1, 3072].
+    "g2rpo-a-official": {
+        "guidance_strength": "ratio-official",
+        "guidance_max": 3072.0,
+        "curriculum": "difficulty",
+    },
+    # Not in the papers: the same allocation, with the guided success rate held at a target.
+    "setpoint": {"guidance_strength": "setpoint", "curriculum": "difficulty"},
+    # Not in the papers: lengths spread over the guided rollouts of a group.
+    "spread": {"guidance_strength": "constant", "guidance_allocation": "spread"},
+}
+
+
+def resolve(method: str, overrides: dict[str, Any]) -> dict[str, Any]:
+    """All axis values of `method`; an override that is not None wins. Raises `KeyError` for an unknown method."""
+    chosen = {key: value for key, value in overrides.items() if value is not None}
+    return {**DEFAULTS, **METHODS[method], **chosen}

@@ -1,0 +1,49 @@
+"""Checks of whole data sets against a policy, before any compute is spent."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from guided_grpo.errors import InputError
+from guided_grpo.guidance.placement import render
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from guided_grpo.config import GuidedGRPOConfig
+
+
+def check_fit(rows: Dataset, tokenizer: Any, config: GuidedGRPOConfig, context: int | None, batch: int = 1000) -> None:
+    """Raise `InputError` for the first row whose prompt, longest possible guidance and response outgrow the context."""
+    if context is None:
+        return
+    generated = int(config.max_completion_length or 0)
+    bound = _longest_guidance(config)
+    for start in range(0, len(rows), batch):
+        piece = rows[start : start + batch]
+        prompts = [render(prompt, tokenizer, config.chat_template_kwargs or {}) for prompt in piece["prompt"]]
+        traces = [trace or "" for trace in piece["guidance"]]
+        prompt_lengths = [len(ids) for ids in tokenizer(prompts, add_special_tokens=False)["input_ids"]]
+        trace_lengths = [len(ids) for ids in tokenizer(traces, add_special_tokens=False)["input_ids"]]
+        for offset, (prompt, trace) in enumerate(zip(prompt_lengths, trace_lengths, strict=True)):
+            guidance = int(min(trace, bound))
+            if prompt + guidance + generated > context:
+                raise InputError(
+                    f"row {start + offset} outgrows the context of {context}: {prompt} prompt + up to {guidance} "
+                    f"guidance + {generated} generated tokens",
+                    field="guidance_max" if config.guidance_strength in _CONTROLLED else "guidance_length",
+                    fix="lower it or max_completion_length, or drop the row",
+                )
+
+
+_CONTROLLED = ("ratio", "ratio-official", "setpoint")
+
+
+def _longest_guidance(config: GuidedGRPOConfig) -> float:
+    """Most guidance tokens a rollout can get; infinite where only the trace bounds it."""
+    if config.guidance_unit != "tokens":
+        return math.inf
+    if config.guidance_strength in _CONTROLLED:
+        return math.inf if config.guidance_max is None else max(config.guidance_max, config.guidance_length or 0.0)
+    return max(config.guidance_length or 0.0, config.guidance_final or 0.0)

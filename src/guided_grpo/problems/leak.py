@@ -1,0 +1,113 @@
+r"""How much of a trace may be handed out before it gives the answer away.
+
+A policy that is handed the answer earns the reward by copying it and learns nothing about the problem. So a trace ends,
+for guidance,
+
+1. before the end of its thinking block,
+2. before the first declaration (`\boxed{…}`, `#### …`, "the answer is …", "Answer: …") that holds the answer, and
+3. inside its last step, before the first place where the answer stands alone.
+
+The same number in an earlier step is an intermediate value and stays: without it the step could not be shown.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from guided_grpo.types import Status
+from guided_grpo.verifiers.answers import BOX, HASHES, PROSE, SAME_LENGTH, THINK_CLOSE, box_content, line_content
+from guided_grpo.verifiers.maths import check_maths
+
+_OPENERS = re.compile(r"(?:\s|\$|\\\(|\\\[|\*\*|#)+$")
+_SEPARATOR = r"(?:\{,\}|,\\!|\\[,!]|[, ])?"  # between thousands
+_INTEGER = re.compile(r"-?\d{1,3}(?:,?\d{3})*|-?\d+")
+_FRACTION = re.compile(r"(-?)\\[dt]?frac\{(\w+)\}\{(\w+)\}|(-?)(\w+)/(\w+)")
+
+
+def safe_length(trace: str, answer: str) -> int:
+    """Characters at the start of `trace` that do not state `answer`, white space at their end left off.
+
+    Between 0 and `len(trace)`. An empty `answer` leaves only the thinking block's end to cut at.
+    """
+    text = trace.translate(SAME_LENGTH)
+    alone = _stand_alone(answer.translate(SAME_LENGTH).strip().strip("$").strip())
+    cut = text.find(THINK_CLOSE)
+    text = text if cut < 0 else text[:cut]
+    text = text[: _first_declaration(text, alone, answer)].rstrip()
+    digits = any(char.isdigit() for char in answer)
+    while text and alone is not None:
+        start = _last_step(text, digits)
+        found = alone.search(text, start)
+        if not found:
+            break
+        text = text[: found.start()].rstrip()
+        if len(text) > start:
+            break
+        # Nothing is left of that step: the step before it is the last one now.
+    return len(text)
+
+
+def _last_step(text: str, digits: bool) -> int:
+    """Where the last step begins: its last line, and closing remarks without a digit after it."""
+    start = text.rfind("\n") + 1
+    while digits and start and not any(char.isdigit() for char in text[start:]):
+        start = text.rfind("\n", 0, start - 1) + 1
+    return start
+
+
+def _first_declaration(text: str, alone: re.Pattern[str] | None, answer: str) -> int:
+    """Where the first declaration that holds the answer begins; the end of `text` where there is none."""
+    declared = [(match.start(), box_content(text, match.end()) or text[match.end() :]) for match in BOX.finditer(text)]
+    for pattern in (HASHES, PROSE):
+        declared += [(match.start(), line_content(text, match.end())) for match in pattern.finditer(text)]
+    for start, content in sorted(declared):
+        if (alone is not None and alone.search(content)) or _equal(content, answer):
+            opener = _OPENERS.search(text, 0, start)
+            return opener.start() if opener else start
+    return len(text)
+
+
+def _equal(content: str, answer: str) -> bool:
+    """Whether a declared content is the answer in another form, such as 0.5 for 1/2."""
+    return check_maths(f"#### {content.strip()}", answer).status is Status.CORRECT
+
+
+@lru_cache(maxsize=1_024)
+def _stand_alone(answer: str) -> re.Pattern[str] | None:
+    """What finds the answer as a complete token, a currency sign before it included; None for an empty answer."""
+    if not answer:
+        return None
+    if _INTEGER.fullmatch(answer) or re.fullmatch(r"-?[\d,]*\.\d+", answer):
+        body = _number(answer)
+    else:
+        fraction = _FRACTION.fullmatch(answer)
+        parts = re.findall(r"\\[a-zA-Z]+|\w+|\S", answer)
+        body = r"\s*".join(re.escape(part) for part in parts)
+        if fraction:
+            sign, over, under = (
+                part or "" for part in (fraction.groups()[:3] if fraction[2] else fraction.groups()[3:])
+            )
+            body = rf"{sign}(?:\\[dt]?frac\s*\{{{over}\}}\s*\{{{under}\}}|{over}\s*/\s*{under})"
+    left = r"(?<![\w\\.])" if re.match(r"[\w(\\-]", answer) else ""
+    right = r"(?!\w)" if re.search(r"[^\W\d]$", answer) else r"(?!\d)(?!\.\d)(?!,\d{3}(?!\d))"
+    return re.compile(rf"(?:\\?\$\s*)?{left}{body}{right}")
+
+
+def _number(answer: str) -> str:
+    """A number with or without its thousands separators, and with idle zeros after the point."""
+    whole, _, places = answer.replace(",", "").partition(".")
+    sign, digits = ("-\\s*", whole[1:]) if whole.startswith("-") else ("", whole)
+    # Short answers with leading zeros (007) are digits of a code, longer ones (073) padded numbers.
+    bare = digits.lstrip("0")
+    padding = "0*" if len(bare) > 1 else ""
+    shown = bare if len(bare) > 1 else digits
+    groups: list[str] = []
+    while len(shown) > 3:
+        groups.insert(0, shown[-3:])
+        shown = shown[:-3]
+    inner = r"(?<!\d,)" if len(shown) == 3 and not sign else ""  # 180 does not stand in 1,180
+    body = inner + _SEPARATOR.join([shown, *groups])
+    tail = rf"\.{places.rstrip('0')}0*" if places.strip("0") else r"(?:\.0+)?"
+    cents = rf"|0?\.{digits:0>2}" if len(digits) <= 2 and not sign and not places else ""  # $0.25 states 25 cents
+    return f"(?:{sign}{padding}{body}{tail}{cents})"

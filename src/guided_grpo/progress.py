@@ -1,0 +1,83 @@
+"""Progress bars, and the callback that ends a run on its token budget."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Protocol
+
+from tqdm.auto import tqdm
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+
+class _CountsTokens(Protocol):
+    tokens_generated: int
+    args: Any
+
+
+def wants_bars(quiet: bool) -> bool:
+    """Bars go to a terminal, unless the user wants quiet."""
+    return not quiet and sys.stderr.isatty()
+
+
+class BudgetCallback(TrainerCallback):
+    """Stops training after the step in which `max_generated_tokens` is reached; equal on all ranks."""
+
+    def __init__(self, trainer: _CountsTokens) -> None:
+        self.trainer = trainer
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        budget = self.trainer.args.max_generated_tokens
+        if budget and self.trainer.tokens_generated >= budget:
+            control.should_training_stop = True
+        return control
+
+
+class BarCallback(TrainerCallback):
+    """One bar a run: step time and time left (tqdm's), reward of both arms, guidance length, tokens of the budget."""
+
+    def __init__(self, name: str, enabled: bool) -> None:
+        self.name, self.enabled = name, enabled
+        self.bar: Any = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if not (self.enabled and state.is_world_process_zero):
+            return
+        self.budget = int(getattr(args, "max_generated_tokens", 0))
+        total, unit = (self.budget, "tok") if self.budget else (state.max_steps, "step")
+        self.bar = tqdm(
+            total=total, initial=0 if self.budget else state.global_step, desc=self.name, unit=unit, unit_scale=True
+        )
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if self.bar is None or not logs or "loss" not in logs:
+            return
+        done = int(logs.get("tokens/generated_total", 0)) if self.budget else state.global_step
+        shown = {"step": state.global_step}
+        for label, key, form in (
+            ("s/step", "step_time", "{:.1f}"),
+            ("guided", "reward/guided", "{:.2f}"),
+            ("unguided", "reward/unguided", "{:.2f}"),
+            ("length", "guidance/length", "{:.0f}"),
+        ):
+            if logs.get(key) is not None:
+                shown[label] = form.format(logs[key])
+        self.bar.set_postfix(shown, refresh=False)
+        self.bar.update(min(done, self.bar.total) - self.bar.n)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None

@@ -1,0 +1,238 @@
+"""What a report knows of one run directory: configuration, metrics by step, evaluation, sampled rollouts."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from guided_grpo.errors import InputError
+from guided_grpo.report.records import optional_number, read_jsonl
+from guided_grpo.report.samples import Sample, first_and_last
+
+# Okabe and Ito's colours that show on white and on black, then three of Tol's; they repeat after ten runs.
+PALETTE = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+    "#8c8c8c",
+    "#aa4499",
+    "#999933",
+    "#6f6fd8",
+)
+# The metrics that the page reads; other keys of a record are ignored, whatever they hold.
+KEYS = (
+    "step",
+    "grad_norm",
+    "reward/accuracy",
+    "reward/guided",
+    "reward/unguided",
+    "advantage/std",
+    "signal/zero_groups",
+    "guidance/length",
+    "tokens/generated",
+    "tokens/generated_total",
+    "completions/generated_length",
+    "completions/truncated",
+    "step_time",
+)
+SETTINGS = ("problems", "samples", "temperature", "top_p", "top_k")
+
+
+@dataclass(frozen=True)
+class Score:
+    """Accuracy on a set of problems with its interval, where one was recorded."""
+
+    accuracy: float
+    interval: tuple[float, float] | None
+    problems: int | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One unguided evaluation: over all problems, by tier, and the settings it was sampled with."""
+
+    total: Score
+    tiers: dict[str, Score]
+    settings: tuple[float | None, ...]  # in the order of SETTINGS
+
+
+@dataclass(frozen=True)
+class Points:
+    """One metric of one run where it is recorded and finite; `lost` counts NaN and infinite values."""
+
+    x: list[float]
+    y: list[float]
+    lost: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory, ready to plot. `index` is its place on the page and stays its identity in every plot."""
+
+    index: int
+    name: str
+    config: Mapping[str, Any]
+    metrics: list[dict[str, float]]  # ascending steps, each step once
+    before: Evaluation | None
+    after: Evaluation | None
+    samples: list[Sample]  # first and last sampled step; one if they are the same
+    notes: list[str]
+
+    @property
+    def colour(self) -> str:
+        """The run's colour in every plot."""
+        return PALETTE[self.index % len(PALETTE)]
+
+    def points(self, key: str) -> Points:
+        """`key` against the optimizer step."""
+        recorded = [(record["step"], record[key]) for record in self.metrics if key in record]
+        return _finite(recorded)
+
+    def points_by_tokens(self, key: str) -> Points:
+        """`key` against the tokens generated since the start of the run."""
+        recorded: list[tuple[float, float]] = []
+        total = 0.0
+        for record in self.metrics:
+            total = record.get("tokens/generated_total", total + record.get("tokens/generated", 0.0))
+            if key in record and ("tokens/generated_total" in record or "tokens/generated" in record):
+                recorded.append((total, record[key]))
+        return _finite(recorded)
+
+    @property
+    def generated_tokens(self) -> float | None:
+        """Tokens generated over the whole run, None where they were not recorded."""
+        if any("tokens/generated_total" in record for record in self.metrics):
+            return max(record.get("tokens/generated_total", 0.0) for record in self.metrics)
+        return self.total("tokens/generated")
+
+    def total(self, key: str) -> float | None:
+        """Sum of `key` over the steps, None where no step records it."""
+        values = [record[key] for record in self.metrics if key in record]
+        return math.fsum(values) if values else None
+
+
+def _finite(recorded: list[tuple[float, float]]) -> Points:
+    kept = [(x, y) for x, y in recorded if math.isfinite(x) and math.isfinite(y)]
+    return Points([x for x, _ in kept], [y for _, y in kept], len(recorded) - len(kept))
+
+
+def load_runs(paths: Sequence[Path]) -> list[Run]:
+    """The runs in the given order, each directory once, with names that tell them apart."""
+    if not paths:
+        raise InputError("names no run directory", field="runs", fix="give at least one directory with metrics.jsonl")
+    distinct = list({path.resolve(): path for path in paths}.values())
+    return [_load(index, name, path) for index, (name, path) in enumerate(zip(_names(distinct), distinct, strict=True))]
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths, equally deep, that differ: `grpo`, or `seed0/grpo` and `seed1/grpo`."""
+    parts = [path.resolve().parts for path in paths]
+    depth = 1
+    while len({part[-depth:] for part in parts}) < len(parts):
+        depth += 1
+    return ["/".join(part[-depth:]) for part in parts]
+
+
+def _load(index: int, name: str, path: Path) -> Run:
+    if not (path / "metrics.jsonl").is_file():
+        found = "has no metrics.jsonl" if path.is_dir() else "is no directory"
+        raise InputError(f"{found}, so it is no run directory", file=path, fix="give the output_dir of a training run")
+    notes: list[str] = []
+    metrics = _load_metrics(path / "metrics.jsonl", notes)
+    before, after = _load_evaluations(path / "eval.json", notes)
+    config = _load_config(path / "config.yaml", notes)
+    samples: list[Sample] = []
+    if (path / "rollouts.jsonl").is_file():
+        samples = first_and_last(path / "rollouts.jsonl", notes)
+    else:
+        notes.append("There is no rollouts.jsonl: no heatmap and no sample rollouts.")
+    return Run(index, name, config, metrics, before, after, samples, notes)
+
+
+def _load_metrics(path: Path, notes: list[str]) -> list[dict[str, float]]:
+    """Records by step. A resumed run repeats the steps after its checkpoint; the later record of a step counts."""
+    by_step: dict[float, dict[str, float]] = {}
+    for position, (line, record) in enumerate(read_jsonl(path, notes), start=1):
+        numbers: dict[str, float] = {}
+        for key in KEYS:
+            number = optional_number(record, key, path, line)
+            if number is not None:
+                numbers[key] = number
+        step = numbers.setdefault("step", float(position))
+        if not math.isfinite(step):
+            raise InputError("is no step", file=path, line=line, field="step", value=step, fix="write a number from 1")
+        by_step[step] = numbers
+    if not by_step:
+        notes.append("metrics.jsonl holds no complete step yet.")
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def _load_config(path: Path, notes: list[str]) -> Mapping[str, Any]:
+    if not path.is_file():
+        notes.append("There is no config.yaml: method and settings are unknown.")
+        return {}
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = None if mark is None else mark.line + 1
+        raise InputError("is no YAML", file=path, line=line, fix="restore the file that the run wrote") from error
+    if not isinstance(config, dict):
+        raise InputError(
+            "is no mapping of settings", file=path, value=config, fix="restore the file that the run wrote"
+        )
+    return config
+
+
+def _load_evaluations(path: Path, notes: list[str]) -> tuple[Evaluation | None, Evaluation | None]:
+    if not path.is_file():
+        notes.append("There is no eval.json: the run was not evaluated.")
+        return None, None
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        line = getattr(error, "lineno", None)
+        raise InputError("is no JSON", file=path, line=line, fix="evaluate the run again") from error
+    if not isinstance(content, dict):
+        raise InputError("is no JSON object", file=path, value=content, fix="evaluate the run again")
+    return _evaluation(path, content, "before"), _evaluation(path, content, "after")
+
+
+def _evaluation(path: Path, content: Mapping[str, Any], moment: str) -> Evaluation | None:
+    record = content.get(moment)
+    if record is None:
+        return None
+    total = _score(path, record, moment)
+    tiers = record.get("tiers") or {}
+    if not isinstance(tiers, dict):
+        raise InputError("is no object", file=path, field=f"{moment}.tiers", value=tiers, fix="evaluate the run again")
+    scores = {str(name): _score(path, tier, f"{moment}.tiers.{name}") for name, tier in tiers.items()}
+    return Evaluation(total, scores, tuple(optional_number(record, key, path) for key in SETTINGS))
+
+
+def _score(path: Path, record: object, field: str) -> Score:
+    again = "evaluate the run again"
+    if not isinstance(record, dict):
+        raise InputError("is no object", file=path, field=field, value=record, fix=again)
+    accuracy = optional_number(record, "accuracy", path)
+    if accuracy is None or not math.isfinite(accuracy):
+        raise InputError("has no finite accuracy", file=path, field=field, fix=again)
+    problems = optional_number(record, "problems", path) or 0.0
+    interval = record.get("interval")
+    bounds: tuple[float, float] | None = None
+    if interval is not None:
+        if not isinstance(interval, list) or len(interval) != 2:
+            raise InputError("is no pair", file=path, field=f"{field}.interval", value=interval, fix=again)
+        low, high = (optional_number({"interval": end}, "interval", path) for end in interval)
+        if low is not None and high is not None and math.isfinite(low) and math.isfinite(high):
+            bounds = (low, high)
+    return Score(accuracy, bounds, int(problems) if math.isfinite(problems) and problems > 0 else None)

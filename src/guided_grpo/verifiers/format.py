@@ -1,0 +1,22 @@
+"""Whether a response keeps the form of a thinking model: `<think> … </think>`, then an answer."""
+
+from __future__ import annotations
+
+from guided_grpo.verifiers.answers import THINK_CLOSE, THINK_OPEN
+
+
+def well_formed(response: str, thinking_open: bool | None = None) -> bool:
+    """One thinking block, closed once, with something after it; white space is free everywhere.
+
+    Args:
+        response: what the policy wrote.
+        thinking_open: True = the prompt's rendering ended inside `<think>`, so the response must not open it again;
+            False = the response must open it; None = unknown, both are right.
+    """
+    before, closed, after = response.partition(THINK_CLOSE)
+    if not closed or not after.strip() or THINK_CLOSE in after or THINK_OPEN in after:
+        return False
+    opens = before.count(THINK_OPEN)
+    if opens:
+        return not thinking_open and opens == 1 and before.lstrip().startswith(THINK_OPEN)
+    return thinking_open is not False

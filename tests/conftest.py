@@ -1,0 +1,101 @@
+"""Real small parts: a two-layer Qwen3 over single characters, its tokenizer, chain problems, a run helper."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import PreTrainedTokenizerFast, PrinterCallback, ProgressCallback, Qwen3ForCausalLM
+
+from guided_grpo.config import GuidedGRPOConfig
+from guided_grpo.embedded import BaseRecipe, Phase, character_tokenizer, new_policy
+from guided_grpo.problems.chains import chains
+from guided_grpo.trainer import GuidedGRPOTrainer
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+TINY = BaseRecipe(hidden_size=32, layers=2, heads=2, intermediate_size=64, phases=(Phase(1, 3, 4, 0.0),))
+
+
+@pytest.fixture(autouse=True)
+def _two_threads() -> None:
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return character_tokenizer()
+
+
+@pytest.fixture
+def policy(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
+    """An untrained policy, the same in every test."""
+    return new_policy(TINY, tokenizer)
+
+
+@pytest.fixture(scope="session")
+def policy_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
+    """The same policy as a checkpoint folder, for command lines and reference models."""
+    folder = tmp_path_factory.mktemp("policy")
+    new_policy(TINY, tokenizer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def chain_rows(count: int = 16, low: int = 3, high: int = 5, seed: int = 7) -> Dataset:
+    return Dataset.from_list(
+        [{**row, "guidance_limit": len(row["guidance"])} for row in chains(count, low, high, seed)]
+    )
+
+
+def digit_reward(completions: list[str], **kwargs: Any) -> list[float]:
+    """Share of digits: an untrained policy gets rewards that differ within a group."""
+    return [sum(character.isdigit() for character in text) / max(1, len(text)) for text in completions]
+
+
+def make_config(folder: Path, **changes: Any) -> GuidedGRPOConfig:
+    values: dict[str, Any] = {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": 8,
+        "num_generations": 4,
+        "max_completion_length": 12,
+        "max_steps": 5,
+        "learning_rate": 1e-3,
+        "lr_scheduler_type": "constant",
+        "report_to": "none",
+        "save_strategy": "no",
+        "use_cpu": True,
+        "bf16": False,
+        "disable_tqdm": True,
+        "gradient_checkpointing": False,
+        "logging_steps": 1,
+        "seed": 3,
+    }
+    return GuidedGRPOConfig(**{**values, **changes})
+
+
+def make_trainer(
+    model: Any,
+    tokenizer: Any,
+    config: GuidedGRPOConfig,
+    rows: Dataset | None = None,
+    reward: Any = digit_reward,
+    **more: Any,
+) -> GuidedGRPOTrainer:
+    trainer = GuidedGRPOTrainer(
+        model=model,
+        reward_funcs=reward,
+        args=config,
+        train_dataset=chain_rows() if rows is None else rows,
+        processing_class=tokenizer,
+        **more,
+    )
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
+    return trainer

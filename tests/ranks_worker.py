@@ -1,0 +1,39 @@
+"""What each rank of tests/test_ranks.py runs: five guided steps, greedy sampling: no random state matters."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from accelerate.utils import gather_object
+
+from conftest import TINY, chain_rows, make_config, make_trainer
+from guided_grpo.embedded import character_tokenizer, new_policy
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    folder, size, options = Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
+    tokenizer = character_tokenizer()
+    config = make_config(
+        folder,
+        method="g2rpo-a",
+        guidance_length=9,
+        guidance_ratio=0.5,
+        num_generations=6,
+        per_device_train_batch_size=12 // size,
+        generation_kwargs={"do_sample": False, "temperature": None, "top_p": None, "top_k": None},
+        rollouts_every=1,
+        **options,
+    )
+    trainer = make_trainer(new_policy(TINY, tokenizer), tokenizer, config, rows=chain_rows(20))
+    trainer.train()
+    states = gather_object([trainer.guidance_state.to_json()])
+    if trainer.accelerator.is_main_process:
+        (folder / "states.json").write_text(json.dumps(states))
+
+
+if __name__ == "__main__":
+    main()

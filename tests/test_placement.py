@@ -1,0 +1,164 @@
+"""Guidance inside chat templates, with and without thinking, on real tokenizers made here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from guided_grpo.guidance.placement import continuation_ids, opening, render, thinking_is_open
+from guided_grpo.rollout import (
+    GuidanceTokenizer,
+    completions_for_training,
+    logprobs_for_training,
+    loss_weights,
+    plan_batch,
+    prompts_for_sampling,
+)
+from guided_grpo.types import Arm, Strength
+
+# The parts of Qwen3's template that decide on thinking.
+QWEN3 = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+PREFILLED = QWEN3.replace(
+    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}", "<think>\n"
+)
+PLAIN = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
+)
+CORPUS = [
+    "First add 3 and 4 to get 7.\nThen double it.",
+    "The answer is 14. <think> step by step </think>",
+    "user assistant",
+]
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"]
+USER = [{"role": "user", "content": "Add 3 and 4"}]
+
+
+def byte_level(template: str | None) -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=SPECIAL[:3],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(CORPUS * 3, trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    fast.chat_template = template
+    return fast
+
+
+def sentencepiece_like() -> PreTrainedTokenizerFast:
+    """Marks word starts with ▁ and puts one in front of every text, as Llama's first tokenizer does."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    tokenizer.train_from_iterator(
+        [text.replace("\n", " ") for text in CORPUS * 3],
+        trainers.BpeTrainer(vocab_size=120, special_tokens=["<unk>", "<s>", "</s>"], show_progress=False),
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+
+
+@pytest.mark.parametrize(
+    ("template", "kwargs", "start", "is_open"),
+    [
+        (QWEN3, {}, "<think>\n", False),  # the policy opens the block itself
+        (QWEN3, {"enable_thinking": True}, "<think>\n", False),
+        (QWEN3, {"enable_thinking": False}, "", False),  # closed and empty: guidance is plain text
+        (PREFILLED, {}, "", True),  # the template opened it
+        (PLAIN, {}, "", False),
+    ],
+)
+def test_thinking_blocks(template: str, kwargs: dict[str, Any], start: str, is_open: bool) -> None:
+    tokenizer = byte_level(template)
+    rendered = render(USER, tokenizer, kwargs)
+    assert opening(rendered, tokenizer) == start
+    assert thinking_is_open(rendered) is is_open
+    assert opening(rendered, tokenizer, "none") == ""
+    assert opening(rendered, tokenizer, "open") == ("" if is_open else "<think>\n")
+
+
+def test_a_plain_prompt_of_a_thinking_model_gets_no_block() -> None:
+    assert opening("Question: add 3 and 4\nAnswer:", byte_level(QWEN3)) == ""
+
+
+@pytest.mark.parametrize("template", [QWEN3, PREFILLED, PLAIN])
+def test_what_is_trained_on_reads_as_prompt_opening_guidance(template: str) -> None:
+    tokenizer = byte_level(template)
+    guide = GuidanceTokenizer(tokenizer, {}, "auto")
+    row = {"prompt": USER, "guidance": "First add 3 and 4 to get 7.\nThen double it.", "guidance_limit": 27}
+    plan = plan_batch([row] * 2, 0, [1.0, 0.0], lambda row: Strength("tokens", 1000), guide, leak=False)
+    rendered = render(USER, tokenizer, {})
+    prompt_ids = list(tokenizer(rendered, add_special_tokens=False)["input_ids"])
+    guided, unguided = prompts_for_sampling([prompt_ids, prompt_ids], plan)
+    start = "<think>\n" if template == QWEN3 else ""
+    assert tokenizer.decode(guided) == rendered + start + "First add 3 and 4 to get 7."
+    assert unguided == prompt_ids
+    assert plan.arms == [Arm.GUIDED, Arm.UNGUIDED]
+    assert plan.slices[0].clipped
+    assert not plan.slices[1].clipped
+
+
+def test_the_opening_does_not_count_as_guidance_length() -> None:
+    tokenizer = byte_level(QWEN3)
+    guide = GuidanceTokenizer(tokenizer, {}, "auto")
+    row = {"prompt": USER, "guidance": "First add 3 and 4 to get 7."}
+    open_ids = tokenizer("<think>\n", add_special_tokens=False)["input_ids"]
+    for amount in (0, 1, 5):
+        plan = plan_batch([row], 0, [1.0], lambda row, a=amount: Strength("tokens", a), guide, leak=False)
+        assert len(plan.slices[0].ids) == (len(open_ids) + amount if amount else 0)
+
+
+def test_word_start_markers_stand_as_in_place() -> None:
+    """Tokenised alone, the text would begin with a second ▁ that the policy never produces there."""
+    tokenizer = sentencepiece_like()
+    before, text = "Add 3 and", " 4 to get 7."
+    joint = tokenizer(before + text, add_special_tokens=False)["input_ids"]
+    ids = continuation_ids(before, text, tokenizer)
+    prompt = tokenizer(before, add_special_tokens=False)["input_ids"]
+    assert prompt + ids == joint
+    assert ids != tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def test_a_merge_across_the_seam_falls_back_to_the_text_alone() -> None:
+    tokenizer = byte_level(None)
+    ids = continuation_ids("The answ", "er is 14.", tokenizer)
+    assert tokenizer.decode(ids) == "er is 14."
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_the_plan_does_not_depend_on_the_number_of_ranks(ranks: int) -> None:
+    """G = 6 on 24 rollouts: groups straddle ranks, and the places in the group stay the same."""
+    guide = GuidanceTokenizer(byte_level(None), {}, "auto")
+    rows = [{"prompt": f"p{i // 6}", "guidance": "First add 3." if i // 6 != 2 else None} for i in range(24)]
+    local = 24 // ranks
+    arms, wanted = [], []
+    for rank in range(ranks):
+        mine = rows[rank * local : (rank + 1) * local]
+        plan = plan_batch(mine, rank * local, [1, 1, 0, 0, 0, 0], lambda row: Strength("tokens", 3), guide, leak=False)
+        arms += plan.arms
+        wanted += plan.wanted
+    group = [Arm.GUIDED] * 2 + [Arm.UNGUIDED] * 4
+    assert arms == group + group + [Arm.UNGUIDED] * 6 + group  # the third problem has no trace
+    assert wanted == ([True] * 2 + [False] * 4) * 4
+
+
+def test_ids_weights_and_logprobs_stay_aligned() -> None:
+    guide = GuidanceTokenizer(byte_level(None), {}, "auto")
+    row = {"prompt": "p", "guidance": "add"}
+    plan = plan_batch([row, row], 0, [1.0, 0.0], lambda row: Strength("tokens", 2), guide, leak=False)
+    given = list(plan.slices[0].ids)
+    completions = completions_for_training([[91, 92], [93]], plan)
+    assert completions == [[*given, 91, 92], [93]]
+    assert loss_weights(completions, plan, 0.25) == [[0.25] * len(given) + [1.0, 1.0], [1.0]]
+    assert logprobs_for_training([[-0.1, -0.2], [-0.3]], plan) == [[None] * len(given) + [-0.1, -0.2], [-0.3]]
+    assert logprobs_for_training(None, plan) is None

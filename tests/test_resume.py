@@ -1,0 +1,155 @@
+"""N steps equal k steps + kill + resume + N − k steps, to the bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from conftest import TINY, make_config, make_trainer
+from guided_grpo import rundir
+from guided_grpo.embedded import new_policy
+
+TIMES = ("time/", "step_time", "train_", "_runtime", "_per_second")
+
+
+def untimed(path: Path) -> list[dict[str, Any]]:
+    """Rows without the clock's columns; everything else must be equal."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{k: v for k, v in row.items() if not any(word in k for word in TIMES)} for row in rows]
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "adaptive": {"method": "g2rpo-a", "guidance_history": 2},
+    "mid-cycle": {"method": "g2rpo-a-official", "num_iterations": 2, "steps_per_generation": 2, "beta": 0.05},
+    "shuffled epochs": {"method": "fixed", "num_train_epochs": 4, "max_steps": -1},
+    "sparse log": {"method": "stepwise", "guidance_interval": 2, "gradient_accumulation_steps": 2, "logging_steps": 1},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("stop", [1, 3, 5])
+def test_resumed_run_equals_the_whole_run(case: str, stop: int, tokenizer: Any, tmp_path: Path) -> None:
+    common = {
+        "max_steps": 7,
+        "guidance_length": 8,
+        "guidance_ratio": 0.5,
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "rollouts_every": 2,
+        **CASES[case],
+    }
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    make_trainer(new_policy(TINY, tokenizer), tokenizer, make_config(whole, **common)).train()
+    shutil.copytree(whole, cut)
+    for checkpoint in rundir.checkpoints(cut):
+        if int(checkpoint.name.split("-")[1]) > stop:
+            shutil.rmtree(checkpoint)
+    for name in (rundir.METRICS, rundir.ROLLOUTS):
+        rundir.cut_back(cut / name, stop)
+    trainer = make_trainer(new_policy(TINY, tokenizer), tokenizer, make_config(cut, **common))
+    trainer.train(resume_from_checkpoint=str(rundir.last_checkpoint(cut)))
+    assert untimed(cut / rundir.METRICS) == untimed(whole / rundir.METRICS)
+    assert untimed(cut / rundir.ROLLOUTS) == untimed(whole / rundir.ROLLOUTS)
+    last = rundir.checkpoints(whole)[-1].name
+    ours, theirs = load_file(cut / last / "model.safetensors"), load_file(whole / last / "model.safetensors")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert (
+        json.loads((cut / last / "guidance_state.json").read_text())["controller"]
+        == (json.loads((whole / last / "guidance_state.json").read_text())["controller"])
+    )
+
+
+def run_command(folder: Path, policy: Path) -> list[str]:
+    return [
+        sys.executable, "-m", "guided_grpo.cli", "train", "--model_name_or_path", str(policy), "--output_dir", str(folder),
+        "--train_data", "chains:steps=3-5,count=40,seed=1", "--eval_data", "chains:steps=3-5,count=6,seed=2",
+        "--method", "g2rpo-a", "--guidance_length", "8", "--guidance_ratio", "0.5", "--per_device_train_batch_size", "8",
+        "--num_generations", "4", "--max_completion_length", "12", "--max_steps", "12", "--learning_rate", "1e-3",
+        "--save_strategy", "steps", "--save_steps", "2", "--save_total_limit", "1", "--report_to", "none", "--use_cpu",
+        "--bf16", "false", "--gradient_checkpointing", "false", "--rollouts_every", "3", "--quiet",
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_kill_at_random_moments_and_the_same_command_goes_on(policy_folder: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    started = time.monotonic()
+    subprocess.run(run_command(whole, policy_folder), check=True, env=environment, timeout=300)
+    duration = time.monotonic() - started
+    rng, kills, moments = random.Random(time.time_ns()), 0, []
+    while kills < 3:
+        moment = rng.uniform(0.4, 0.95) * duration
+        process = subprocess.Popen(run_command(killed, policy_folder), env=environment)
+        try:
+            process.wait(timeout=moment)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            rows = len(list(rundir.whole_rows(killed / rundir.METRICS)))
+            moments.append((round(moment, 1), rows))
+            kills += 1
+        if (killed / rundir.SUMMARY).exists():  # finished before the kill: start over to collect three
+            shutil.rmtree(killed)
+    subprocess.run(run_command(killed, policy_folder), check=True, env=environment, timeout=300)
+    print("killed after (s, steps logged):", moments)
+    assert untimed(killed / rundir.METRICS) == untimed(whole / rundir.METRICS)
+    assert untimed(killed / rundir.ROLLOUTS) == untimed(whole / rundir.ROLLOUTS)
+    ours = load_file(killed / rundir.MODEL / "model.safetensors")
+    theirs = load_file(whole / rundir.MODEL / "model.safetensors")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert (
+        rundir.read_json(killed / rundir.EVAL)["after"]["scores"]
+        == rundir.read_json(whole / rundir.EVAL)["after"]["scores"]
+    )
+
+
+def test_a_checkpoint_without_its_mark_is_not_resumed_from(tmp_path: Path) -> None:
+    for step, whole in ((2, True), (4, False)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "trainer_state.json").write_text("{}")
+        if whole:
+            rundir.mark_complete(folder)
+    assert rundir.last_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
+    rundir.drop_partial_checkpoints(tmp_path)
+    assert [path.name for path in rundir.checkpoints(tmp_path)] == ["checkpoint-2"]
+
+
+def test_a_broken_last_line_is_cut_with_what_follows_the_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    rundir.append_rows(path, [{"step": 1}, {"step": 2}, {"step": 3}])
+    with path.open("a") as file:
+        file.write('{"step": 4, "lo')
+    rundir.cut_back(path, 2)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_old_checkpoints_go_only_after_the_new_one_is_whole(
+    policy: Any, tokenizer: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    config = make_config(tmp_path, max_steps=3, save_strategy="steps", save_steps=1, save_total_limit=1)
+    whole_at_mark: list[list[str]] = []
+    mark = rundir.mark_complete
+
+    def spied(folder: Path) -> None:
+        whole_at_mark.append([path.name for path in rundir.checkpoints(tmp_path) if (path / rundir.COMPLETE).exists()])
+        mark(folder)
+
+    monkeypatch.setattr(rundir, "mark_complete", spied)
+    make_trainer(policy, tokenizer, config).train()
+    assert whole_at_mark == [[], ["checkpoint-1"], ["checkpoint-2"]]
+    assert [path.name for path in rundir.checkpoints(tmp_path)] == ["checkpoint-3"]
