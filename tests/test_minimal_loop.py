@@ -110,13 +110,20 @@ def test_loss_and_gradients_equal_the_specification(
         twin.zero_grad()
         loss = minimal_loop.guided_loss(twin, rollouts, guidance_weight=weight, beta=beta)
         loss.backward()
-        assert float(loss) == pytest.approx(float(spy.losses[step]), rel=1e-6, abs=1e-7)
+        # Advantages of a group sum to 0, so the loss is a sum that cancels: errors are relative to what is summed.
+        summed = sum(abs(r.advantage) * len(r.completion_ids) for r in rollouts)
+        scale = summed / sum(len(r.completion_ids) for r in rollouts)
+        print("loss error", abs(loss.item() - spy.losses[step].item()) / scale)
+        assert loss.item() == pytest.approx(spy.losses[step].item(), rel=1e-6, abs=1e-6 * scale)
         norm = sum(float(g.square().sum()) for g in spy.gradients[step].values()) ** 0.5
         assert norm > 1e-3
+        worst = 0.0
         for name, parameter in twin.named_parameters():
             assert parameter.grad is not None
             error = float((parameter.grad - spy.gradients[step][name]).norm())
-            assert error <= 1e-6 * norm + 1e-7, f"{name} at step {step}: {error} against {norm}"
+            worst = max(worst, error / norm)
+            assert error <= 1e-6 * norm, f"{name} at step {step}: {error} against {norm}"
+        print("gradient error", worst)
 
 
 def expected_rollouts(spy: Spy, first: int, tokenizer: Any) -> list[Any]:

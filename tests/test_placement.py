@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from guided_grpo.guidance.placement import continuation_ids, opening, render, thinking_is_open
@@ -59,10 +59,10 @@ def byte_level(template: str | None) -> PreTrainedTokenizerFast:
 def sentencepiece_like() -> PreTrainedTokenizerFast:
     """Marks word starts with ▁ and puts one in front of every text, as Llama's first tokenizer does."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
     tokenizer.train_from_iterator(
-        [text.replace("\n", " ") for text in CORPUS * 3],
+        [*CORPUS * 3, "Add ( 3 and 4 )."],
         trainers.BpeTrainer(vocab_size=120, special_tokens=["<unk>", "<s>", "</s>"], show_progress=False),
     )
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
@@ -119,9 +119,9 @@ def test_the_opening_does_not_count_as_guidance_length() -> None:
 
 
 def test_word_start_markers_stand_as_in_place() -> None:
-    """Tokenised alone, the text would begin with a second ▁ that the policy never produces there."""
+    """Tokenised alone, the text would begin with a ▁, a space that the policy never produces there."""
     tokenizer = sentencepiece_like()
-    before, text = "Add 3 and", " 4 to get 7."
+    before, text = "Add (", "3 and 4)."
     joint = tokenizer(before + text, add_special_tokens=False)["input_ids"]
     ids = continuation_ids(before, text, tokenizer)
     prompt = tokenizer(before, add_special_tokens=False)["input_ids"]

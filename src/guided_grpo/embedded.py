@@ -55,7 +55,7 @@ class BaseRecipe:
     batch_size: int = 128
     learning_rate: float = 1e-3
     seed: int = 0
-    phases: tuple[Phase, ...] = (Phase(600, 3, 12, 0.2), Phase(90, 3, 14, 0.45))
+    phases: tuple[Phase, ...] = (Phase(420, 3, 12, 0.2), Phase(90, 3, 14, 0.45))
 
 
 def character_tokenizer() -> PreTrainedTokenizerFast:

@@ -2,7 +2,7 @@
 
 A worked example, one problem on its way (G = 4 rollouts, α = 0.5, guidance of 5 tokens, single-character tokens):
 
-    row        {"prompt": "4+3*7=", "answer": "47", "guidance": "+3=7;*7=9;", "difficulty": 2, "task": "math"}
+    row        {"prompt": "4+3*7=", "answer": "79", "guidance": "+3=7;*7=9;", "difficulty": 2, "task": "math"}
     strength   Strength(unit="tokens", amount=5)
     plan       arms = [guided, guided, unguided, unguided]; guidance ids = tokens of "+3=7;" for the first two
     rollout 0  prompt ids "4+3*7=" | guidance ids "+3=7;" | generated ids "*7=9;#### 79<eos>"

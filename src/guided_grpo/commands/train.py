@@ -148,7 +148,7 @@ def load_model(source: str, settings: Settings) -> PreTrainedModel:
             source,
             dtype=dtype,
             revision=settings.model.model_revision,
-            trust_remote_code=settings.model.trust_remote_code,
+            trust_remote_code=settings.training.trust_remote_code,
             **attention,
         )
     except (OSError, ValueError) as error:

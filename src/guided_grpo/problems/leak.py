@@ -19,7 +19,8 @@ from guided_grpo.types import Status
 from guided_grpo.verifiers.answers import BOX, HASHES, PROSE, SAME_LENGTH, THINK_CLOSE, box_content, line_content
 from guided_grpo.verifiers.maths import check_maths
 
-_OPENERS = re.compile(r"(?:\s|\$|\\\(|\\\[|\*\*|#)+$")
+_HEADING = re.compile(r"^[^\w\n]*(?:final\s+|the\s+)*answer[^\w\n]*$", re.IGNORECASE | re.MULTILINE)
+_OPENERS = re.compile(r"(?:\s|\$|\\\(|\\\[|(?<!\S)\*\*|#)+$")
 _SEPARATOR = r"(?:\{,\}|,\\!|\\[,!]|[, ])?"  # between thousands
 _INTEGER = re.compile(r"-?\d{1,3}(?:,?\d{3})*|-?\d+")
 _FRACTION = re.compile(r"(-?)\\[dt]?frac\{(\w+)\}\{(\w+)\}|(-?)(\w+)/(\w+)")
@@ -59,7 +60,7 @@ def _last_step(text: str, digits: bool) -> int:
 def _first_declaration(text: str, alone: re.Pattern[str] | None, answer: str) -> int:
     """Where the first declaration that holds the answer begins; the end of `text` where there is none."""
     declared = [(match.start(), box_content(text, match.end()) or text[match.end() :]) for match in BOX.finditer(text)]
-    for pattern in (HASHES, PROSE):
+    for pattern in (HASHES, PROSE, _HEADING):
         declared += [(match.start(), line_content(text, match.end())) for match in pattern.finditer(text)]
     for start, content in sorted(declared):
         if (alone is not None and alone.search(content)) or _equal(content, answer):

@@ -75,7 +75,7 @@ def load_rows(
         rows.append(checked_row(row, file=source, line=line, kind=kind))
         kind = kind or type(row["prompt"])
     if not rows:
-        raise InputError("holds no records", file=source, fix="give a file with at least one problem")
+        raise InputError("is empty: it holds no records", file=source, fix="give a file with at least one problem")
     if require_guidance and all(row["guidance"] is None for row in rows):
         raise InputError(
             "has no trace in any row, and the method guides",
@@ -166,7 +166,7 @@ def _data_set(source: str, path: Path, split: str) -> Iterator[Record]:
     if isinstance(data, datasets.DatasetDict):
         if split not in data:
             raise InputError(
-                "is no split", file=source, field="split", value=split, fix=f"choose from {', '.join(data)}"
+                "is no split", file=source, field="split", value=split, fix=f"use one of {', '.join(data)}"
             )
         data = data[split]
     return iter(data)

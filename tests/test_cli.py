@@ -1,0 +1,193 @@
+"""The commands end to end, on a policy made here: train, eval, compare, report, and GSM8K with a chat template."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import SHARED, TINY
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoConfig, PreTrainedTokenizerFast, Qwen3ForCausalLM
+
+from guided_grpo import rundir
+from guided_grpo.cli import main
+from guided_grpo.commands.settings import parse
+from guided_grpo.embedded import new_policy
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+# Thinking as in Qwen3: the policy opens the block, unless enable_thinking is false.
+QWEN3_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+
+
+def small_run(policy: Path) -> dict[str, Any]:
+    return {
+        "model_name_or_path": str(policy),
+        "train_data": "chains:steps=3-5,count=24,seed=1",
+        "eval_data": "chains:steps=3-5,count=6,seed=2",
+        "guidance_length": 8,
+        "guidance_ratio": 0.5,
+        "num_generations": 4,
+        "per_device_train_batch_size": 8,
+        "max_completion_length": 12,
+        "max_steps": 3,
+        "learning_rate": 1e-3,
+        "lr_scheduler_type": "constant",
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "report_to": "none",
+        "save_strategy": "no",
+        "rollouts_every": 1,
+        "eval_samples": 2,
+        "quiet": True,
+    }
+
+
+def test_compare_trains_evaluates_and_reports(policy_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(small_run(policy_folder)))
+    plan = {
+        "config": "run.yaml",
+        "output_dir": str(tmp_path / "out"),
+        "seeds": [0, 1],
+        "variants": {"grpo": {"method": "grpo"}, "g2rpo-a": {"method": "g2rpo-a"}},
+    }
+    (tmp_path / "compare.yaml").write_text(yaml.safe_dump(plan))
+    words = ["compare", "--config", str(tmp_path / "compare.yaml"), "--quiet", "--json"]
+    assert main(words) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert set(summary["variants"]) == {"grpo", "g2rpo-a"}
+    assert [(run["variant"], run["seed"], run["steps"]) for run in summary["runs"]] == [
+        ("grpo", 0, 3), ("g2rpo-a", 0, 3), ("grpo", 1, 3), ("g2rpo-a", 1, 3),
+    ]  # fmt: skip
+    run = tmp_path / "out" / "g2rpo-a-seed1"
+    names = {path.name for path in run.iterdir()}
+    assert {"config.yaml", "metrics.jsonl", "rollouts.jsonl", "eval.json", "summary.json", "model"} <= names
+    evaluation = rundir.read_json(run / "eval.json")
+    assert evaluation["before"]["problems"] == evaluation["after"]["problems"] == 6
+    assert evaluation["before"]["temperature"] == 0.6
+    assert (tmp_path / "out" / "report.html").stat().st_size > 100_000
+    stamps = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+    assert main(words) == 0  # a finished queue is not run again
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+
+    assert main(["eval", "--model", str(run), "--data", "chains:steps=3,count=5,seed=3", "--samples", "2", "--quiet"]) == 0
+    assert "95 % interval" in capsys.readouterr().out
+    assert main(["report", str(run), "--output", str(tmp_path / "page.html")]) == 0
+    assert (tmp_path / "page.html").exists()
+
+
+def test_one_bad_run_does_not_end_the_rest(
+    policy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from guided_grpo.commands import compare
+
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump({**small_run(policy_folder), "max_steps": 1}))
+    plan = {"config": "run.yaml", "output_dir": str(tmp_path / "out"), "variants": {"a": {"method": "fixed"}, "b": {"method": "grpo"}}}
+    (tmp_path / "compare.yaml").write_text(yaml.safe_dump(plan))
+    real = compare.train
+
+    def broken(settings: Any) -> dict[str, Any]:
+        if settings.training.method == "fixed":
+            raise RuntimeError("out of memory")
+        return real(settings)
+
+    monkeypatch.setattr(compare, "train", broken)
+    assert main(["compare", "--config", str(tmp_path / "compare.yaml"), "--quiet"]) == 1
+    summary = rundir.read_json(tmp_path / "out" / "summary.json")
+    assert summary["runs"][0]["error"] == "RuntimeError: out of memory"
+    assert list(summary["variants"]) == ["b"]
+    assert "out of memory" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_shipped_config_is_read(path: Path) -> None:
+    words = ["--config", str(path), "--bf16", "false", "--use_cpu", "--use_vllm", "false", "--output_dir", "elsewhere"]
+    settings = parse(words)
+    assert settings.training.method in path.read_text()
+
+
+def test_every_shipped_comparison_names_runs_that_are_read() -> None:
+    from guided_grpo.commands.compare import _read_plan, _settings
+
+    for path in sorted((CONFIGS / "compare").glob("*.yaml")):
+        plan = _read_plan(path)
+        assert plan["baseline"] in plan["variants"], path
+        for overrides in plan["variants"].values():
+            settings = _settings(path.parent / plan["config"], Path("x"), 5, overrides or {}, quiet=True)
+            assert settings.training.seed == 5
+
+
+def test_report_needs_no_torch() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys; import guided_grpo.report, guided_grpo.cli, guided_grpo.methods; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def gsm8k_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint folder of Qwen3's architecture with a byte-level BPE of GSM8K and a Qwen3-like chat template."""
+    if not (SHARED / "gsm8k").is_dir():
+        pytest.skip("the GSM8K copy is not there")
+    records = [json.loads(line) for line in (SHARED / "gsm8k" / "train.jsonl").read_text().splitlines()[:800]]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=1200, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator([r["question"] + r["answer"] for r in records], trainer)
+    tokenizer.add_tokens(["<think>", "</think>"])
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    fast.chat_template = QWEN3_TEMPLATE
+    folder = tmp_path_factory.mktemp("gsm8k-policy")
+    config = new_policy(TINY, fast).config
+    config.max_position_embeddings = 1024
+    Qwen3ForCausalLM(config).save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(("thinking", "start"), [(True, "<think>\n"), (False, "")])
+def test_gsm8k_with_a_chat_template(thinking: bool, start: str, gsm8k_policy: Path, tmp_path: Path) -> None:
+    """Twenty steps on the real file: worked steps stand as guidance at the start of the assistant's turn."""
+    steps = 20 if thinking else 2
+    words = [
+        "train", "--config", str(CONFIGS / "gsm8k.yaml"), "--model_name_or_path", str(gsm8k_policy),
+        "--train_data", str(SHARED / "gsm8k" / "train.jsonl"), "--output_dir", str(tmp_path / "run"),
+        "--max_steps", str(steps), "--max_completion_length", "24", "--num_generations", "4", "--data_limit", "400",
+        "--per_device_train_batch_size", "8", "--gradient_accumulation_steps", "1", "--rollouts_every", "1",
+        "--use_cpu", "--bf16", "false", "--gradient_checkpointing", "false", "--report_to", "none", "--quiet",
+        "--chat_template_kwargs", json.dumps({"enable_thinking": thinking}),
+    ]  # fmt: skip
+    assert main(words) == 0
+    assert AutoConfig.from_pretrained(tmp_path / "run" / "model").model_type == "qwen3"
+    assert len(list(rundir.whole_rows(tmp_path / "run" / "metrics.jsonl"))) == steps
+    traces = {}
+    for line in (SHARED / "gsm8k" / "train.jsonl").read_text().splitlines()[:400]:
+        record = json.loads(line)
+        traces[record["question"].strip()] = record["answer"]
+    groups = list(rundir.whole_rows(tmp_path / "run" / "rollouts.jsonl"))
+    assert len(groups) == 2 * steps
+    difficulties = [group["difficulty"] for group in groups]
+    assert difficulties == sorted(difficulties)
+    for group in groups:
+        assert [rollout["arm"] for rollout in group["rollouts"]] == ["guided"] * 2 + ["unguided"] * 2
+        guidance = group["rollouts"][0]["guidance"]
+        assert guidance.startswith(start)
+        assert "<<" not in guidance and "####" not in guidance
+        question = next(q for q in traces if group["prompt"][0]["content"].startswith(q))
+        first_line = guidance[len(start) :].splitlines()[0]
+        plain = __import__("re").sub(r"<<.*?>>", "", traces[question])
+        assert plain.startswith(first_line)
