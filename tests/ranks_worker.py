@@ -8,14 +8,15 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import gather_object
+from transformers import AutoModelForCausalLM
 
-from conftest import TINY, chain_rows, make_config, make_trainer
-from guided_grpo.embedded import character_tokenizer, new_policy
+from conftest import chain_rows, make_config, make_trainer
+from guided_grpo.embedded import character_tokenizer
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    folder, size, options = Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
+    folder, policy, size, options = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4])
     tokenizer = character_tokenizer()
     config = make_config(
         folder,
@@ -28,11 +29,14 @@ def main() -> None:
         rollouts_every=1,
         **options,
     )
-    trainer = make_trainer(new_policy(TINY, tokenizer), tokenizer, config, rows=chain_rows(20))
+    trainer = make_trainer(
+        AutoModelForCausalLM.from_pretrained(policy, dtype="float32"), tokenizer, config, rows=chain_rows(20)
+    )
     trainer.train()
     states = gather_object([trainer.guidance_state.to_json()])
     if trainer.accelerator.is_main_process:
         (folder / "states.json").write_text(json.dumps(states))
+    trainer.accelerator.end_training()  # leaves the process group, or its threads abort the exit
 
 
 if __name__ == "__main__":

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import SHARED, TINY
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, PreTrainedTokenizerFast, Qwen3ForCausalLM
 
+from conftest import SHARED, TINY
 from guided_grpo import rundir
 from guided_grpo.cli import main
 from guided_grpo.commands.settings import parse
@@ -51,7 +51,9 @@ def small_run(policy: Path) -> dict[str, Any]:
     }
 
 
-def test_compare_trains_evaluates_and_reports(policy_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_trains_evaluates_and_reports(
+    policy_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(small_run(policy_folder)))
     plan = {
         "config": "run.yaml",
@@ -59,7 +61,7 @@ def test_compare_trains_evaluates_and_reports(policy_folder: Path, tmp_path: Pat
         "seeds": [0, 1],
         "variants": {"grpo": {"method": "grpo"}, "g2rpo-a": {"method": "g2rpo-a"}},
     }
-    (tmp_path / "compare.yaml").write_text(yaml.safe_dump(plan))
+    (tmp_path / "compare.yaml").write_text(yaml.safe_dump(plan, sort_keys=False))
     words = ["compare", "--config", str(tmp_path / "compare.yaml"), "--quiet", "--json"]
     assert main(words) == 0
     summary = json.loads(capsys.readouterr().out)
@@ -78,7 +80,9 @@ def test_compare_trains_evaluates_and_reports(policy_folder: Path, tmp_path: Pat
     assert main(words) == 0  # a finished queue is not run again
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
 
-    assert main(["eval", "--model", str(run), "--data", "chains:steps=3,count=5,seed=3", "--samples", "2", "--quiet"]) == 0
+    assert (
+        main(["eval", "--model", str(run), "--data", "chains:steps=3,count=5,seed=3", "--samples", "2", "--quiet"]) == 0
+    )
     assert "95 % interval" in capsys.readouterr().out
     assert main(["report", str(run), "--output", str(tmp_path / "page.html")]) == 0
     assert (tmp_path / "page.html").exists()
@@ -90,8 +94,12 @@ def test_one_bad_run_does_not_end_the_rest(
     from guided_grpo.commands import compare
 
     (tmp_path / "run.yaml").write_text(yaml.safe_dump({**small_run(policy_folder), "max_steps": 1}))
-    plan = {"config": "run.yaml", "output_dir": str(tmp_path / "out"), "variants": {"a": {"method": "fixed"}, "b": {"method": "grpo"}}}
-    (tmp_path / "compare.yaml").write_text(yaml.safe_dump(plan))
+    plan = {
+        "config": "run.yaml",
+        "output_dir": str(tmp_path / "out"),
+        "variants": {"a": {"method": "fixed"}, "b": {"method": "grpo"}},
+    }
+    (tmp_path / "compare.yaml").write_text(yaml.safe_dump(plan, sort_keys=False))
     real = compare.train
 
     def broken(settings: Any) -> dict[str, Any]:
@@ -129,7 +137,9 @@ def test_report_needs_no_torch() -> None:
     import subprocess
     import sys
 
-    code = "import sys; import guided_grpo.report, guided_grpo.cli, guided_grpo.methods; sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys; import guided_grpo.report, guided_grpo.cli, guided_grpo.methods; sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -144,7 +154,10 @@ def gsm8k_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.decoder = decoders.ByteLevel()
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     trainer = trainers.BpeTrainer(
-        vocab_size=1200, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=1200,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     tokenizer.train_from_iterator([r["question"] + r["answer"] for r in records], trainer)
     tokenizer.add_tokens(["<think>", "</think>"])

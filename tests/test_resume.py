@@ -16,10 +16,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
-from conftest import TINY, make_config, make_trainer
+from conftest import make_config, make_trainer
 from guided_grpo import rundir
-from guided_grpo.embedded import new_policy
+
+
+def load(folder: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+
 
 TIMES = ("time/", "step_time", "train_", "_runtime", "_per_second")
 
@@ -40,7 +45,9 @@ CASES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("stop", [1, 3, 5])
-def test_resumed_run_equals_the_whole_run(case: str, stop: int, tokenizer: Any, tmp_path: Path) -> None:
+def test_resumed_run_equals_the_whole_run(
+    case: str, stop: int, policy_folder: Path, tokenizer: Any, tmp_path: Path
+) -> None:
     common = {
         "max_steps": 7,
         "guidance_length": 8,
@@ -51,14 +58,14 @@ def test_resumed_run_equals_the_whole_run(case: str, stop: int, tokenizer: Any, 
         **CASES[case],
     }
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    make_trainer(new_policy(TINY, tokenizer), tokenizer, make_config(whole, **common)).train()
+    make_trainer(load(policy_folder), tokenizer, make_config(whole, **common)).train()
     shutil.copytree(whole, cut)
     for checkpoint in rundir.checkpoints(cut):
         if int(checkpoint.name.split("-")[1]) > stop:
             shutil.rmtree(checkpoint)
     for name in (rundir.METRICS, rundir.ROLLOUTS):
         rundir.cut_back(cut / name, stop)
-    trainer = make_trainer(new_policy(TINY, tokenizer), tokenizer, make_config(cut, **common))
+    trainer = make_trainer(load(policy_folder), tokenizer, make_config(cut, **common))
     trainer.train(resume_from_checkpoint=str(rundir.last_checkpoint(cut)))
     assert untimed(cut / rundir.METRICS) == untimed(whole / rundir.METRICS)
     assert untimed(cut / rundir.ROLLOUTS) == untimed(whole / rundir.ROLLOUTS)

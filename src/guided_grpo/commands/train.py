@@ -11,7 +11,14 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    ProgressCallback,
+)
 from trl import get_peft_config
 
 from guided_grpo import rundir
@@ -29,6 +36,7 @@ from guided_grpo.verifiers import reward_functions
 def main(arguments: list[str], *, as_json: bool = False) -> int:
     """Parse and run; prints where the results are."""
     summary = run(parse(arguments))
+    PartialState().destroy_process_group()  # its threads would abort the exit
     if as_json:
         print(json.dumps(summary, indent=2))
     return 0
@@ -69,7 +77,8 @@ def run(settings: Settings, *, recipe: BaseRecipe | None = None) -> dict[str, An
         peft_config=get_peft_config(settings.model),
         callbacks=[BarCallback(f"{training.method} seed {training.seed}", wants_bars(settings.run.quiet))],
     )
-    trainer.remove_callback(ProgressCallback)
+    for theirs in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(theirs)
     results = _Results(settings, trainer, rewards[settings.run.rewards.index("accuracy")] if held_out else None)
     results.evaluate("before", held_out)
     resume = _prepare_resume(output, state)
