@@ -20,8 +20,8 @@ quickstart: install
 	$(BIN)/guided-grpo compare --config configs/compare/quickstart.yaml
 
 lint: install
-	$(BIN)/ruff check src tests examples
-	$(BIN)/ruff format --check src tests examples
+	$(BIN)/ruff check src tests examples benchmarks
+	$(BIN)/ruff format --check src tests examples benchmarks
 	$(BIN)/mypy
 
 test: lint

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate.utils import gather_object
@@ -36,7 +38,16 @@ def main() -> None:
     states = gather_object([trainer.guidance_state.to_json()])
     if trainer.accelerator.is_main_process:
         (folder / "states.json").write_text(json.dumps(states))
-    trainer.accelerator.end_training()  # leaves the process group, or its threads abort the exit
+    leave(trainer)
+
+
+def leave(trainer: Any) -> None:
+    """Leave the process group before the interpreter ends: gloo's threads would abort the exit."""
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":

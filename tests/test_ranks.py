@@ -31,7 +31,11 @@ def rows(folder: Path, name: str) -> list[dict[str, Any]]:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    "options", [{"guidance_weight": 0.5}, {"beta": 0.1, "num_iterations": 2, "advantage_baseline": "arm", "guidance_allocation": "spread"}]
+    "options",
+    [
+        {"guidance_weight": 0.5},
+        {"beta": 0.1, "num_iterations": 2, "advantage_baseline": "arm", "guidance_allocation": "spread"},
+    ],
 )
 def test_two_processes_agree_with_one(options: dict[str, Any], policy_folder: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -36,9 +38,14 @@ from guided_grpo.verifiers import reward_functions
 def main(arguments: list[str], *, as_json: bool = False) -> int:
     """Parse and run; prints where the results are."""
     summary = run(parse(arguments))
-    PartialState().destroy_process_group()  # its threads would abort the exit
-    if as_json:
+    state = PartialState()
+    if as_json and state.is_main_process:
         print(json.dumps(summary, indent=2))
+    if state.num_processes > 1:
+        state.destroy_process_group()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)  # gloo leaves threads that abort an ordinary exit now and then, after everything is written
     return 0
 
 
