@@ -77,6 +77,7 @@ def test_data(
         (["--learning_rate", "fast"], "learning_rate"),
         (["--no_such_field", "1"], "no_such_field"),
         (["--curriculum", "hardest"], "curriculum"),
+        (["--learning_rate"], "learning_rate"),
         (["--per_device_train_batch_size", "6"], "generation_batch_size"),
         (["--config", "missing.yaml"], "missing.yaml"),
         (["--train_data", "nowhere.jsonl"], "nowhere.jsonl"),
@@ -91,6 +92,16 @@ def test_settings(
 ) -> None:
     error = complaint(arguments(tmp_path / "run", policy_folder, "chains:steps=3-5,count=8", *more), capsys)
     assert expected in error
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("rows", [[without(GOOD, "difficulty")] * 2, [GOOD, {**GOOD, "difficulty": None}]])
+def test_order_by_a_difficulty_that_is_not_there(
+    rows: list[Any], policy_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_rows(tmp_path / "rows.jsonl", rows)
+    words = arguments(tmp_path / "run", policy_folder, str(data), "--curriculum", "difficulty")
+    assert "difficulty" in complaint(words, capsys)
     assert not (tmp_path / "run").exists()
 
 

@@ -9,7 +9,6 @@ demonstrations with much noise. The folder that results is an ordinary checkpoin
 from __future__ import annotations
 
 import json
-import logging
 import random
 import shutil
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch.utils.data import Dataset
 from transformers import (
     PreTrainedTokenizerFast,
+    PrinterCallback,
     Qwen3Config,
     Qwen3ForCausalLM,
     Trainer,
@@ -30,7 +30,6 @@ from transformers import (
 
 from guided_grpo.problems.chains import ALPHABET, chain, solution
 
-logger = logging.getLogger(__name__)
 MAX_POSITIONS = 256
 
 
@@ -164,6 +163,7 @@ def build_base(folder: Path, recipe: BaseRecipe, *, bars: bool = False) -> Path:
         train_dataset=_Demonstrations(recipe, tokenizer),
         data_collator=lambda items: _collate(tokenizer.pad_token_id, items),
     )
+    trainer.remove_callback(PrinterCallback)
     trainer.train()
     shutil.rmtree(scratch, ignore_errors=True)
     model.save_pretrained(scratch)

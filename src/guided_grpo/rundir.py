@@ -99,8 +99,8 @@ def drop_partial_checkpoints(run: Path) -> None:
             shutil.rmtree(path)
 
 
-def claim(run: Path, config: dict[str, Any], volatile: frozenset[str]) -> None:
-    """Make `run` the directory of this config, or see that it already is.
+def check(run: Path, config: dict[str, Any], volatile: frozenset[str]) -> None:
+    """See that `run` is free, or the directory of this very config. Writes nothing.
 
     Fields in `volatile` may differ (they do not change the result). Raises `InputError` where the directory holds
     another run, or files that no run of ours wrote.
@@ -127,5 +127,11 @@ def claim(run: Path, config: dict[str, Any], volatile: frozenset[str]) -> None:
             value=str(run),
             fix="choose an empty one",
         )
-    run.mkdir(parents=True, exist_ok=True)
-    write_text(path, yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=True, allow_unicode=True))
+
+
+def claim(run: Path, config: dict[str, Any]) -> None:
+    """Make `run` the directory of this config; one that is claimed keeps the config it has."""
+    if not (run / CONFIG).exists():
+        run.mkdir(parents=True, exist_ok=True)
+        text = yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=True, allow_unicode=True)
+        write_text(run / CONFIG, text)

@@ -37,6 +37,7 @@ from guided_grpo.errors import InputError
 from guided_grpo.guidance.allocation import shares
 from guided_grpo.guidance.strength import State, make_controller
 from guided_grpo.metrics import MetricSums
+from guided_grpo.problems.check import check_columns
 from guided_grpo.problems.curriculum import OrderedRepeatSampler, difficulty_order
 from guided_grpo.progress import BudgetCallback
 from guided_grpo.rollout import (
@@ -113,7 +114,9 @@ class GuidedGRPOTrainer(GRPOTrainer):
     def _find_accuracy_reward(self) -> int:
         names, wanted = self.reward_func_names, self.args.accuracy_reward
         if wanted is None:
-            wanted = names[0] if len(names) == 1 else "accuracy"
+            # Without guidance it feeds metrics alone, and a drop-in must not ask for more than TRL does.
+            fallback = len(names) == 1 or (not self.args.guided and "accuracy" not in names)
+            wanted = names[0] if fallback else "accuracy"
         if wanted not in names:
             raise InputError(
                 f"is not among the reward functions ({', '.join(names)})",
@@ -124,30 +127,22 @@ class GuidedGRPOTrainer(GRPOTrainer):
         return names.index(wanted)
 
     def _check_data(self) -> None:
-        columns = list(getattr(self.train_dataset, "column_names", None) or [])
-        if not self.args.guided:
-            return
-        if self.tools or self._is_vlm or self.rollout_func is not None:
+        if self.args.guided and (self.tools or self._is_vlm or self.rollout_func is not None):
             raise InputError(
                 "does not go with tools, environments, rollout_func or vision models",
                 field="method",
                 value=self.args.method,
                 fix="use method grpo, or a text-only policy without tools",
             )
-        if "guidance" not in columns:
+        if self.args.guided and not hasattr(self.train_dataset, "__len__"):
             raise InputError(
-                f"is guided, but the data has no column 'guidance' (it has {', '.join(columns)})",
+                "does not go with a streamed data set",
                 field="method",
                 value=self.args.method,
-                fix="map one (data_mapping: {guidance: COLUMN}) or use method grpo",
+                fix="load the data set whole, or use method grpo",
             )
-        if not any(self.train_dataset["guidance"]):
-            raise InputError(
-                "is guided, but no row of the data has a trace",
-                field="method",
-                value=self.args.method,
-                fix="give at least some rows a non-empty guidance, or use method grpo",
-            )
+        if hasattr(self.train_dataset, "__len__"):
+            check_columns(self.train_dataset, self.args)
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
@@ -158,13 +153,6 @@ class GuidedGRPOTrainer(GRPOTrainer):
     def _get_train_sampler(self, dataset: Any = None) -> Sampler[int]:
         dataset = self.train_dataset if dataset is None else dataset
         if self.args.curriculum == "difficulty":
-            if "difficulty" not in dataset.column_names:
-                raise InputError(
-                    "orders by difficulty, but the data has no column 'difficulty'",
-                    field="curriculum",
-                    value="difficulty",
-                    fix="map one (data_mapping: {difficulty: COLUMN}) or set curriculum: none",
-                )
             fixed = difficulty_order(list(dataset["difficulty"]))
 
             def order(epoch: int) -> list[int]:

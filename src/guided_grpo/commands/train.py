@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import PartialState
 from datasets import Dataset
 from transformers import (
@@ -21,6 +20,7 @@ from transformers import (
     PrinterCallback,
     ProgressCallback,
 )
+from transformers.utils.logging import disable_progress_bar
 from trl import get_peft_config
 
 from guided_grpo import rundir
@@ -28,11 +28,13 @@ from guided_grpo.commands.settings import EMBEDDED, VOLATILE, Settings, parse, s
 from guided_grpo.embedded import BaseRecipe, build_base
 from guided_grpo.errors import InputError
 from guided_grpo.evaluate import evaluate, questions
-from guided_grpo.problems.check import check_fit
+from guided_grpo.problems.check import check_columns, check_fit
 from guided_grpo.problems.sources import load_rows
 from guided_grpo.progress import BarCallback, wants_bars
 from guided_grpo.trainer import GuidedGRPOTrainer
 from guided_grpo.verifiers import reward_functions
+
+disable_progress_bar()  # of loading and saving weights: ours are enough
 
 
 def main(arguments: list[str], *, as_json: bool = False) -> int:
@@ -55,26 +57,26 @@ def run(settings: Settings, *, recipe: BaseRecipe | None = None) -> dict[str, An
     Returns the run's summary, as in summary.json. Raises `InputError` before anything is written.
     """
     state, output = PartialState(), settings.output
+    rundir.check(output, settings.to_json(), VOLATILE)
     finished = rundir.read_json(output / rundir.SUMMARY)
+    if finished is not None:
+        say(f"{output} is finished: {_headline(finished)}")
+        return dict(finished)
     rewards = reward_functions(settings.run.rewards)
     rows = load_data(settings)
     held_out = load_held_out(settings)
+    check_columns(rows, settings.training)
     policy = _policy_source(settings, recipe)
     tokenizer = load_tokenizer(policy)
     if settings.training.guided:
         check_fit(rows, tokenizer, settings.training, _context(policy))
     if state.is_main_process:
-        rundir.claim(output, settings.to_json(), VOLATILE)
+        rundir.claim(output, settings.to_json())
     state.wait_for_everyone()
-    if finished is not None:
-        say(f"{output} is finished: {_headline(finished)}")
-        return dict(finished)
 
     started = time.perf_counter()
     training = copy.copy(settings.training)
     training.disable_tqdm = True  # our bar instead
-    if policy == str(settings.run.embedded_base):
-        training.use_cpu = not torch.cuda.is_available()
     trainer = GuidedGRPOTrainer(
         model=load_model(policy, settings),
         reward_funcs=list(rewards),
@@ -180,6 +182,8 @@ def _policy_source(settings: Settings, recipe: BaseRecipe | None) -> str:
     folder = Path(settings.run.embedded_base)
     state = PartialState()
     if state.is_main_process:
+        if not folder.exists():
+            say(f"pre-training the embedded base policy into {folder} (once, some minutes)")
         build_base(folder, recipe or BaseRecipe(), bars=wants_bars(settings.run.quiet))
     state.wait_for_everyone()
     return str(folder)

@@ -40,7 +40,8 @@ def chain(steps: int, rng: random.Random, noise: float = 0.0) -> Row:
     value = rng.randrange(10)
     prompt, trace, values = [str(value)], [], []
     for _ in range(steps):
-        op = rng.choice("+-*")
+        # 0 and 5 are fixed points of the multiplications: chains that stay there would have answers worth guessing.
+        op = rng.choice("+-" if value in (0, 5) else "+-*")
         operand = rng.choice((3, 7, 9)) if op == "*" else rng.randrange(1, 10)
         value = _apply(value, op, operand)
         if noise and rng.random() < noise:

@@ -7,11 +7,41 @@ from typing import TYPE_CHECKING, Any
 
 from guided_grpo.errors import InputError
 from guided_grpo.guidance.placement import render
+from guided_grpo.problems.curriculum import difficulty_order
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
     from guided_grpo.config import GuidedGRPOConfig
+
+
+def check_columns(rows: Dataset, config: GuidedGRPOConfig) -> None:
+    """Raise `InputError` where the method needs a column, or a trace, that the data lacks."""
+    columns = ", ".join(rows.column_names)
+    if config.guided and "guidance" not in rows.column_names:
+        raise InputError(
+            f"is guided, but the data has no column 'guidance' (it has {columns})",
+            field="method",
+            value=config.method,
+            fix="map one (data_mapping: {guidance: COLUMN}) or use method grpo",
+        )
+    if config.guided and not any(rows["guidance"]):
+        raise InputError(
+            "is guided, but no row of the data has a trace",
+            field="method",
+            value=config.method,
+            fix="give at least some rows a non-empty guidance, or use method grpo",
+        )
+    if config.curriculum != "difficulty":
+        return
+    if "difficulty" not in rows.column_names:
+        raise InputError(
+            f"orders by difficulty, but the data has no column 'difficulty' (it has {columns})",
+            field="curriculum",
+            value="difficulty",
+            fix="map one (data_mapping: {difficulty: COLUMN}) or set curriculum: none",
+        )
+    difficulty_order(list(rows["difficulty"]))
 
 
 def check_fit(rows: Dataset, tokenizer: Any, config: GuidedGRPOConfig, context: int | None, batch: int = 1000) -> None:

@@ -1,0 +1,102 @@
+"""The embedded domain and its base policy."""
+
+from __future__ import annotations
+
+import importlib
+import random
+import re
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from conftest import TINY
+from guided_grpo.embedded import Phase, build_base
+from guided_grpo.problems.chains import chain, chains, solution
+from guided_grpo.verifiers.maths import check_maths
+
+
+def recomputed(prompt: str) -> list[int]:
+    """Running values of a problem, by Python's own arithmetic."""
+    start, *operations = re.findall(r"^\d|[+\-*]\d", prompt)
+    value, values = int(start), []
+    for operation in operations:
+        value = eval(f"{value}{operation}") % 10
+        values.append(value)
+    return values
+
+
+def test_traces_and_answers_are_right() -> None:
+    for row in chains(200, 3, 14, seed=4):
+        values = recomputed(row["prompt"])
+        assert [int(v) for v in re.findall(r"=(\d);", row["guidance"])] == values
+        assert row["answer"] == "".join(map(str, values[-3:]))
+        assert row["difficulty"] == len(values)
+        assert check_maths(solution(row), row["answer"]).status == "correct"
+
+
+def test_every_operation_can_be_undone() -> None:
+    """So that an early mistake is never forgiven."""
+    seen = {m for row in chains(300, 10, 10, seed=1) for m in re.findall(r"[+\-*]\d", row["prompt"])}
+    assert seen == {f"{op}{x}" for op in "+-" for x in range(1, 10)} | {"*3", "*7", "*9"}
+    for operation in seen:
+        assert len({eval(f"{value}{operation}") % 10 for value in range(10)}) == 10
+
+
+def test_no_constant_guess_pays() -> None:
+    answers = Counter(row["answer"] for row in chains(20_000, 10, 14, seed=2))
+    assert max(answers.values()) / 20_000 < 0.005  # the best constant guess
+
+
+def test_the_noisy_demonstrator_is_wrong_as_often_as_told_and_goes_on_from_there() -> None:
+    rng, wrong, steps = random.Random(0), 0, 0
+    for _ in range(500):
+        row = chain(8, rng, noise=0.2)
+        value = int(row["prompt"][0])
+        for operation, written in re.findall(r"([+\-*]\d)=(\d);", row["guidance"]):
+            wrong += eval(f"{value}{operation}") % 10 != int(written)
+            steps += 1
+            value = int(written)
+        assert row["answer"] == "".join(re.findall(r"=(\d);", row["guidance"])[-3:])
+    assert wrong / steps == pytest.approx(0.2, abs=0.03)
+
+
+def test_problems_are_the_same_for_the_same_seed_and_others_for_another() -> None:
+    assert list(chains(5, 3, 6, seed=1)) == list(chains(5, 3, 6, seed=1))
+    assert list(chains(5, 3, 6, seed=1)) != list(chains(5, 3, 6, seed=2))
+
+
+def test_base_policy_is_an_ordinary_checkpoint_and_is_built_once(tmp_path: Path) -> None:
+    recipe = replace(TINY, batch_size=8, phases=(Phase(2, 3, 4, 0.1),))
+    folder = build_base(tmp_path / "base", recipe)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    assert model.config.model_type == "qwen3"
+    text = "4+3*7=+3=7;*7=9;#### 79"
+    ids = tokenizer(text)["input_ids"]
+    assert len(ids) == len(text) and tokenizer.decode(ids) == text
+    assert tokenizer.pad_token_id != tokenizer.eos_token_id
+    stamp = (folder / "model.safetensors").stat().st_mtime_ns
+    assert build_base(folder, recipe) == folder
+    assert (folder / "model.safetensors").stat().st_mtime_ns == stamp
+    build_base(folder, replace(recipe, seed=1))
+    assert (folder / "model.safetensors").stat().st_mtime_ns != stamp
+    assert {path.name for path in tmp_path.iterdir()} == {"base"}
+
+
+def test_the_specification_runs(tokenizer: Any, policy: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    import argparse
+
+    importlib.import_module("test_minimal_loop")
+    from minimal_loop import train
+
+    torch.manual_seed(0)
+    options = argparse.Namespace(
+        learning_rate=1e-4, seed=0, length=9.0, steps=2, problems=2, group_size=4, ratio=0.5, max_tokens=8,
+        guidance_weight=1.0, window=2, longest=75.0,
+    )  # fmt: skip
+    train(policy, tokenizer, options)
+    assert len(re.findall(r"step +\d  length +9\.0  reward", capsys.readouterr().out)) == 2
