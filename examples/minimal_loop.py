@@ -162,7 +162,7 @@ def train(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: a
         unguided = [rollout.reward for rollout in rollouts_B if not rollout.guidance_ids]
         print(
             f"step {step:3}  length {length:5.1f}  reward {rewards_K[-1]:.3f}  "
-            f"unguided {sum(unguided) / max(1, len(unguided)):.3f}  loss {float(loss):+.4f}",
+            f"unguided {sum(unguided) / max(1, len(unguided)):.3f}  loss {loss.item():+.4f}",
             flush=True,
         )
         length = next_length(length, rewards_K, options.window, 1.0, options.longest)

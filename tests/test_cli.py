@@ -133,6 +133,13 @@ def test_every_shipped_comparison_names_runs_that_are_read() -> None:
             assert settings.training.seed == 5
 
 
+@pytest.mark.parametrize("path", sorted((CONFIGS / "accelerate").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_shipped_launch_config_is_read_by_accelerate(path: Path) -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    assert load_config_from_file(str(path)).num_processes == 8
+
+
 def test_report_needs_no_torch() -> None:
     import subprocess
     import sys

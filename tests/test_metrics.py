@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
-from guided_grpo.metrics import MetricSums
+from guided_grpo.metrics import MetricSums, count_batch
 
 
 def test_a_mean_weighs_every_rollout_once() -> None:
@@ -35,3 +36,49 @@ def test_an_interval_survives_a_checkpoint_in_its_middle() -> None:
     for part in (whole, restored):
         part.mean("a", 2.0, 1)
     assert restored.reduce() == whole.reduce() == {"a": 0.75, "b": 2.0, "c": 7.0}
+
+
+def test_a_batch_by_hand() -> None:
+    """Two groups of four: two guided each; one rollout not graded; the second group teaches nothing."""
+    nan = float("nan")
+    facts_BK = torch.tensor(
+        # wanted, guidance, generated, clipped, leaked, truncated
+        [
+            [1, 5, 10, 0, 0, 0],
+            [1, 5, 12, 1, 0, 0],
+            [0, 0, 20, 0, 0, 1],
+            [0, 0, 18, 0, 0, 0],
+            [1, 0, 20, 0, 0, 0],
+            [1, 3, 10, 0, 1, 0],
+            [0, 0, 20, 0, 0, 1],
+            [0, 0, 10, 0, 0, 0],
+        ]
+    )
+    accuracy_B = torch.tensor([1.0, 0.0, 0.0, nan, 0.0, 0.0, 0.0, 0.0])
+    advantages_B = torch.tensor([1.5, -0.5, -1.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+    sums = MetricSums()
+    generated = count_batch(sums, facts_BK, accuracy_B, advantages_B, group_size=4, asked=5.5, guidance_trained=False)
+    assert generated == 120
+    row = sums.reduce()
+    assert row.pop("advantage/std") == pytest.approx(advantages_B.std().item())
+    assert row == pytest.approx(
+        {
+            "reward/accuracy": 1 / 7,
+            "reward/guided": 1 / 3,
+            "reward/unguided": 0.0,
+            "advantage/guided": 1 / 3,
+            "advantage/unguided": -0.2,
+            "signal/zero_groups": 0.5,
+            "guidance/length": 5.5,
+            "guidance/given": 13 / 3,
+            "guidance/ratio": 3 / 8,
+            "guidance/tokens": 13,
+            "guidance/missing": 0.25,
+            "guidance/clipped": 1 / 3,
+            "guidance/leaked": 1 / 3,
+            "tokens/generated": 120,
+            "tokens/trained": 120,
+            "completions/generated_length": 15,
+            "completions/truncated": 0.25,
+        }
+    )

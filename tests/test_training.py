@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 
-from conftest import chain_rows, digit_reward, make_config, make_trainer
+from conftest import TINY, chain_rows, digit_reward, make_config, make_trainer
 from guided_grpo.config import GuidedGRPOConfig
+from guided_grpo.embedded import new_policy
 from guided_grpo.errors import InputError
 from guided_grpo.methods import METHODS
+from guided_grpo.verifiers.rewards import format_reward
 
 GUIDED: dict[str, Any] = {"method": "fixed", "guidance_length": 6, "guidance_ratio": 0.5}
 
@@ -163,11 +166,6 @@ def test_lora_with_reference(policy: Any, tokenizer: Any, tmp_path: Path) -> Non
 
 def test_pad_that_is_eos_masks_nothing(policy: Any, tokenizer: Any, tmp_path: Path) -> None:
     """A short trace is never padded, so sharing pad and eos changes no number."""
-    import copy
-
-    from conftest import TINY
-    from guided_grpo.embedded import new_policy
-
     shared = copy.deepcopy(tokenizer)
     shared.pad_token = shared.eos_token
     found = []
@@ -190,6 +188,37 @@ def test_rows_without_a_trace_train_unguided_and_are_counted(policy: Any, tokeni
     assert (row["guidance/ratio"], row["guidance/missing"]) == (0.25, 0.5)
 
 
+def test_format_reward_knows_what_the_template_opened(tmp_path: Path) -> None:
+    """Chat prompts whose template pre-fills <think>: the response cannot hold the opening tag, and is not blamed for it."""
+    from test_placement import PREFILLED, QWEN3, byte_level
+
+    seen: dict[str, list[Any]] = {}
+    for name, template in (("prefilled", PREFILLED), ("opened by the policy", QWEN3)):
+        chat_tokenizer = byte_level(template)
+
+        def reward(completions: list[Any], thinking_open: list[bool], name: str = name, **kwargs: Any) -> list[float]:
+            texts = [completion[0]["content"] for completion in completions]
+            seen[name] = [thinking_open, [text.startswith("<think>") for text in texts[:2]]]
+            ended = [text + "</think>7" for text in texts]
+            good = format_reward(
+                completions=[t.replace("</think>", "", t.count("</think>") - 1) for t in ended],
+                thinking_open=thinking_open,
+            )
+            assert set(good[:2]) == {1.0}  # the guided ones, which stand inside the block in both cases
+            return digit_reward(texts)
+
+        rows = Dataset.from_list(
+            [
+                {"prompt": [{"role": "user", "content": f"Add {i}"}], "guidance": "First add 3 and 4 to get 7."}
+                for i in range(4)
+            ]
+        )
+        config = make_config(tmp_path / name, **GUIDED, max_steps=1, per_device_train_batch_size=4)
+        make_trainer(new_policy(TINY, chat_tokenizer), chat_tokenizer, config, rows=rows, reward=reward).train()
+    assert seen["prefilled"] == [[True] * 4, [False, False]]
+    assert seen["opened by the policy"] == [[False] * 4, [True, True]]
+
+
 def test_arm_baseline_replaces_the_advantages(policy: Any, tokenizer: Any, tmp_path: Path) -> None:
     config = make_config(tmp_path, **GUIDED, advantage_baseline="arm", max_steps=1, rollouts_every=1)
     make_trainer(policy, tokenizer, config).train()
@@ -208,6 +237,18 @@ def test_training_stops_on_its_token_budget(policy: Any, tokenizer: Any, tmp_pat
     total = [row["tokens/generated_total"] for row in metrics(tmp_path)]
     assert total[-1] >= 200 > total[-2]
     assert total[-1] == sum(row["tokens/generated"] for row in metrics(tmp_path)) == trainer.tokens_generated
+
+
+def test_schedules_end_with_the_steps_or_with_the_token_budget(policy: Any, tokenizer: Any, tmp_path: Path) -> None:
+    common = {**GUIDED, "method": "linear", "guidance_length": 12}
+    make_trainer(policy, tokenizer, make_config(tmp_path / "steps", **common, max_steps=4)).train()
+    assert [row["guidance/length"] for row in metrics(tmp_path / "steps")] == pytest.approx([12, 9, 6, 3])
+    config = make_config(tmp_path / "tokens", **common, max_steps=400, max_generated_tokens=300)
+    make_trainer(policy, tokenizer, config).train()
+    rows = metrics(tmp_path / "tokens")
+    spent = [0, *(row["tokens/generated_total"] for row in rows)]
+    expected = [12 * (1 - min(1, tokens / 300)) for tokens in spent[:-1]]
+    assert [row["guidance/length"] for row in rows] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

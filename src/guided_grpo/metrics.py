@@ -9,7 +9,7 @@ Every step, in metrics.jsonl and in the tracker, beside TRL's own:
     guidance/given                                     mean tokens that guided rollouts got
     guidance/ratio                                     share of rollouts that got guidance
     guidance/tokens                                    guidance tokens of the step
-    guidance/missing                                   share of rollouts to be guided whose problem has no trace
+    guidance/missing                                   share of rollouts to be guided that got nothing (no trace)
     guidance/clipped  guidance/leaked                  share of guided rollouts cut at, or past, the stated answer
     tokens/generated  tokens/trained                   of the step; trained = tokens with weight in the loss
     tokens/generated_total                             since the start of the run
@@ -19,7 +19,14 @@ Every step, in metrics.jsonl and in the tracker, beside TRL's own:
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+from guided_grpo.advantage import zero_groups
+
+if TYPE_CHECKING:
+    import torch
 
 
 class MetricSums:
@@ -61,3 +68,53 @@ class MetricSums:
             self.mean(name, total, count)  # type: ignore[has-type]
         self._totals.update(state["totals"])  # type: ignore[arg-type]
         self._latest.update(state["latest"])  # type: ignore[arg-type]
+
+
+def count_batch(
+    sums: MetricSums,
+    facts_BK: torch.Tensor,
+    accuracy_B: torch.Tensor,
+    advantages_B: torch.Tensor,
+    *,
+    group_size: int,
+    asked: float,
+    guidance_trained: bool,
+) -> int:
+    """Add one training batch of all ranks to the metrics; returns the tokens it generated.
+
+    Args:
+        sums: where to add.
+        facts_BK: `rollout.FACTS` of each rollout.
+        accuracy_B: the accuracy reward; NaN = not graded.
+        advantages_B: what goes into the loss.
+        group_size: G.
+        asked: the guidance length that the controller asked for.
+        guidance_trained: whether guidance tokens have weight in the loss.
+    """
+    rollouts, guided_B, graded_B = len(accuracy_B), facts_BK[:, 1] > 0, ~accuracy_B.isnan()
+    wanted, given, generated, clipped, leaked, truncated = (int(total) for total in facts_BK.sum(dim=0).tolist())
+    guided = int(guided_B.sum())
+    for name, chosen_B in (("accuracy", graded_B), ("guided", guided_B), ("unguided", ~guided_B)):
+        kept_B = chosen_B & graded_B
+        sums.mean(f"reward/{name}", float(accuracy_B[kept_B].sum()), int(kept_B.sum()))
+    for name, chosen_B in (("guided", guided_B), ("unguided", ~guided_B)):
+        sums.mean(f"advantage/{name}", float(advantages_B[chosen_B].sum()), int(chosen_B.sum()))
+    sums.mean("advantage/std", float(advantages_B.std()), 1)
+    sums.mean("signal/zero_groups", *zero_groups(advantages_B, group_size))
+    sums.mean("guidance/length", asked, 1)
+    sums.mean("guidance/given", given, guided)
+    sums.mean("guidance/ratio", guided, rollouts)
+    sums.total("guidance/tokens", given)
+    sums.mean("guidance/missing", wanted - guided, wanted)
+    sums.mean("guidance/clipped", clipped, guided)
+    sums.mean("guidance/leaked", leaked, guided)
+    sums.total("tokens/generated", generated)
+    sums.total("tokens/trained", generated + (given if guidance_trained else 0))
+    sums.mean("completions/generated_length", generated, rollouts)
+    sums.mean("completions/truncated", truncated, rollouts)
+    return generated
+
+
+def plain_number(value: Any) -> Any:
+    """The value, or None for the numbers that JSON does not know."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

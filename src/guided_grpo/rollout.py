@@ -21,6 +21,7 @@ from guided_grpo.guidance.slicing import Slice, slice_trace
 from guided_grpo.types import Arm, Row, Strength
 
 NO_SLICE = Slice(())
+FACTS = ("wanted", "guidance_tokens", "generated_tokens", "clipped", "leaked", "truncated")
 
 
 @dataclass(frozen=True)
@@ -154,4 +155,12 @@ def loss_weights(completion_ids: Sequence[Sequence[int]], plan: GuidancePlan, we
     return [
         [weight] * len(piece.ids) + [1.0] * (len(ids) - len(piece.ids))
         for piece, ids in zip(plan.slices, completion_ids, strict=True)
+    ]
+
+
+def rollout_facts(plan: GuidancePlan, completion_ids: Sequence[Sequence[int]], ends: set[int]) -> list[tuple[int, ...]]:
+    """`FACTS` of each rollout of this rank, as whole numbers; truncated = it did not end with one of `ends`."""
+    return [
+        (want, len(piece.ids), len(ids) - len(piece.ids), piece.clipped, piece.leaked, ids[-1] not in ends)
+        for want, piece, ids in zip(plan.wanted, plan.slices, completion_ids, strict=True)
     ]

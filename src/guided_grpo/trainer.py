@@ -18,8 +18,6 @@ With no guidance planned every stage hands TRL's own values through, which keeps
 from __future__ import annotations
 
 import json
-import logging
-import math
 import time
 from pathlib import Path
 from typing import Any, ClassVar
@@ -31,16 +29,18 @@ from transformers.trainer_utils import rotate_checkpoints
 from trl import GRPOTrainer
 
 from guided_grpo import rundir
-from guided_grpo.advantage import arm_advantages, zero_groups
+from guided_grpo.advantage import arm_advantages
 from guided_grpo.config import GuidedGRPOConfig
 from guided_grpo.errors import InputError
 from guided_grpo.guidance.allocation import shares
 from guided_grpo.guidance.strength import State, make_controller
-from guided_grpo.metrics import MetricSums
+from guided_grpo.metrics import MetricSums, count_batch, plain_number
 from guided_grpo.problems.check import check_columns
 from guided_grpo.problems.curriculum import OrderedRepeatSampler, difficulty_order
 from guided_grpo.progress import BudgetCallback
+from guided_grpo.records import group_records, rollout_records
 from guided_grpo.rollout import (
+    FACTS,
     GuidancePlan,
     GuidanceTokenizer,
     completions_for_training,
@@ -48,10 +48,9 @@ from guided_grpo.rollout import (
     loss_weights,
     plan_batch,
     prompts_for_sampling,
+    rollout_facts,
 )
 from guided_grpo.types import StepFeedback
-
-logger = logging.getLogger(__name__)
 
 # Method of GRPOTrainer → the parameters that we pass through or read.
 SEAMS: dict[str, tuple[str, ...]] = {
@@ -191,7 +190,8 @@ class GuidedGRPOTrainer(GRPOTrainer):
         if not self.model.training:
             return super()._generate_and_score_completions(inputs)
         self._plan = self._plan_batch(inputs)
-        if "thinking_open" not in inputs[0]:
+        text_only = not self._is_vlm and self.environment_factories is None
+        if text_only and "thinking_open" not in inputs[0]:
             opened = [self._guidance_tokenizer.thinking_is_open(row["prompt"]) for row in inputs]
             inputs = [{**row, "thinking_open": is_open} for row, is_open in zip(inputs, opened, strict=True)]
         try:
@@ -262,9 +262,9 @@ class GuidedGRPOTrainer(GRPOTrainer):
         plan, rewards_BF = self._plan, self._rewards_BF
         assert plan is not None and rewards_BF is not None
         facts_BK = self._gather_facts(plan)
-        guided_B = facts_BK[:, 1] > 0
+        guided_B = facts_BK[:, FACTS.index("guidance_tokens")] > 0
         local = slice(self.accelerator.process_index * len(inputs), (self.accelerator.process_index + 1) * len(inputs))
-        if self.args.advantage_baseline == "arm" and not plan_is_global_empty(facts_BK):
+        if self.args.advantage_baseline == "arm" and bool(guided_B.any()):
             weighted_B = (rewards_BF * self.reward_weights.to(rewards_BF.device)).nansum(dim=1)
             weighted_B[rewards_BF.isnan().all(dim=1)] = torch.nan
             batch["advantages"] = arm_advantages(
@@ -272,50 +272,25 @@ class GuidedGRPOTrainer(GRPOTrainer):
             )[local]
         advantages_B = self.accelerator.gather(batch["advantages"])
         accuracy_B = rewards_BF[:, self._accuracy_index]
-        self._count(facts_BK, guided_B, accuracy_B, advantages_B)
+        self.tokens_generated += count_batch(
+            self.metric_sums,
+            facts_BK,
+            accuracy_B,
+            advantages_B,
+            group_size=self.num_generations,
+            asked=self._controller.strength(self.guidance_state, {}).amount if self.args.guided else 0.0,
+            guidance_trained=bool(self.args.guidance_weight),
+        )
+        self.metric_sums.latest("tokens/generated_total", self.tokens_generated)
         if self._samples_rollouts():
             self._record_rollouts(inputs, batch["advantages"], rewards_BF[local])
         self._feed_controller(accuracy_B, guided_B)
 
     def _gather_facts(self, plan: GuidancePlan) -> torch.Tensor:
-        """Of each rollout: wanted, guidance tokens, generated tokens, clipped, leaked, truncated. All ranks, (B, 6)."""
+        """`FACTS` of the rollouts of all ranks, shape (B, len(FACTS))."""
         ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
-        rows = [
-            (want, len(piece.ids), len(ids) - len(piece.ids), piece.clipped, piece.leaked, ids[-1] not in ends)
-            for want, piece, ids in zip(plan.wanted, plan.slices, self._completion_ids, strict=True)
-        ]
-        return self.accelerator.gather(torch.tensor(rows, dtype=torch.long, device=self.accelerator.device))
-
-    def _count(
-        self, facts_BK: torch.Tensor, guided_B: torch.Tensor, accuracy_B: torch.Tensor, advantages_B: torch.Tensor
-    ) -> None:
-        sums, rollouts = self.metric_sums, len(accuracy_B)
-        wanted, given, generated, clipped, leaked, truncated = facts_BK.sum(dim=0).tolist()
-        guided = int(guided_B.sum())
-        graded_B = ~accuracy_B.isnan()
-        for name, chosen_B in (("accuracy", graded_B), ("guided", guided_B), ("unguided", ~guided_B)):
-            kept_B = chosen_B & graded_B
-            sums.mean(f"reward/{name}", float(accuracy_B[kept_B].sum()), int(kept_B.sum()))
-        for name, chosen_B in (("guided", guided_B), ("unguided", ~guided_B)):
-            sums.mean(f"advantage/{name}", float(advantages_B[chosen_B].sum()), int(chosen_B.sum()))
-        sums.mean("advantage/std", float(advantages_B.std()), 1)
-        sums.mean("signal/zero_groups", *zero_groups(advantages_B, self.num_generations))
-        asked = self._controller.strength(self.guidance_state, {}).amount if self.args.guided else 0.0
-        sums.mean("guidance/length", asked, 1)
-        sums.mean("guidance/given", given, guided)
-        sums.mean("guidance/ratio", guided, rollouts)
-        sums.total("guidance/tokens", given)
-        sums.mean(
-            "guidance/missing", wanted - guided if asked >= 1 or self.args.guidance_unit == "ratio" else 0, wanted
-        )
-        sums.mean("guidance/clipped", clipped, guided)
-        sums.mean("guidance/leaked", leaked, guided)
-        sums.total("tokens/generated", generated)
-        sums.total("tokens/trained", generated + (given if self.args.guidance_weight else 0))
-        sums.mean("completions/generated_length", generated, rollouts)
-        sums.mean("completions/truncated", truncated, rollouts)
-        self.tokens_generated += int(generated)
-        sums.latest("tokens/generated_total", self.tokens_generated)
+        facts = rollout_facts(plan, self._completion_ids, ends)
+        return self.accelerator.gather(torch.tensor(facts, dtype=torch.long, device=self.accelerator.device))
 
     def _feed_controller(self, accuracy_B: torch.Tensor, guided_B: torch.Tensor) -> None:
         graded_B = ~accuracy_B.isnan()
@@ -327,13 +302,19 @@ class GuidedGRPOTrainer(GRPOTrainer):
             self.guidance_state,
             StepFeedback(
                 optimizer_step=done,
-                progress=min(1.0, done / self.state.max_steps) if self.state.max_steps > 0 else 0.0,
+                progress=self._progress(done),
                 reward_sum=float(accuracy_B[graded_B].sum()),
                 reward_count=int(graded_B.sum()),
                 guided_sum=float(accuracy_B[both_B].sum()),
                 guided_count=int(both_B.sum()),
             ),
         )
+
+    def _progress(self, done: int) -> float:
+        """t/T: the share of the token budget where there is one, else of the optimizer steps."""
+        if self.args.max_generated_tokens:
+            return min(1.0, self.tokens_generated / self.args.max_generated_tokens)
+        return min(1.0, done / self.state.max_steps) if self.state.max_steps > 0 else 0.0
 
     # ---- log --------------------------------------------------------------------------------------------------------
 
@@ -346,36 +327,20 @@ class GuidedGRPOTrainer(GRPOTrainer):
     ) -> None:
         """Append the groups of this batch to rollouts.jsonl."""
         assert self._plan is not None
-        ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
-        records = []
-        for row, piece, ids, advantage, rewards in zip(
-            inputs, self._plan.slices, self._completion_ids, advantages_b.tolist(), rewards_bF.tolist(), strict=True
-        ):
-            guidance, generated = ids[: len(piece.ids)], ids[len(piece.ids) :]
-            records.append(
-                {
-                    "row": {key: row.get(key) for key in ("prompt", "answer", "difficulty")},
-                    "arm": "guided" if piece.ids else "unguided",
-                    "guidance": self._tokenizer.decode(guidance),
-                    "generated": self._tokenizer.decode(generated),
-                    "guidance_tokens": len(guidance),
-                    "generated_tokens": len(generated),
-                    "rewards": {n: _number(r) for n, r in zip(self.reward_func_names, rewards, strict=True)},
-                    "advantage": advantage,
-                    "truncated": ids[-1] not in ends,
-                }
-            )
+        records = rollout_records(
+            inputs,
+            self._plan,
+            self._completion_ids,
+            decode=self._tokenizer.decode,
+            rewards_bF=rewards_bF.tolist(),
+            reward_names=self.reward_func_names,
+            advantages_b=advantages_b.tolist(),
+            ends={*self.eos_token_ids, self._tokenizer.pad_token_id},
+        )
         records = gather_object(records)
-        if not self.accelerator.is_main_process:
-            return
-        groups = []
-        for index in range(0, len(records), self.num_generations):
-            group = records[index : index + self.num_generations]
-            problem = group[0]["row"]
-            rollouts = [{key: value for key, value in record.items() if key != "row"} for record in group]
-            number = index // self.num_generations
-            groups.append({"step": self.state.global_step + 1, "group": number, **problem, "rollouts": rollouts})
-        rundir.append_rows(Path(self.args.output_dir) / rundir.ROLLOUTS, groups)
+        if self.accelerator.is_main_process:
+            groups = group_records(records, self.num_generations, step=self.state.global_step + 1)
+            rundir.append_rows(Path(self.args.output_dir) / rundir.ROLLOUTS, groups)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """TRL's log, with our metrics, and a row of metrics.jsonl for every logged training step."""
@@ -384,7 +349,7 @@ class GuidedGRPOTrainer(GRPOTrainer):
             logs.update(self.metric_sums.reduce())
         super().log(logs, start_time)
         if trained and self.accelerator.is_main_process:
-            row = {"step": self.state.global_step, **{name: _number(value) for name, value in logs.items()}}
+            row = {"step": self.state.global_step, **{name: plain_number(value) for name, value in logs.items()}}
             rundir.append_rows(Path(self.args.output_dir) / rundir.METRICS, [row])
 
     # ---- checkpoints ------------------------------------------------------------------------------------------------
@@ -440,13 +405,3 @@ class GuidedGRPOTrainer(GRPOTrainer):
         buffer = folder / _BUFFER.format(rank=self.accelerator.process_index)
         if buffer.exists():  # missing after a change of the number of ranks: TRL then samples anew
             self._buffered_inputs = torch.load(buffer, map_location=self.accelerator.device, weights_only=True)
-
-
-def plan_is_global_empty(facts_BK: torch.Tensor) -> bool:
-    """Whether no rank guided anything."""
-    return not bool(facts_BK[:, 1].any())
-
-
-def _number(value: Any) -> Any:
-    """JSON knows no NaN."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -54,7 +54,7 @@ class StepFeedback:
     """
 
     optimizer_step: int  # t at the next generation
-    progress: float  # t/T in [0, 1] at the next generation
+    progress: float  # t/T in [0, 1] at the next generation, of the steps or of the token budget
     reward_sum: float  # over all graded rollouts
     reward_count: int
     guided_sum: float = 0.0  # over the guided ones among them

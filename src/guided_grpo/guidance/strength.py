@@ -1,6 +1,7 @@
 """How much guidance, over time: schedules and controllers.
 
-Schedules (G²RPO-A, Eq. 4), with t/T the share of optimizer steps done and ℓ0 the initial length:
+Schedules (G²RPO-A, Eq. 4), with ℓ0 the initial length and t/T the share of optimizer steps done (of the token
+budget, where the run has one):
 
     linear      ℓ_t = ℓ0 (1 − t/T)
     concave     ℓ_t = ℓ0 (1 − t/T)^β, β > 1
