@@ -96,10 +96,7 @@ def new_policy(recipe: BaseRecipe, tokenizer: PreTrainedTokenizerFast) -> Qwen3F
 
 
 class _Demonstrations(Dataset[dict[str, list[int]]]):
-    """Demonstrations of all phases in order; item i is a pure function of the seed and i.
-
-    Chains of one batch have one length, so that nothing is spent on padding.
-    """
+    """Demonstrations of all phases in order; item i is a pure function of the seed and i."""
 
     def __init__(self, recipe: BaseRecipe, tokenizer: PreTrainedTokenizerFast) -> None:
         self.recipe, self.tokenizer = recipe, tokenizer
@@ -109,9 +106,8 @@ class _Demonstrations(Dataset[dict[str, list[int]]]):
         return len(self.phases)
 
     def __getitem__(self, index: int) -> dict[str, list[int]]:
-        phase, seed = self.phases[index], self.recipe.seed
-        steps = random.Random(f"steps/{seed}/{index // self.recipe.batch_size}").randint(phase.low, phase.high)
-        row = chain(steps, random.Random(f"base/{seed}/{index}"), phase.noise)
+        phase, rng = self.phases[index], random.Random(f"base/{self.recipe.seed}/{index}")
+        row = chain(rng.randint(phase.low, phase.high), rng, phase.noise)
         prompt = self.tokenizer(str(row["prompt"]))["input_ids"]
         response = [*self.tokenizer(solution(row))["input_ids"], self.tokenizer.eos_token_id]
         return {"input_ids": [*prompt, *response], "labels": [-100] * len(prompt) + response}
