@@ -167,3 +167,12 @@ def test_usage(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 2
     output = capsys.readouterr()
     assert words == [] or len(output.err.strip().splitlines()) == 1
+
+
+def test_help_of_train_shows_our_fields(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["train", "--help"])
+    text = capsys.readouterr().out
+    assert caught.value.code == 0
+    assert "--guidance_ratio" in text and "--train_data" in text and "--help-all" in text
+    assert "--adam_beta1" not in text

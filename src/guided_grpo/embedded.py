@@ -1,8 +1,8 @@
 """The embedded policy: a small Qwen3 over single characters, pre-trained on first use to be good at single steps of the
 chain domain and poor at long chains.
 
-Two phases, as `BaseRecipe` names them: learn the rule from demonstrations with little noise, then become unreliable on
-demonstrations with much noise. The folder that results is an ordinary checkpoint: `AutoModelForCausalLM` and
+Phases, as `BaseRecipe` names them: learn the rule from short, then longer demonstrations with little noise, then become
+unreliable on demonstrations with much noise. The folder that results is an ordinary checkpoint: `AutoModelForCausalLM` and
 `AutoTokenizer` load it, and nothing downstream knows that it is not from a hub.
 """
 
@@ -54,7 +54,7 @@ class BaseRecipe:
     batch_size: int = 128
     learning_rate: float = 1e-3
     seed: int = 0
-    phases: tuple[Phase, ...] = (Phase(420, 3, 12, 0.2), Phase(90, 3, 14, 0.45))
+    phases: tuple[Phase, ...] = (Phase(300, 3, 7, 0.2), Phase(100, 3, 12, 0.2), Phase(90, 3, 14, 0.45))
 
 
 def character_tokenizer() -> PreTrainedTokenizerFast:

@@ -116,8 +116,35 @@ def _is_plain(value: Any) -> bool:
     return True
 
 
+def help_text(prog: str) -> str:
+    """What a run is told by our own fields; TRL's are hundreds."""
+    lines = [f"usage: {prog} [--config FILE.yaml] [--field value …]", ""]
+    ours = [item for item in dataclasses.fields(GuidedGRPOConfig) if item.name in GuidedGRPOConfig.__annotations__]
+    for title, items in (
+        ("data, rewards, evaluation", dataclasses.fields(RunArguments)),
+        ("training and guidance", ours),
+    ):
+        lines.append(f"{title}:")
+        for item in items:
+            text = str(item.metadata.get("help", ""))
+            preset = DEFAULTS.get(item.name, _default(item))
+            preset = " ".join(preset) if isinstance(preset, list) else preset
+            shown = "" if preset in (None, "", False) else f" [{preset}]"
+            lines.append(f"  --{item.name:<21} {text}{shown}")
+        lines.append("")
+    lines.append("--model_name_or_path M    hub id, checkpoint folder, or 'embedded'")
+    lines.append("--output_dir DIR          the run directory; the same command resumes a killed run")
+    lines.append("")
+    lines.append("Every field of trl.GRPOConfig and trl.ModelConfig works too: --help-all lists them.")
+    return "\n".join(lines)
+
+
 def parse(arguments: list[str], prog: str = "guided-grpo train") -> Settings:
     """Settings from a command line with an optional `--config FILE`. Raises `InputError` with one line."""
+    if {"-h", "--help"} & set(arguments):
+        print(help_text(prog))
+        raise SystemExit(0)
+    arguments = ["--help" if word == "--help-all" else word for word in arguments]
     parser = TrlParser((RunArguments, GuidedGRPOConfig, ModelConfig), prog=prog)
 
     def fail(message: str) -> NoReturn:
