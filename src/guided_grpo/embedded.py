@@ -2,8 +2,8 @@
 chain domain and poor at long chains.
 
 Phases, as `BaseRecipe` names them: learn the rule from short, then longer demonstrations with little noise, then become
-unreliable on demonstrations with much noise. The folder that results is an ordinary checkpoint: `AutoModelForCausalLM` and
-`AutoTokenizer` load it, and nothing downstream knows that it is not from a hub.
+unreliable on demonstrations with much noise. The folder that results is an ordinary checkpoint: `AutoModelForCausalLM`
+and `AutoTokenizer` load it, and nothing downstream knows that it is not from a hub.
 """
 
 from __future__ import annotations
