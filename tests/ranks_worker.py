@@ -25,7 +25,7 @@ def main() -> None:
         method="g2rpo-a",
         guidance_length=9,
         guidance_ratio=0.5,
-        num_generations=6,
+        num_generations=12,
         per_device_train_batch_size=12 // size,
         generation_kwargs={"do_sample": False, "temperature": None, "top_p": None, "top_k": None},
         rollouts_every=1,

@@ -41,8 +41,11 @@ def test_two_processes_agree_with_one(options: dict[str, Any], policy_folder: Pa
     one, two = tmp_path / "one", tmp_path / "two"
     launch(one, policy_folder, 1, options)
     launch(two, policy_folder, 2, options)
-    # G = 6 on 12 rollouts: with two ranks of 6 each rank holds one whole group; the plan must still be the same.
+    # One group of 12 over two ranks, α = 0.5: the first rank holds the guided half, the second the unguided one.
     for a, b in zip(rows(one, "rollouts.jsonl"), rows(two, "rollouts.jsonl"), strict=True):
+        arms = [rollout["arm"] for rollout in b["rollouts"]]
+        assert arms[6:] == ["unguided"] * 6
+        assert arms[:6] == ["guided"] * 6 or "guidance_allocation" in options  # spread may leave the last ones nothing
         assert [r["guidance"] for r in a["rollouts"]] == [r["guidance"] for r in b["rollouts"]]
         assert [r["generated"] for r in a["rollouts"]] == [r["generated"] for r in b["rollouts"]]
     first, second = rows(one, "metrics.jsonl"), rows(two, "metrics.jsonl")

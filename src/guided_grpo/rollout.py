@@ -36,11 +36,6 @@ class GuidancePlan:
         """Guided is who got at least one guidance token; a problem without a trace trains unguided."""
         return [Arm.GUIDED if piece.ids else Arm.UNGUIDED for piece in self.slices]
 
-    @property
-    def empty(self) -> bool:
-        """Nobody is guided: generation is TRL's own."""
-        return not any(piece.ids for piece in self.slices)
-
 
 class GuidanceTokenizer:
     """Traces to ids in their final place, remembered: a problem comes G times a step, and again every epoch."""

@@ -208,7 +208,8 @@ class GuidedGRPOTrainer(GRPOTrainer):
     ) -> tuple[list[list[int]], Any]:
         started = time.perf_counter()
         plan = self._plan
-        if plan is None or plan.empty:
+        # By the method, not by this rank's plan: ranks must ask an engine, and weigh tokens, in one and the same way.
+        if plan is None or not self.args.guided:
             result = super()._generate_single_turn(
                 prompt_ids, images, multimodal_fields, num_generations, has_tool_images
             )
@@ -239,7 +240,7 @@ class GuidedGRPOTrainer(GRPOTrainer):
     def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
         prompt_ids, completion_ids, tool_mask, *rest = super()._generate(prompts)
         plan = self._plan
-        if plan is not None and not plan.empty and self.args.guidance_weight != 1:
+        if plan is not None and self.args.guided and self.args.guidance_weight != 1:
             tool_mask = loss_weights(completion_ids, plan, float(self.args.guidance_weight or 0.0))
         if plan is not None:
             self._completion_ids = completion_ids
