@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
 
 from conftest import TINY
 from guided_grpo.embedded import Phase, build_base
@@ -85,6 +86,29 @@ def test_base_policy_is_an_ordinary_checkpoint_and_is_built_once(tmp_path: Path)
     build_base(folder, replace(recipe, seed=1))
     assert (folder / "model.safetensors").stat().st_mtime_ns != stamp
     assert {path.name for path in tmp_path.iterdir()} == {"base"}
+
+
+def test_interrupted_pre_training_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = replace(TINY, batch_size=4, phases=(Phase(3, 3, 4, 0.1), Phase(3, 4, 5, 0.3)))
+    whole = build_base(tmp_path / "whole", recipe, save_every=2)
+    steps: list[int] = []
+    real = Trainer.training_step
+
+    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        steps.append(self.state.global_step)
+        if len(steps) == 4:
+            raise KeyboardInterrupt
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "training_step", counted)
+    with pytest.raises(KeyboardInterrupt):
+        build_base(tmp_path / "cut", recipe, save_every=2)
+    assert not (tmp_path / "cut").exists()
+    cut = build_base(tmp_path / "cut", recipe, save_every=2)
+    assert steps == [0, 1, 2, 3, 2, 3, 4, 5]
+    ours, theirs = load_file(cut / "model.safetensors"), load_file(whole / "model.safetensors")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert {path.name for path in tmp_path.iterdir()} == {"whole", "cut"}
 
 
 def test_the_specification_runs(tokenizer: Any, policy: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,13 +24,18 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
     Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
     TrainingArguments,
     set_seed,
 )
 
+from guided_grpo import rundir
 from guided_grpo.problems.chains import ALPHABET, chain, solution
 
 MAX_POSITIONS = 256
+_RECIPE = "recipe.json"
 
 
 @dataclass(frozen=True)
@@ -130,26 +135,60 @@ def _collate(pad_token_id: int, items: list[dict[str, list[int]]]) -> dict[str, 
     return {"input_ids": padded("input_ids", pad_token_id), "attention_mask": mask, "labels": padded("labels", -100)}
 
 
-def build_base(folder: Path, recipe: BaseRecipe, *, bars: bool = False) -> Path:
+class _MarkWhole(TrainerCallback):
+    """Marks each checkpoint once it is whole, so that a kill in its middle is not resumed from."""
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        rundir.mark_complete(Path(args.output_dir) / f"{rundir.CHECKPOINT_PREFIX}{state.global_step}")
+
+
+def build_base(folder: Path, recipe: BaseRecipe, *, bars: bool = False, save_every: int = 100) -> Path:
     """Pre-train the base policy into `folder` unless a whole one of the same recipe is there already.
 
-    The folder appears by one rename at the end: an interrupted pre-training leaves nothing that looks finished.
+    The folder appears by one rename at the end: an interrupted pre-training leaves nothing that looks finished, and
+    goes on from its last checkpoint, `save_every` steps apart.
     """
-    marker = folder / "recipe.json"
     wanted = json.loads(json.dumps(asdict(recipe)))
-    if marker.exists() and json.loads(marker.read_text()) == wanted:
+    if rundir.read_json(folder / _RECIPE) == wanted:
         return folder
+    scratch = folder.with_name(folder.name + ".partial")
+    if rundir.read_json(scratch / _RECIPE) != wanted:
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        rundir.write_json(scratch / _RECIPE, wanted)
+    rundir.drop_partial_checkpoints(scratch)
     tokenizer = character_tokenizer()
     model = new_policy(recipe, tokenizer)
-    scratch = folder.with_name(folder.name + ".partial")
-    arguments = TrainingArguments(
+    trainer = _InOrderTrainer(
+        model=model,
+        args=_pretraining_arguments(scratch, recipe, bars=bars, save_every=save_every),
+        train_dataset=_Demonstrations(recipe, tokenizer),
+        data_collator=lambda items: _collate(tokenizer.pad_token_id, items),
+        callbacks=[_MarkWhole()],
+    )
+    trainer.remove_callback(PrinterCallback)
+    checkpoint = rundir.last_checkpoint(scratch)
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    final = scratch / "final"
+    model.save_pretrained(final)
+    tokenizer.save_pretrained(final)
+    rundir.write_json(final / _RECIPE, wanted)
+    shutil.rmtree(folder, ignore_errors=True)
+    final.rename(folder)
+    shutil.rmtree(scratch)
+    return folder
+
+
+def _pretraining_arguments(scratch: Path, recipe: BaseRecipe, *, bars: bool, save_every: int) -> TrainingArguments:
+    return TrainingArguments(
         output_dir=str(scratch),
         per_device_train_batch_size=recipe.batch_size,
         num_train_epochs=1,
         learning_rate=recipe.learning_rate,
         lr_scheduler_type="constant_with_warmup",
         warmup_steps=30,
-        save_strategy="no",
+        save_strategy="steps",
+        save_steps=save_every,
         logging_steps=50,
         report_to="none",
         seed=recipe.seed,
@@ -157,18 +196,3 @@ def build_base(folder: Path, recipe: BaseRecipe, *, bars: bool = False) -> Path:
         use_cpu=not torch.cuda.is_available(),
         bf16=False,
     )
-    trainer = _InOrderTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=_Demonstrations(recipe, tokenizer),
-        data_collator=lambda items: _collate(tokenizer.pad_token_id, items),
-    )
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
-    shutil.rmtree(scratch, ignore_errors=True)
-    model.save_pretrained(scratch)
-    tokenizer.save_pretrained(scratch)
-    (scratch / "recipe.json").write_text(json.dumps(wanted, indent=2))
-    shutil.rmtree(folder, ignore_errors=True)
-    scratch.rename(folder)
-    return folder
