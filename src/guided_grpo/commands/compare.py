@@ -83,8 +83,8 @@ def summarise(results: list[dict[str, Any]], baseline: str) -> dict[str, Any]:
         entry: dict[str, Any] = {"seeds": [run["seed"] for run in runs]}
         for when in ("before", "after"):
             entry[when] = _over_runs([Path(run["run"]) for run in runs], when)
-        for key in ("tokens_generated", "steps", "train_seconds"):
-            entry[key] = round(sum(run[key] for run in runs) / len(runs), 1)
+        for key, digits in (("tokens_generated", 1), ("steps", 1), ("train_seconds", 1), ("zero_groups", 4)):
+            entry[key] = round(sum(run[key] for run in runs) / len(runs), digits)
         summary["variants"][name] = entry
     return summary
 
@@ -104,13 +104,14 @@ def _over_runs(runs: list[Path], when: str) -> dict[str, Any]:
 
 def table(summary: dict[str, Any]) -> str:
     """The comparison, for people."""
-    lines = [f"{'method':<20} {'before':>8} {'after':>8}  {'95 % interval':<18} {'tokens':>10} {'seconds':>8}  seeds"]
+    titles = f"{'method':<20} {'before':>8} {'after':>8}  {'95 % interval':<18}"
+    lines = [f"{titles} {'no signal':>9} {'tokens':>10} {'seconds':>8}  seeds"]
     for name, entry in summary["variants"].items():
         low, high = entry["after"]["interval"]
         lines.append(
             f"{name:<20} {entry['before']['accuracy']:>8.1%} {entry['after']['accuracy']:>8.1%}  "
-            f"{f'[{low:.1%}, {high:.1%}]':<18} {entry['tokens_generated']:>10,.0f} {entry['train_seconds']:>8.0f}  "
-            f"{len(entry['seeds'])}"
+            f"{f'[{low:.1%}, {high:.1%}]':<18} {entry['zero_groups']:>9.0%} {entry['tokens_generated']:>10,.0f} "
+            f"{entry['train_seconds']:>8.0f}  {len(entry['seeds'])}"
         )
     lines += [f"failed: {run['run']}: {run['error']}" for run in summary["runs"] if "error" in run]
     if "report" in summary:

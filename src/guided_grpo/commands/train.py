@@ -252,11 +252,13 @@ class _Results:
         """Write and return summary.json: its presence says that the run is over."""
         rows = list(rundir.whole_rows(self.output / rundir.METRICS))
         evaluation = rundir.read_json(self.output / rundir.EVAL) or {}
+        dead = [row["signal/zero_groups"] for row in rows if row.get("signal/zero_groups") is not None]
         summary: dict[str, Any] = {
             "method": self.settings.training.method,
             "seed": self.settings.training.seed,
             "steps": self.trainer.state.global_step,
             "tokens_generated": self.trainer.tokens_generated,
+            "zero_groups": round(sum(dead) / len(dead), 4) if dead else None,  # every batch has as many groups
             "train_seconds": round(sum(row.get("step_time") or 0.0 for row in rows), 1),
             "seconds": round(seconds, 1),
         }
