@@ -59,6 +59,6 @@ def test_the_answer_as_an_intermediate_value_stays() -> None:
 
 def test_chains_are_never_cut() -> None:
     rows = list(chains(2_000, 3, 12, seed=5))
-    assert any(row["answer"].startswith("00") for row in rows)
+    assert any(row["answer"].startswith("0") for row in rows)  # leading zeros are where a number could be misread
     for row in rows:
         assert safe_length(str(row["guidance"]), row["answer"]) == len(str(row["guidance"])), row
