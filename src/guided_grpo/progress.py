@@ -49,7 +49,11 @@ class BarCallback(TrainerCallback):
         self.budget = int(getattr(args, "max_generated_tokens", 0))
         total, unit = (self.budget, "tok") if self.budget else (state.max_steps, "step")
         self.bar = tqdm(
-            total=total, initial=0 if self.budget else state.global_step, desc=self.name, unit=unit, unit_scale=True
+            total=total,
+            initial=0 if self.budget else state.global_step,
+            desc=self.name,
+            unit=unit,
+            unit_scale=bool(self.budget),  # 321k tokens, but 12 steps
         )
 
     def on_log(
