@@ -42,23 +42,23 @@ def test_a_batch_by_hand() -> None:
     """Two groups of four: two guided each; one rollout not graded; the second group teaches nothing."""
     nan = float("nan")
     facts_BK = torch.tensor(
-        # wanted, guidance, generated, clipped, leaked, truncated
+        # problem, stage, wanted, guidance, generated, spent (the fifth row threw 30 tokens away), clipped, leaked, truncated
         [
-            [1, 5, 10, 0, 0, 0],
-            [1, 5, 12, 1, 0, 0],
-            [0, 0, 20, 0, 0, 1],
-            [0, 0, 18, 0, 0, 0],
-            [1, 0, 20, 0, 0, 0],
-            [1, 3, 10, 0, 1, 0],
-            [0, 0, 20, 0, 0, 1],
-            [0, 0, 10, 0, 0, 0],
+            [7, 0, 1, 5, 10, 10, 0, 0, 0],
+            [7, 0, 1, 5, 12, 12, 1, 0, 0],
+            [7, 0, 0, 0, 20, 20, 0, 0, 1],
+            [7, 0, 0, 0, 18, 18, 0, 0, 0],
+            [8, 1, 1, 0, 20, 50, 0, 0, 0],
+            [8, 0, 1, 3, 10, 10, 0, 1, 0],
+            [8, 0, 0, 0, 20, 20, 0, 0, 1],
+            [8, 0, 0, 0, 10, 10, 0, 0, 0],
         ]
     )
     accuracy_B = torch.tensor([1.0, 0.0, 0.0, nan, 0.0, 0.0, 0.0, 0.0])
     advantages_B = torch.tensor([1.5, -0.5, -1.0, 0.0, 0.0, 0.0, 0.0, 0.0])
     sums = MetricSums()
     generated = count_batch(sums, facts_BK, accuracy_B, advantages_B, group_size=4, asked=5.5, guidance_trained=False)
-    assert generated == 120
+    assert generated == 150
     row = sums.reduce()
     assert row.pop("advantage/std") == pytest.approx(advantages_B.std().item())
     assert row == pytest.approx(
@@ -76,7 +76,7 @@ def test_a_batch_by_hand() -> None:
             "guidance/missing": 0.25,
             "guidance/clipped": 1 / 3,
             "guidance/leaked": 1 / 3,
-            "tokens/generated": 120,
+            "tokens/generated": 150,
             "tokens/trained": 120,
             "completions/generated_length": 15,
             "completions/truncated": 0.25,

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from guided_grpo.guidance.placement import continuation_ids, opening, render, thinking_is_open
 from guided_grpo.rollout import (
     GuidanceTokenizer,
+    Rollout,
     completions_for_training,
     logprobs_for_training,
     loss_weights,
@@ -96,16 +97,16 @@ def test_what_is_trained_on_reads_as_prompt_opening_guidance(template: str) -> N
     tokenizer = byte_level(template)
     guide = GuidanceTokenizer(tokenizer, {}, "auto")
     row = {"prompt": USER, "guidance": "First add 3 and 4 to get 7.\nThen double it.", "guidance_limit": 27}
-    plan = plan_batch([row] * 2, 0, [1.0, 0.0], lambda row: Strength("tokens", 1000), guide, leak=False)
+    plan = plan_batch([row] * 2, 0, [1.0, 0.0], lambda row: Strength("tokens", 1000), guide)
     rendered = render(USER, tokenizer, {})
     prompt_ids = list(tokenizer(rendered, add_special_tokens=False)["input_ids"])
     guided, unguided = prompts_for_sampling([prompt_ids, prompt_ids], plan)
     start = "<think>\n" if template == QWEN3 else ""
     assert tokenizer.decode(guided) == rendered + start + "First add 3 and 4 to get 7."
     assert unguided == prompt_ids
-    assert plan.arms == [Arm.GUIDED, Arm.UNGUIDED]
-    assert plan.slices[0].clipped
-    assert not plan.slices[1].clipped
+    assert [given.arm for given in plan] == [Arm.GUIDED, Arm.UNGUIDED]
+    assert plan[0].slice.clipped
+    assert not plan[1].slice.clipped
 
 
 def test_the_opening_does_not_count_as_guidance_length() -> None:
@@ -114,8 +115,8 @@ def test_the_opening_does_not_count_as_guidance_length() -> None:
     row = {"prompt": USER, "guidance": "First add 3 and 4 to get 7."}
     open_ids = tokenizer("<think>\n", add_special_tokens=False)["input_ids"]
     for amount in (0, 1, 5):
-        plan = plan_batch([row], 0, [1.0], lambda row, a=amount: Strength("tokens", a), guide, leak=False)
-        assert len(plan.slices[0].ids) == (len(open_ids) + amount if amount else 0)
+        plan = plan_batch([row], 0, [1.0], lambda row, a=amount: Strength("tokens", a), guide)
+        assert len(plan[0].slice.ids) == (len(open_ids) + amount if amount else 0)
 
 
 def test_word_start_markers_stand_as_in_place() -> None:
@@ -144,9 +145,9 @@ def test_the_plan_does_not_depend_on_the_number_of_ranks(ranks: int) -> None:
     arms, wanted = [], []
     for rank in range(ranks):
         mine = rows[rank * local : (rank + 1) * local]
-        plan = plan_batch(mine, rank * local, [1, 1, 0, 0, 0, 0], lambda row: Strength("tokens", 3), guide, leak=False)
-        arms += plan.arms
-        wanted += plan.wanted
+        plan = plan_batch(mine, rank * local, [1, 1, 0, 0, 0, 0], lambda row: Strength("tokens", 3), guide)
+        arms += [given.arm for given in plan]
+        wanted += [given.wanted for given in plan]
     group = [Arm.GUIDED] * 2 + [Arm.UNGUIDED] * 4
     assert arms == group + group + [Arm.UNGUIDED] * 6 + group  # the third problem has no trace
     assert wanted == ([True] * 2 + [False] * 4) * 4
@@ -155,10 +156,11 @@ def test_the_plan_does_not_depend_on_the_number_of_ranks(ranks: int) -> None:
 def test_ids_weights_and_logprobs_stay_aligned() -> None:
     guide = GuidanceTokenizer(byte_level(None), {}, "auto")
     row = {"prompt": "p", "guidance": "add"}
-    plan = plan_batch([row, row], 0, [1.0, 0.0], lambda row: Strength("tokens", 2), guide, leak=False)
-    given = list(plan.slices[0].ids)
+    plan = plan_batch([row, row], 0, [1.0, 0.0], lambda row: Strength("tokens", 2), guide)
+    given = list(plan[0].slice.ids)
     completions = completions_for_training([[91, 92], [93]], plan)
     assert completions == [[*given, 91, 92], [93]]
-    assert loss_weights(completions, plan, 0.25) == [[0.25] * len(given) + [1.0, 1.0], [1.0]]
+    rollouts = [Rollout(given, [1], ids, "", None, spent=0) for given, ids in zip(plan, completions, strict=True)]
+    assert loss_weights(rollouts, 0.25) == [[0.25] * len(given) + [1.0, 1.0], [1.0]]
     assert logprobs_for_training([[-0.1, -0.2], [-0.3]], plan) == [[None] * len(given) + [-0.1, -0.2], [-0.3]]
     assert logprobs_for_training(None, plan) is None

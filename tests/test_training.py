@@ -37,7 +37,7 @@ def test_every_method_trains(method: str, policy: Any, tokenizer: Any, tmp_path:
     make_trainer(policy, tokenizer, config).train()
     rows = metrics(tmp_path)
     assert [row["step"] for row in rows] == [1, 2]
-    share = {"grpo": 0.0, "naive": 1.0}.get(method, 0.5)
+    share = {"grpo": 0.0, "naive": 1.0, "ghpo": 0.0, "ghpo-continuous": 0.0}.get(method, 0.5)  # cold start: no hint
     assert rows[0]["guidance/ratio"] == share
     arms = [[r["arm"] for r in group["rollouts"]] for group in rollouts(tmp_path)]
     guided = int(share * 4)
@@ -282,7 +282,10 @@ def test_guidance_that_outgrows_the_context_is_refused(policy: Any, tokenizer: A
         ({"method": "fixed", "guidance_ratio": float("nan")}, "guidance_ratio"),
         ({"method": "fixed", "guidance_ratio": 0.1}, "guides no rollout of a group of 4 .*use at least 0.125"),
         ({"method": "fixed", "guidance_weight": -0.1}, "guidance_weight"),
-        ({"method": "fixed", "guidance_unit": "words"}, "guidance_unit.*tokens, ratio, steps, chars"),
+        (
+            {"method": "fixed", "guidance_unit": "words"},
+            "guidance_unit.*tokens, ratio, steps, ratio-steps, chars, ratio-chars",
+        ),
         ({"method": "fixed", "guidance_unit": "ratio", "guidance_length": 40}, "share above 1"),
         ({"method": "concave", "guidance_power": 1.0}, "guidance_power"),
         ({"method": "stepwise", "guidance_decay": 1.0}, "guidance_decay"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, field
 
@@ -9,11 +10,12 @@ from trl import GRPOConfig
 
 from guided_grpo.errors import InputError
 from guided_grpo.guidance.allocation import ALLOCATIONS, guided_count
-from guided_grpo.guidance.placement import PLACEMENTS
+from guided_grpo.guidance.placement import HINT_TEMPLATE, PLACEMENTS, check_hint_template
+from guided_grpo.guidance.slicing import UNITS
 from guided_grpo.guidance.strength import STRENGTHS, StrengthSettings
 from guided_grpo.methods import DEFAULTS, METHODS, resolve
+from guided_grpo.rescue import RULES, LadderSettings
 
-_UNITS = ("tokens", "ratio", "steps", "chars")
 # These fold the mask into an importance ratio, where half a token has no meaning.
 _SEQUENCE_LOSSES = ("vespo", "luspo")
 
@@ -28,8 +30,11 @@ class GuidedGRPOConfig(GRPOConfig):
 
     logging_steps: float = field(default=1, metadata={"help": "Optimizer steps between two rows of metrics.jsonl."})
     method: str = field(default="grpo", metadata={"help": f"Preset of the axes below: {', '.join(METHODS)}."})
+    guidance_trigger: str | None = field(
+        default=None, metadata={"help": "always, rescue (only groups that failed), or both."}
+    )
     guidance_strength: str | None = field(default=None, metadata={"help": f"Over time: {', '.join(STRENGTHS)}."})
-    guidance_unit: str | None = field(default=None, metadata={"help": "tokens, ratio, steps or chars of the trace."})
+    guidance_unit: str | None = field(default=None, metadata={"help": f"{', '.join(UNITS)} of the trace."})
     guidance_length: float | None = field(default=None, metadata={"help": "Initial length ℓ0, in guidance_unit."})
     guidance_min: float | None = field(default=None, metadata={"help": "Lower clamp of the controllers."})
     guidance_max: float | None = field(default=None, metadata={"help": "Upper clamp of the controllers; unset = none."})
@@ -42,7 +47,12 @@ class GuidedGRPOConfig(GRPOConfig):
     guidance_gain: float | None = field(default=None, metadata={"help": "Step size of strength setpoint."})
     guidance_ratio: float | None = field(default=None, metadata={"help": "α: share of a group that is guided."})
     guidance_allocation: str | None = field(default=None, metadata={"help": f"One of {', '.join(ALLOCATIONS)}."})
-    guidance_placement: str = field(default="prefix", metadata={"help": "prefix: start of the assistant's turn."})
+    guidance_placement: str | None = field(
+        default=None, metadata={"help": "prefix: start of the assistant's turn; hint: in the user's turn."}
+    )
+    hint_template: str = field(
+        default=HINT_TEMPLATE, metadata={"help": "Wording of a hint around {problem} and {hint}; unset = GHPO's."}
+    )
     guidance_thinking: str = field(
         default="auto", metadata={"help": "auto, open or none: whether guidance opens a <think> block."}
     )
@@ -56,9 +66,21 @@ class GuidedGRPOConfig(GRPOConfig):
     curriculum: str | None = field(
         default=None, metadata={"help": "none: TRL's order; difficulty: easy problems first."}
     )
+    rescue_strength: str | None = field(default=None, metadata={"help": f"Of the ladder: {', '.join(RULES)}."})
+    rescue_stages: list[float] | None = field(
+        default=None, metadata={"help": "Shares of the trace, or of the controller's length, increasing."}
+    )
+    rescue_slice: str | None = field(default=None, metadata={"help": "chars, tokens or steps: what a share is of."})
+    rescue_cold_start: int | None = field(default=None, metadata={"help": "Optimizer steps before the first rescue."})
+    rescue_cold_format: float | None = field(
+        default=None, metadata={"help": "Mean format reward that ends the cold start, in place of steps."}
+    )
+    rescue_target: float | None = field(default=None, metadata={"help": "p* of rescue_strength memory."})
+    rescue_gain: float | None = field(default=None, metadata={"help": "η of rescue_strength memory."})
+    format_reward: str = field(default="format", metadata={"help": "Reward function that ends a cold start by format."})
     accuracy_reward: str | None = field(
         default=None,
-        metadata={"help": "Reward function that feeds the controller; unset = 'accuracy', or the only one."},
+        metadata={"help": "Reward function that feeds controller and ladder; unset = 'accuracy', or the only one."},
     )
     max_generated_tokens: int = field(default=0, metadata={"help": "Stop once this many are generated; 0 = off."})
     rollouts_every: int = field(default=10, metadata={"help": "Steps between samples in rollouts.jsonl; 0 = off."})
@@ -74,12 +96,13 @@ class GuidedGRPOConfig(GRPOConfig):
         super().__post_init__()
         self._check_choices()
         self._check_numbers()
+        self._check_ladder()
         self._check_combinations()
 
     def strength_settings(self) -> StrengthSettings:
         """The numbers of the strength axis, for `make_controller`."""
         return StrengthSettings(
-            unit=self.guidance_unit,  # type: ignore[arg-type]  # checked against _UNITS
+            unit=self.guidance_unit,  # type: ignore[arg-type]  # checked against UNITS
             length=float(self.guidance_length or 0.0),
             minimum=float(self.guidance_min or 0.0),
             maximum=math.inf if self.guidance_max is None else float(self.guidance_max),
@@ -92,15 +115,45 @@ class GuidedGRPOConfig(GRPOConfig):
             gain=float(self.guidance_gain or 0.0),
         )
 
+    def ladder_settings(self) -> LadderSettings:
+        """The numbers of the rescue ladder."""
+        return LadderSettings(
+            rule=str(self.rescue_strength),
+            stages=tuple(float(stage) for stage in self.rescue_stages or ()),
+            target=float(self.rescue_target or 0.0),
+            gain=float(self.rescue_gain or 0.0),
+            cold_start=int(self.rescue_cold_start or 0),
+            cold_format=self.rescue_cold_format,
+        )
+
+    @property
+    def guides_first(self) -> bool:
+        """Whether rollouts of the first sampling can get guidance."""
+        strong = self.guidance_strength != "none" and bool(self.guidance_length)
+        return strong and bool(self.guidance_ratio) and self.guidance_trigger != "rescue"
+
+    @property
+    def rescues(self) -> bool:
+        """Whether groups that failed can climb the ladder."""
+        return self.guidance_trigger != "always" and bool(self.guidance_ratio)
+
     @property
     def guided(self) -> bool:
         """Whether any rollout can get guidance."""
-        return self.guidance_strength != "none" and bool(self.guidance_ratio) and bool(self.guidance_length)
+        return self.guides_first or self.rescues
+
+    @property
+    def guidance_in_loss(self) -> bool:
+        """Whether guidance tokens have weight in the loss; a hint is prompt, and never does."""
+        return self.guidance_placement == "prefix" and bool(self.guidance_weight)
 
     def _check_choices(self) -> None:
         for name, allowed in {
             "guidance_strength": tuple(STRENGTHS),
-            "guidance_unit": _UNITS,
+            "guidance_trigger": ("always", "rescue", "both"),
+            "guidance_unit": UNITS,
+            "rescue_strength": RULES,
+            "rescue_slice": ("chars", "tokens", "steps"),
             "guidance_allocation": ALLOCATIONS,
             "guidance_placement": PLACEMENTS,
             "guidance_thinking": ("auto", "open", "none"),
@@ -121,6 +174,9 @@ class GuidedGRPOConfig(GRPOConfig):
             ("guidance_final", 0.0, math.inf, "0 or more"),
             ("guidance_interval", 1, math.inf, "1 or more"),
             ("guidance_history", 1, math.inf, "1 or more"),
+            ("rescue_cold_start", 0, math.inf, "0 (none) or more"),
+            ("rescue_target", 0.0, 1.0, "in [0, 1]"),
+            ("rescue_gain", 0.0, math.inf, "0 or more"),
             ("max_generated_tokens", 0, math.inf, "0 (off) or more"),
             ("rollouts_every", 0, math.inf, "0 (off) or more"),
         ):
@@ -140,13 +196,40 @@ class GuidedGRPOConfig(GRPOConfig):
                 value=self.guidance_max,
                 fix="raise it",
             )
-        if self.guidance_unit == "ratio" and (self.guidance_length or 0) > 1:
+        if (
+            str(self.guidance_unit).startswith("ratio")
+            and (self.guidance_length or 0) > 1
+            and self.guidance_strength != "none"
+        ):
             raise InputError(
-                "is a share above 1 (guidance_unit is ratio)",
+                f"is a share above 1 (guidance_unit is {self.guidance_unit})",
                 field="guidance_length",
                 value=self.guidance_length,
                 fix="set guidance_length to a share in [0, 1], such as 0.5",
             )
+
+    def _check_ladder(self) -> None:
+        stages, top = list(self.rescue_stages or ()), math.inf if self.rescue_strength == "controller" else 1.0
+        rising = all(a < b for a, b in itertools.pairwise(stages))
+        if not stages or not rising or not 0 < stages[0] <= stages[-1] <= top:
+            raise InputError(
+                "is no increasing list of numbers above 0" + ("" if top > 1 else " and up to 1"),
+                field="rescue_stages",
+                value=stages,
+                fix="write shares such as 0.25 0.5 0.75",
+            )
+        if self.rescue_strength == "controller" and self.rescues and self.guidance_strength == "none":
+            raise InputError(
+                "takes the length from a strength, and the method has none",
+                field="rescue_strength",
+                value="controller",
+                fix="set guidance_strength (such as ratio or setpoint) and guidance_length, or rescue_strength: stages",
+            )
+        if self.rescue_cold_format is not None and not 0 <= self.rescue_cold_format <= 1:
+            raise InputError(
+                "is not in [0, 1]", field="rescue_cold_format", value=self.rescue_cold_format, fix="use a mean reward"
+            )
+        check_hint_template(self.hint_template)
 
     def _check_combinations(self) -> None:
         group, ratio = int(self.num_generations or 0), float(self.guidance_ratio or 0.0)
@@ -159,7 +242,7 @@ class GuidedGRPOConfig(GRPOConfig):
             )
         fractional = self.guidance_weight not in (0.0, 1.0)
         sequence = self.importance_sampling_level == "sequence" or self.loss_type in _SEQUENCE_LOSSES
-        if self.guided and fractional and sequence:
+        if self.guided and self.guidance_placement == "prefix" and fractional and sequence:
             raise InputError(
                 f"does not go with loss_type '{self.loss_type}' and importance_sampling_level "
                 f"'{self.importance_sampling_level}', whose ratio is over whole sequences",

@@ -1,4 +1,5 @@
-"""Methods are named points in the space of axes: strength, unit, allocation, credit, order. One flat dict, values only.
+"""Methods are named points in the space of axes: trigger, strength, slice, allocation, placement, credit, order.
+One flat dict, values only.
 
 A field that the user sets wins over the preset. Lengths default to the papers' (ℓ0 = 3072 tokens).
 """
@@ -7,9 +8,12 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from guided_grpo.rescue import STAGES
+
 DEFAULTS: Final[dict[str, Any]] = {
-    "guidance_strength": "none",  # guidance/strength.py; none = no guidance, whatever the other fields say
-    "guidance_unit": "tokens",  # tokens | ratio | steps | chars
+    "guidance_trigger": "always",  # always | rescue (groups that failed) | both
+    "guidance_strength": "none",  # guidance/strength.py; none = no guidance but the ladder's, whatever other fields say
+    "guidance_unit": "tokens",  # guidance/slicing.py: tokens | ratio | steps | ratio-steps | chars | ratio-chars
     "guidance_length": 3072.0,  # ℓ0 in guidance_unit
     "guidance_min": 1.0,  # lower clamp of the controllers
     "guidance_max": None,  # upper clamp of the controllers; None = none
@@ -22,9 +26,25 @@ DEFAULTS: Final[dict[str, Any]] = {
     "guidance_gain": 0.5,  # η of setpoint
     "guidance_ratio": 0.25,  # α
     "guidance_allocation": "first",  # first | spread
+    "guidance_placement": "prefix",  # prefix | hint
     "guidance_weight": 1.0,  # w_g, weight of guidance tokens in the loss
     "advantage_baseline": "group",  # group | arm
     "curriculum": "none",  # none | difficulty
+    "rescue_strength": None,  # rescue.py: stages | memory | controller; None = controller if there is one, or stages
+    "rescue_stages": None,  # increasing; None = .25 .5 .75 of the trace, or 1 × the controller's length
+    "rescue_slice": "chars",  # what a share of the trace is of: chars | tokens | steps
+    "rescue_cold_start": 20,  # optimizer steps before the first rescue
+    "rescue_cold_format": None,  # mean format reward that ends the cold start in place of the steps; None = steps
+    "rescue_target": 0.5,  # p* of memory
+    "rescue_gain": 0.5,  # η of memory
+}
+
+# GHPO: plain GRPO; then the groups that failed again, whole, with a hint that is never in the loss.
+_GHPO: Final[dict[str, Any]] = {
+    "guidance_trigger": "rescue",
+    "guidance_placement": "hint",
+    "guidance_ratio": 1.0,
+    "guidance_weight": 0.0,
 }
 
 METHODS: Final[dict[str, dict[str, Any]]] = {
@@ -47,6 +67,10 @@ METHODS: Final[dict[str, dict[str, Any]]] = {
         "guidance_max": 3072.0,
         "curriculum": "difficulty",
     },
+    # The rescue ladder of GHPO: 25, 50, 75 % of the solution's characters, after 20 steps of plain GRPO (§3.3–3.5).
+    "ghpo": _GHPO,
+    # Its open question: every problem remembers how long a hint it needs, and starts there.
+    "ghpo-continuous": {**_GHPO, "rescue_strength": "memory"},
     # Not in the papers: the same allocation, with the guided success rate held at a target.
     "setpoint": {"guidance_strength": "setpoint", "curriculum": "difficulty"},
     # Not in the papers: lengths spread over the guided rollouts of a group.
@@ -57,4 +81,10 @@ METHODS: Final[dict[str, dict[str, Any]]] = {
 def resolve(method: str, overrides: dict[str, Any]) -> dict[str, Any]:
     """All axis values of `method`; an override that is not None wins. Raises `KeyError` for an unknown method."""
     chosen = {key: value for key, value in overrides.items() if value is not None}
-    return {**DEFAULTS, **METHODS[method], **chosen}
+    values = {**DEFAULTS, **METHODS[method], **chosen}
+    if values["rescue_strength"] is None:
+        adaptive = values["guidance_trigger"] == "rescue" and values["guidance_strength"] != "none"
+        values["rescue_strength"] = "controller" if adaptive else "stages"
+    if values["rescue_stages"] is None:
+        values["rescue_stages"] = [1.0] if values["rescue_strength"] == "controller" else list(STAGES)
+    return values

@@ -3,27 +3,39 @@
 Every step, in metrics.jsonl and in the tracker, beside TRL's own:
 
     reward/accuracy  reward/guided  reward/unguided    mean accuracy reward, of all rollouts and of each arm
+    reward/first                                       mean accuracy reward of the first sampling, before any rescue
     advantage/std  advantage/guided  advantage/unguided
     signal/zero_groups                                 share of groups whose advantages are all 0
+    signal/difficult                                   share of groups whose first sampling has no success
+    problems/difficult_to_solved                       problems that were difficult when last seen and now are not
+    problems/solved_to_difficult                       and the other way
     guidance/length                                    what the controller asks for, in guidance_unit
     guidance/given                                     mean tokens that guided rollouts got
     guidance/ratio                                     share of rollouts that got guidance
     guidance/tokens                                    guidance tokens of the step
     guidance/missing                                   share of rollouts to be guided that got nothing (no trace)
     guidance/clipped  guidance/leaked                  share of guided rollouts cut at, or past, the stated answer
-    tokens/generated  tokens/trained                   of the step; trained = tokens with weight in the loss
+    rescue/1  rescue/2 …  rescue/lost                  share of groups rescued at each attempt, and by none of them
+    rescue/unguidable                                  share of groups that are difficult and have no trace, or no room
+    rescue/omega                                       mean ω at which groups were rescued
+    rescue/calls  rescue/rows  rescue/tokens           generation calls, rollouts and tokens spent on rescue
+    tokens/generated  tokens/trained                   of the step, thrown-away rollouts too; with weight in the loss
     tokens/generated_total                             since the start of the run
     completions/generated_length  completions/truncated
-    time/generate  time/reward                         seconds, summed over the step, this rank
+    grad_norm/mean  grad_norm/variance                 over the run so far
+    time/generate  time/reward  time/rescue            seconds, summed over the step, this rank
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from guided_grpo.advantage import zero_groups
+from guided_grpo.rescue import Climb, outcomes
+from guided_grpo.rollout import FACTS
 
 if TYPE_CHECKING:
     import torch
@@ -91,8 +103,10 @@ def count_batch(
         asked: the guidance length that the controller asked for.
         guidance_trained: whether guidance tokens have weight in the loss.
     """
-    rollouts, guided_B, graded_B = len(accuracy_B), facts_BK[:, 1] > 0, ~accuracy_B.isnan()
-    wanted, given, generated, clipped, leaked, truncated = (int(total) for total in facts_BK.sum(dim=0).tolist())
+    fact = {name: facts_BK[:, place] for place, name in enumerate(FACTS)}
+    total = {name: int(fact[name].sum()) for name in FACTS if name not in ("problem", "stage")}
+    rollouts, guided_B, graded_B = len(accuracy_B), fact["guidance_tokens"] > 0, ~accuracy_B.isnan()
+    given, generated, spent = total["guidance_tokens"], total["generated_tokens"], total["spent_tokens"]
     guided = int(guided_B.sum())
     for name, chosen_B in (("accuracy", graded_B), ("guided", guided_B), ("unguided", ~guided_B)):
         kept_B = chosen_B & graded_B
@@ -105,14 +119,75 @@ def count_batch(
     sums.mean("guidance/given", given, guided)
     sums.mean("guidance/ratio", guided, rollouts)
     sums.total("guidance/tokens", given)
-    sums.mean("guidance/missing", wanted - guided, wanted)
-    sums.mean("guidance/clipped", clipped, guided)
-    sums.mean("guidance/leaked", leaked, guided)
-    sums.total("tokens/generated", generated)
+    sums.mean("guidance/missing", total["wanted"] - guided, total["wanted"])
+    sums.mean("guidance/clipped", total["clipped"], guided)
+    sums.mean("guidance/leaked", total["leaked"], guided)
+    sums.total("tokens/generated", spent)
     sums.total("tokens/trained", generated + (given if guidance_trained else 0))
     sums.mean("completions/generated_length", generated, rollouts)
-    sums.mean("completions/truncated", truncated, rollouts)
-    return generated
+    sums.mean("completions/truncated", total["truncated"], rollouts)
+    return spent
+
+
+def count_first_sampling(sums: MetricSums, accuracy_B: torch.Tensor, difficult: Sequence[int], group_size: int) -> None:
+    """Add what the first sampling of a batch says of its problems; `difficult` are the numbers of such groups."""
+    graded_B = ~accuracy_B.isnan()
+    sums.mean("reward/first", float(accuracy_B[graded_B].sum()), int(graded_B.sum()))
+    sums.mean("signal/difficult", len(difficult), int(graded_B.view(-1, group_size).any(dim=1).sum()))
+
+
+def count_rescue(
+    sums: MetricSums,
+    climbs: Collection[Climb],
+    *,
+    groups: int,
+    attempts: int,
+    calls: int,
+    rows: int,
+    tokens: int,
+) -> None:
+    """Add what the ladder did for a batch of so many groups; `attempts` is the most that a group can make."""
+    for name, count in outcomes(climbs, attempts).items():
+        sums.mean(f"rescue/{name}", count, groups)
+    rescued = [climb.omega for climb in climbs if climb.rescued]
+    sums.mean("rescue/omega", sum(rescued), len(rescued))
+    sums.total("rescue/calls", calls)
+    sums.total("rescue/rows", rows)
+    sums.total("rescue/tokens", tokens)
+
+
+def count_transition(sums: MetricSums, before: bool | None, now: bool) -> None:
+    """Add one problem of the batch: whether it was difficult when last seen (None = new), and whether it is."""
+    sums.total("problems/difficult_to_solved", float(before is True and not now))
+    sums.total("problems/solved_to_difficult", float(before is False and now))
+
+
+class RunningVariance:
+    """Mean and variance of a series, from its moments (Welford)."""
+
+    def __init__(self) -> None:
+        self.count, self.mean, self.squares = 0, 0.0, 0.0
+
+    def add(self, value: float) -> None:
+        """One more value; NaN and infinities are left out."""
+        if math.isfinite(value):
+            self.count += 1
+            step = value - self.mean
+            self.mean += step / self.count
+            self.squares += step * (value - self.mean)
+
+    @property
+    def variance(self) -> float:
+        """With n − 1; 0.0 below two values."""
+        return self.squares / (self.count - 1) if self.count > 1 else 0.0
+
+    def state_dict(self) -> list[float]:
+        """JSON-able."""
+        return [self.count, self.mean, self.squares]
+
+    def load_state_dict(self, state: Sequence[float]) -> None:
+        """The inverse of `state_dict`."""
+        self.count, self.mean, self.squares = int(state[0]), float(state[1]), float(state[2])
 
 
 def plain_number(value: Any) -> Any:

@@ -6,15 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from guided_grpo.metrics import plain_number
-from guided_grpo.rollout import GuidancePlan
+from guided_grpo.rollout import Rollout
 
 _PROBLEM = ("prompt", "answer", "difficulty")
 
 
 def rollout_records(
     rows_b: Sequence[Mapping[str, Any]],
-    plan: GuidancePlan,
-    completion_ids_b: Sequence[Sequence[int]],
+    rollouts_b: Sequence[Rollout],
     *,
     decode: Callable[[Sequence[int]], str],
     rewards_bF: Sequence[Sequence[float]],
@@ -24,18 +23,20 @@ def rollout_records(
 ) -> list[dict[str, Any]]:
     """One record a rollout of this rank; `ends` are the ids that end a response."""
     records = []
-    for row, piece, arm, ids, rewards, advantage in zip(
-        rows_b, plan.slices, plan.arms, completion_ids_b, rewards_bF, advantages_b, strict=True
-    ):
-        guidance, generated = ids[: len(piece.ids)], ids[len(piece.ids) :]
+    for row, rollout, rewards, advantage in zip(rows_b, rollouts_b, rewards_bF, advantages_b, strict=True):
+        given, ids = rollout.assignment, rollout.completion_ids
+        prefix = len(given.slice.ids)
         records.append(
             {
                 **{key: row.get(key) for key in _PROBLEM},
-                "arm": arm.value,
-                "guidance": decode(guidance),
-                "generated": decode(generated),
-                "guidance_tokens": len(guidance),
-                "generated_tokens": len(generated),
+                "arm": given.arm.value,
+                "placement": "hint" if given.slice.hint else "prefix",
+                "stage": given.stage,
+                "omega": given.omega,
+                "guidance": given.slice.hint or decode(ids[:prefix]),
+                "generated": decode(ids[prefix:]),
+                "guidance_tokens": given.slice.tokens,
+                "generated_tokens": rollout.generated_tokens,
                 "rewards": {name: plain_number(value) for name, value in zip(reward_names, rewards, strict=True)},
                 "advantage": advantage,
                 "truncated": ids[-1] not in ends,

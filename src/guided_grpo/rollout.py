@@ -6,76 +6,152 @@ list of ids at the same positions, so nothing is decoded or tokenised in between
     sampling   [prompt ids | guidance ids] → generated ids
     training   [prompt ids] [guidance ids | generated ids]
                              w_g … w_g      1 … 1            weights in the loss
+
+A hint is part of the prompt, while sampling and while training; nothing of it is in the completion.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from hashlib import blake2b
 from typing import Any
 
-from guided_grpo.guidance.placement import Tokenizer, continuation_ids, opening, render, thinking_is_open
-from guided_grpo.guidance.slicing import Slice, slice_trace
+from guided_grpo.guidance.placement import (
+    HINT_TEMPLATE,
+    Prompt,
+    Tokenizer,
+    continuation_ids,
+    opening,
+    render,
+    thinking_is_open,
+    token_ends,
+    with_hint,
+)
+from guided_grpo.guidance.slicing import Slice, slice_text, slice_trace
 from guided_grpo.types import Arm, Row, Strength
 
-NO_SLICE = Slice(())
-FACTS = ("wanted", "guidance_tokens", "generated_tokens", "clipped", "leaked", "truncated")
+NO_SLICE = Slice()
+FACTS = (
+    "problem",  # problem_key of the row
+    "stage",  # attempt on the rescue ladder that it comes from; 0 = first sampling
+    "wanted",
+    "guidance_tokens",  # wherever they stand
+    "generated_tokens",
+    "spent_tokens",  # generated for this row's place, thrown-away samples too
+    "clipped",
+    "leaked",
+    "truncated",
+)
 
 
 @dataclass(frozen=True)
-class GuidancePlan:
-    """For each rollout of the local batch: its slice of guidance, and whether it was to be guided at all."""
+class Assignment:
+    """What one rollout gets: its slice of guidance, whether it was to be guided at all, and which attempt this is."""
 
-    slices: tuple[Slice, ...]
-    wanted: tuple[bool, ...]
+    slice: Slice = NO_SLICE
+    wanted: bool = False
+    stage: int = 0  # attempt on the rescue ladder; 0 = first sampling
+    omega: float | None = None  # what the ladder asked for
 
     @property
-    def arms(self) -> list[Arm]:
+    def arm(self) -> Arm:
         """Guided is who got at least one guidance token; a problem without a trace trains unguided."""
-        return [Arm.GUIDED if piece.ids else Arm.UNGUIDED for piece in self.slices]
+        return Arm.GUIDED if self.slice.tokens else Arm.UNGUIDED
+
+
+GuidancePlan = tuple[Assignment, ...]  # one a rollout of the local batch
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One sampled rollout: its assignment, and the prompt, completion and log-probs that belong to one another."""
+
+    assignment: Assignment
+    prompt_ids: list[int]
+    completion_ids: list[int]  # guidance prefix, then what was generated
+    completion: Any  # decoded: text or messages
+    logprobs: list[float | None] | None  # the sampler's; None = it gives none
+    spent: int  # tokens generated for this row's place so far
+    extras: Mapping[str, Any] = field(default_factory=dict)  # what reward functions log of it
+
+    @property
+    def generated_tokens(self) -> int:
+        """Tokens that the policy wrote."""
+        return len(self.completion_ids) - len(self.assignment.slice.ids)
+
+    def instead_of(self, thrown_away: Rollout) -> Rollout:
+        """This rollout in the place of another, whose tokens stay counted."""
+        return replace(self, spent=self.spent + thrown_away.spent)
 
 
 class GuidanceTokenizer:
-    """Traces to ids in their final place, remembered: a problem comes G times a step, and again every epoch."""
+    """Traces in their final place, remembered: a problem comes G times a step, and again every epoch.
+
+    Args:
+        tokenizer: the policy's.
+        template_kwargs: of its chat template.
+        thinking: "auto", "open" or "none", see `placement.opening`.
+        placement: "prefix" or "hint".
+        template: wording of a hint.
+        leak: let guidance state the final answer.
+        cache: renderings and tokenisations kept.
+    """
 
     def __init__(
-        self, tokenizer: Tokenizer, template_kwargs: Mapping[str, Any], thinking: str, cache: int = 4096
+        self,
+        tokenizer: Tokenizer,
+        template_kwargs: Mapping[str, Any],
+        thinking: str,
+        *,
+        placement: str = "prefix",
+        template: str = HINT_TEMPLATE,
+        leak: bool = False,
+        cache: int = 4096,
     ) -> None:
         self.tokenizer, self.template_kwargs, self.thinking = tokenizer, template_kwargs, thinking
+        self.placement, self.template, self.leak = placement, template, leak
         self._ids = lru_cache(maxsize=cache)(self._uncached_ids)
         self._rendered = lru_cache(maxsize=cache)(self._uncached_rendered)
+        self._token_ends = lru_cache(maxsize=cache)(lambda text: tuple(token_ends(text, tokenizer)))
 
-    def thinking_is_open(self, prompt: str | list[dict[str, Any]]) -> bool:
+    def thinking_is_open(self, prompt: Prompt) -> bool:
         """Whether the rendered prompt opens a thinking block, so that the response cannot."""
         return thinking_is_open(self._rendered(_key(prompt)))
 
-    def slice(self, row: Row, strength: Strength, *, leak: bool) -> Slice:
-        """The guidance of one rollout; empty where the problem has no trace or the strength is 0."""
+    def slice(self, row: Row, strength: Strength) -> Slice:
+        """The guidance of one rollout, in its place; empty where the problem has no trace or the strength is 0."""
         trace = row.get("guidance")
         if not trace or strength.amount <= 0:
             return NO_SLICE
         limit = row.get("guidance_limit")
+        limit = len(trace) if limit is None else limit
+        if self.placement == "hint":
+            ends = self._token_ends
+            text, clipped, leaked = slice_text(
+                trace, strength, limit, token_ends=lambda text: list(ends(text)), leak=self.leak
+            )
+            return Slice((), clipped, leaked, text, len(ends(text)) if text else 0)
         key = _key(row["prompt"])
-        return slice_trace(
-            trace,
-            strength,
-            len(trace) if limit is None else limit,
-            lambda text: list(self._ids(key, text)),
-            leak=leak,
-        )
+        piece = slice_trace(trace, strength, limit, lambda text: list(self._ids(key, text)), leak=self.leak)
+        return self._opened(self._rendered(key), piece) if piece.ids else piece
 
-    def in_place(self, row: Row, piece: Slice) -> Slice:
-        """The slice with the opening of a thinking block in front, where the policy would have written one."""
-        if not piece.ids:
-            return piece
-        rendered = self._rendered(_key(row["prompt"]))
+    def prompt(self, prompt: Prompt, piece: Slice) -> Prompt:
+        """The prompt that the policy sees: with the hint in its user's turn, where there is one."""
+        return with_hint(prompt, piece.hint, self.template) if piece.hint else prompt
+
+    def length(self, prompt: Prompt, piece: Slice) -> int:
+        """Tokens before the first generated one: prompt, hint, and guidance prefix."""
+        rendered = self._rendered(_key(self.prompt(prompt, piece)))
+        return len(self.tokenizer(rendered, add_special_tokens=False)["input_ids"]) + len(piece.ids)
+
+    def _opened(self, rendered: str, piece: Slice) -> Slice:
+        # With the opening of a thinking block in front, where the policy would have written one.
         start = opening(rendered, self.tokenizer, self.thinking)
-        if not start:
-            return piece
         ids = continuation_ids(rendered, start, self.tokenizer)
-        return Slice((*ids, *piece.ids), piece.clipped, piece.leaked)
+        return replace(piece, ids=(*ids, *piece.ids))
 
     def _uncached_rendered(self, key: str) -> str:
         return render(json.loads(key), self.tokenizer, self.template_kwargs)
@@ -87,18 +163,26 @@ class GuidanceTokenizer:
         )
 
 
-def _key(prompt: str | list[dict[str, Any]]) -> str:
-    return json.dumps(prompt)
+def _key(prompt: Prompt) -> str:
+    return json.dumps(prompt, default=str)  # parts of a chat may be images
+
+
+@lru_cache(maxsize=4096)
+def _digest(key: str) -> int:
+    return int.from_bytes(blake2b(key.encode(), digest_size=8).digest()) >> 1  # fits a signed 64-bit tensor
+
+
+def problem_key(row: Row) -> int:
+    """A number by which a problem is known again, in any epoch, rank and run: a hash of its prompt."""
+    return _digest(_key(row.get("prompt", "")))
 
 
 def plan_batch(
     rows: Sequence[Row],
     first_index: int,
     shares_G: Sequence[float],
-    strength_of: Any,
+    strength_of: Callable[[Row], Strength],
     tokenizer: GuidanceTokenizer,
-    *,
-    leak: bool,
 ) -> GuidancePlan:
     """What each rollout of the local batch gets.
 
@@ -107,30 +191,30 @@ def plan_batch(
         first_index: global index of `rows[0]`; a rollout's place in its group is its global index modulo G, so the plan
             is the same however the batch is cut into ranks.
         shares_G: share of the strength by place in the group (guidance/allocation.py).
-        strength_of: row → `Strength`.
-        leak: let guidance state the final answer.
+        strength_of: how much a problem's guided rollouts get.
+        tokenizer: cuts and places it.
     """
-    slices, wanted = [], []
-    for offset, row in enumerate(rows):
-        share = shares_G[(first_index + offset) % len(shares_G)]
-        wanted.append(share > 0)
-        if not share:
-            slices.append(NO_SLICE)
-            continue
-        full = strength_of(row)
-        piece = tokenizer.slice(row, Strength(full.unit, full.amount * share), leak=leak)
-        slices.append(tokenizer.in_place(row, piece))
-    return GuidancePlan(tuple(slices), tuple(wanted))
+    return tuple(
+        assign(row, shares_G[(first_index + offset) % len(shares_G)], strength_of(row), tokenizer)
+        for offset, row in enumerate(rows)
+    )
+
+
+def assign(row: Row, share: float, full: Strength, tokenizer: GuidanceTokenizer) -> Assignment:
+    """What the rollout at a place with this share of the strength gets; share 0 = unguided."""
+    if not share:
+        return Assignment()
+    return Assignment(tokenizer.slice(row, Strength(full.unit, full.amount * share)), wanted=True)
 
 
 def prompts_for_sampling(prompt_ids: Sequence[Sequence[int]], plan: GuidancePlan) -> list[list[int]]:
-    """Prompt ids with the guidance behind them."""
-    return [[*ids, *piece.ids] for ids, piece in zip(prompt_ids, plan.slices, strict=True)]
+    """Prompt ids with the guidance prefix behind them."""
+    return [[*ids, *given.slice.ids] for ids, given in zip(prompt_ids, plan, strict=True)]
 
 
 def completions_for_training(generated_ids: Sequence[Sequence[int]], plan: GuidancePlan) -> list[list[int]]:
-    """Completion ids: guidance, then what was generated."""
-    return [[*piece.ids, *ids] for piece, ids in zip(plan.slices, generated_ids, strict=True)]
+    """Completion ids: guidance prefix, then what was generated."""
+    return [[*given.slice.ids, *ids] for given, ids in zip(plan, generated_ids, strict=True)]
 
 
 def logprobs_for_training(
@@ -142,20 +226,27 @@ def logprobs_for_training(
     """
     if logprobs is None:
         return None
-    return [[*([None] * len(piece.ids)), *values] for piece, values in zip(plan.slices, logprobs, strict=True)]
+    return [[*([None] * len(given.slice.ids)), *values] for given, values in zip(plan, logprobs, strict=True)]
 
 
-def loss_weights(completion_ids: Sequence[Sequence[int]], plan: GuidancePlan, weight: float) -> list[list[float]]:
-    """Weight of each completion token in the loss: w_g for guidance, 1 for generated tokens."""
-    return [
-        [weight] * len(piece.ids) + [1.0] * (len(ids) - len(piece.ids))
-        for piece, ids in zip(plan.slices, completion_ids, strict=True)
-    ]
+def loss_weights(rollouts: Sequence[Rollout], weight: float) -> list[list[float]]:
+    """Weight of each completion token in the loss: w_g for the guidance prefix, 1 for generated tokens."""
+    return [[weight] * len(rollout.assignment.slice.ids) + [1.0] * rollout.generated_tokens for rollout in rollouts]
 
 
-def rollout_facts(plan: GuidancePlan, completion_ids: Sequence[Sequence[int]], ends: set[int]) -> list[tuple[int, ...]]:
+def rollout_facts(rows: Sequence[Row], rollouts: Sequence[Rollout], ends: set[int]) -> list[tuple[int, ...]]:
     """`FACTS` of each rollout of this rank, as whole numbers; truncated = it did not end with one of `ends`."""
     return [
-        (want, len(piece.ids), len(ids) - len(piece.ids), piece.clipped, piece.leaked, ids[-1] not in ends)
-        for want, piece, ids in zip(plan.wanted, plan.slices, completion_ids, strict=True)
+        (
+            problem_key(row),
+            rollout.assignment.stage,
+            rollout.assignment.wanted,
+            rollout.assignment.slice.tokens,
+            rollout.generated_tokens,
+            rollout.spent,
+            rollout.assignment.slice.clipped,
+            rollout.assignment.slice.leaked,
+            rollout.completion_ids[-1] not in ends,
+        )
+        for row, rollout in zip(rows, rollouts, strict=True)
     ]

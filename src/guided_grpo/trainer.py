@@ -4,6 +4,7 @@ The stages of a training generation batch, in order, and the seam of TRL 1.16 th
 
     plan        `_generate_and_score_completions`   who gets how much (controller, allocation, slicing, placement)
     rollout     `_generate_single_turn`             guidance behind the prompt while sampling, in the completion after
+    rescue      `_generate`                         groups that failed are sampled again; rows keep their own prompts
     weights     `_generate`                         its `tool_mask` carries w_g
     verdict     `_calculate_rewards`                rewards see guidance + generated; the accuracy reward is kept
     advantage   `_generate_and_score_completions`   per-arm baseline where asked for
@@ -18,7 +19,9 @@ With no guidance planned every stage hands TRL's own values through, which keeps
 from __future__ import annotations
 
 import json
+import math
 import time
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -33,24 +36,39 @@ from guided_grpo.advantage import arm_advantages
 from guided_grpo.config import GuidedGRPOConfig
 from guided_grpo.errors import InputError
 from guided_grpo.guidance.allocation import shares
+from guided_grpo.guidance.slicing import SHARES
 from guided_grpo.guidance.strength import State, make_controller
-from guided_grpo.metrics import MetricSums, count_batch, plain_number
+from guided_grpo.metrics import (
+    MetricSums,
+    RunningVariance,
+    count_batch,
+    count_first_sampling,
+    count_rescue,
+    count_transition,
+    plain_number,
+)
 from guided_grpo.problems.check import check_columns
-from guided_grpo.problems.curriculum import OrderedRepeatSampler, difficulty_order
+from guided_grpo.problems.curriculum import OrderedRepeatSampler, row_order
 from guided_grpo.progress import BudgetCallback
 from guided_grpo.records import group_records, rollout_records
+from guided_grpo.resampling import Rescued, rescue_batch
+from guided_grpo.rescue import Climbs, ProblemHistory, difficult_groups, rungs
 from guided_grpo.rollout import (
     FACTS,
+    Assignment,
     GuidancePlan,
     GuidanceTokenizer,
+    Rollout,
+    assign,
     completions_for_training,
     logprobs_for_training,
     loss_weights,
     plan_batch,
+    problem_key,
     prompts_for_sampling,
     rollout_facts,
 )
-from guided_grpo.types import StepFeedback
+from guided_grpo.types import Row, StepFeedback, Strength
 
 # Method of GRPOTrainer → the parameters that we pass through or read.
 SEAMS: dict[str, tuple[str, ...]] = {
@@ -65,6 +83,30 @@ SEAMS: dict[str, tuple[str, ...]] = {
     "log": ("logs", "start_time"),
 }
 _STATE, _BUFFER = "guidance_state.json", "rollouts.rank{rank}.pt"
+
+
+@dataclass
+class _Batch:
+    """A training batch of this rank on its way through the stages."""
+
+    rows: list[dict[str, Any]]
+    plan: GuidancePlan  # of the call under way
+    attempt: int = 0  # call on the rescue ladder; 0 = first sampling
+    rollouts: list[Rollout] = field(default_factory=list)
+    rewards_BF: torch.Tensor | None = None  # by function, all ranks
+    first_accuracy_B: torch.Tensor | None = None  # before the ladder; None = nothing was graded before TRL did
+    climbs: Climbs = field(default_factory=dict)
+    rescued: Rescued | None = None  # None = no ladder, or its cold start
+
+
+def _rollouts(plan: GuidancePlan, output: tuple[Any, ...]) -> list[Rollout]:
+    """TRL's `_generate` returns columns; a rollout holds what belongs together."""
+    prompt_ids, completion_ids, _, completions, logprobs, *_ = output
+    columns = zip(plan, prompt_ids, completion_ids, completions, logprobs or [None] * len(plan), strict=True)
+    return [
+        Rollout(given, prompt, ids, completion, values, spent=len(ids) - len(given.slice.ids))
+        for given, prompt, ids, completion, values in columns
+    ]
 
 
 class GuidedGRPOTrainer(GRPOTrainer):
@@ -90,21 +132,29 @@ class GuidedGRPOTrainer(GRPOTrainer):
                 value=type(self.args).__name__,
                 fix="pass args=GuidedGRPOConfig(...), which takes every GRPOConfig field",
             )
+        self._ladder = self.args.ladder_settings()
         self._accuracy_index = self._find_accuracy_reward()
         self._check_data()
         self._controller = make_controller(str(self.args.guidance_strength), self.args.strength_settings())
         self.guidance_state = self._controller.init()
+        self.history = ProblemHistory(self._ladder)
+        self.cold_start_over = False  # by format; by steps it is read off the step
         self._shares_G = shares(
-            self.num_generations,
-            float(self.args.guidance_ratio or 0) if self.args.guided else 0.0,
-            str(self.args.guidance_allocation),
+            self.num_generations, float(self.args.guidance_ratio or 0), str(self.args.guidance_allocation)
         )
         self._guidance_tokenizer = GuidanceTokenizer(
-            self._tokenizer, self.chat_template_kwargs, self.args.guidance_thinking
+            self._tokenizer,
+            self.chat_template_kwargs,
+            self.args.guidance_thinking,
+            placement=str(self.args.guidance_placement),
+            template=self.args.hint_template,
+            leak=self.args.guidance_leak,
         )
-        self._plan: GuidancePlan | None = None
-        self._rewards_BF: torch.Tensor | None = None  # rewards of the batch by function, all ranks
-        self.metric_sums = MetricSums()
+        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        self._room = math.inf if context is None else context - self.max_completion_length  # for prompt and guidance
+        self._ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
+        self._batch: _Batch | None = None
+        self.metric_sums, self.gradient_norms = MetricSums(), RunningVariance()
         self.tokens_generated = 0
         self.add_callback(BudgetCallback(self))
 
@@ -133,6 +183,13 @@ class GuidedGRPOTrainer(GRPOTrainer):
                 value=self.args.method,
                 fix="use method grpo, or a text-only policy without tools",
             )
+        if self._ladder.cold_format is not None and self.args.format_reward not in self.reward_func_names:
+            raise InputError(
+                f"is not among the reward functions ({', '.join(self.reward_func_names)})",
+                field="format_reward",
+                value=self.args.format_reward,
+                fix="name the function that grades the format, or use rescue_cold_start",
+            )
         if self.args.guided and not hasattr(self.train_dataset, "__len__"):
             raise InputError(
                 "does not go with a streamed data set",
@@ -151,127 +208,215 @@ class GuidedGRPOTrainer(GRPOTrainer):
 
     def _get_train_sampler(self, dataset: Any = None) -> Sampler[int]:
         dataset = self.train_dataset if dataset is None else dataset
-        if self.args.curriculum == "difficulty":
-            fixed = difficulty_order(list(dataset["difficulty"]))
-
-            def order(epoch: int) -> list[int]:
-                return fixed
-        elif self.shuffle_dataset:
-
-            def order(epoch: int) -> list[int]:
-                # TRL draws one permutation an epoch from one generator; drawing them again finds the order on resume.
-                generator = torch.Generator().manual_seed(self.args.seed)
-                draws = [torch.randperm(len(dataset), generator=generator) for _ in range(epoch + 1)]
-                return list(draws[-1].tolist())
-        else:
-
-            def order(epoch: int) -> list[int]:
-                return list(range(len(dataset)))
-
         return OrderedRepeatSampler(  # type: ignore[return-value]  # a Sampler by its interface, without torch
-            order,
+            row_order(
+                len(dataset),
+                list(dataset["difficulty"]) if self.args.curriculum == "difficulty" else None,
+                self.args.seed if self.shuffle_dataset else None,
+            ),
             rows=len(dataset),
             mini_repeat_count=self.num_generations,
             batch_size=self.args.generation_batch_size // self.num_generations,
             repeat_count=self.num_iterations * self.args.steps_per_generation,
         )
 
-    def _plan_batch(self, rows: list[dict[str, Any]]) -> GuidancePlan:
-        return plan_batch(
-            rows,  # type: ignore[arg-type]  # rows of the data set are Rows
-            self.accelerator.process_index * len(rows),
-            self._shares_G,
-            lambda row: self._controller.strength(self.guidance_state, row),
-            self._guidance_tokenizer,
-            leak=self.args.guidance_leak,
-        )
-
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if not self.model.training:
             return super()._generate_and_score_completions(inputs)
-        self._plan = self._plan_batch(inputs)
         text_only = not self._is_vlm and self.environment_factories is None
         if text_only and "thinking_open" not in inputs[0]:
             opened = [self._guidance_tokenizer.thinking_is_open(row["prompt"]) for row in inputs]
             inputs = [{**row, "thinking_open": is_open} for row, is_open in zip(inputs, opened, strict=True)]
+        plan = plan_batch(
+            inputs,  # type: ignore[arg-type]  # rows of the data set are Rows
+            self.accelerator.process_index * len(inputs),
+            self._shares_G if self.args.guides_first else [0.0] * self.num_generations,
+            lambda row: self._controller.strength(self.guidance_state, row),
+            self._guidance_tokenizer,
+        )
+        self._batch = _Batch(inputs, plan)
         try:
-            batch = super()._generate_and_score_completions(inputs)
-            self._after_rewards(inputs, batch)
+            output = super()._generate_and_score_completions(inputs)
+            self._after_rewards(self._batch, output)
         finally:
-            self._plan = None
-        return batch
+            self._batch = None
+        return output
 
     # ---- rollout ----------------------------------------------------------------------------------------------------
 
     def _generate_single_turn(
         self, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: int, has_tool_images: bool = False
     ) -> tuple[list[list[int]], Any]:
-        started = time.perf_counter()
-        plan = self._plan
-        # By the method, not by this rank's plan: ranks must ask an engine, and weigh tokens, in one and the same way.
-        if plan is None or not self.args.guided:
+        started, batch = time.perf_counter(), self._batch
+        # By the method, not by this rank's plan: ranks must ask an engine in one and the same way.
+        if batch is None or not (self.args.guides_first or batch.attempt):
             result = super()._generate_single_turn(
                 prompt_ids, images, multimodal_fields, num_generations, has_tool_images
             )
         else:
-            prompts = prompts_for_sampling(prompt_ids, plan)
+            prompts = prompts_for_sampling(prompt_ids, batch.plan)
             self._check_context(prompts)
             # Rollouts of a group differ in guidance: an engine must not sample n times from the group's first prompt.
             generated, logprobs = super()._generate_single_turn(prompts, images, multimodal_fields, 1, has_tool_images)
-            result = completions_for_training(generated, plan), logprobs_for_training(logprobs, plan)
-        if plan is not None:
+            result = completions_for_training(generated, batch.plan), logprobs_for_training(logprobs, batch.plan)
+        if batch is not None and not batch.attempt:
             self.metric_sums.total("time/generate", time.perf_counter() - started)
         return result
 
     def _check_context(self, prompts: list[list[int]]) -> None:
-        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         longest = max(len(ids) for ids in prompts)
-        if context is not None and longest + self.max_completion_length > context:
+        if longest > self._room:
             raise InputError(
                 f"with guidance leaves no room: {longest} tokens of prompt and guidance + max_completion_length "
-                f"{self.max_completion_length} > context {context}",
+                f"{self.max_completion_length} > context {self._room + self.max_completion_length:.0f}",
                 field="guidance_max",
                 value=self.args.guidance_max,
-                fix=f"bound prompt and guidance to {context - self.max_completion_length} tokens, or generate fewer",
+                fix=f"bound prompt and guidance to {self._room:.0f} tokens, or generate fewer",
             )
 
-    # ---- weights ----------------------------------------------------------------------------------------------------
+    def _sample(self, batch: _Batch) -> tuple[list[Rollout], tuple[Any, ...]]:
+        """Rollouts of the batch's current plan, and TRL's own output."""
+        guide = self._guidance_tokenizer
+        prompts = [guide.prompt(row["prompt"], given.slice) for row, given in zip(batch.rows, batch.plan, strict=True)]
+        output = tuple(super()._generate(prompts))
+        return _rollouts(batch.plan, output), output
+
+    # ---- rescue, weights --------------------------------------------------------------------------------------------
 
     def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
-        prompt_ids, completion_ids, tool_mask, *rest = super()._generate(prompts)
-        plan = self._plan
-        if plan is not None and self.args.guided and self.args.guidance_weight != 1:
-            tool_mask = loss_weights(completion_ids, plan, float(self.args.guidance_weight or 0.0))
-        if plan is not None:
-            self._completion_ids = completion_ids
-        return (prompt_ids, completion_ids, tool_mask, *rest)
+        batch = self._batch
+        if batch is None:
+            return tuple(super()._generate(prompts))
+        if not self.args.guided:  # with tools or images TRL's prompts are not the rows'
+            output = tuple(super()._generate(prompts))
+            batch.rollouts = _rollouts(batch.plan, output)
+            return output
+        batch.rollouts, output = self._sample(batch)
+        if self._ladder_is_open():
+            self._climb(batch)
+        prompt_ids, completion_ids, tool_mask, completions, logprobs, *rest = output
+        weight = float(self.args.guidance_weight or 0.0)
+        if self.args.guidance_placement == "prefix" and weight != 1:
+            tool_mask = loss_weights(batch.rollouts, weight)
+        if batch.climbs:
+            prompt_ids = [rollout.prompt_ids for rollout in batch.rollouts]
+            completion_ids = [rollout.completion_ids for rollout in batch.rollouts]
+            completions = [rollout.completion for rollout in batch.rollouts]
+            logprobs = None if logprobs is None else [rollout.logprobs for rollout in batch.rollouts]
+        return (prompt_ids, completion_ids, tool_mask, completions, logprobs, *rest)
+
+    def _ladder_is_open(self) -> bool:
+        if self._ladder.cold_format is not None:
+            return self.args.rescues and self.cold_start_over
+        return self.args.rescues and self.state.global_step >= self._ladder.cold_start
+
+    def _climb(self, batch: _Batch) -> None:
+        """Grade the batch, and sample its difficult groups again until they succeed or the ladder ends."""
+        started = time.perf_counter()
+        batch.rollouts, batch.rewards_BF = self._grade(batch.rows, batch.rollouts)
+        self.metric_sums.total("time/reward", time.perf_counter() - started)
+        batch.first_accuracy_B = batch.rewards_BF[:, self._accuracy_index]
+        started = time.perf_counter()
+        rescued = rescue_batch(
+            batch.rows,  # type: ignore[arg-type]  # rows of the data set are Rows
+            batch.rollouts,
+            batch.rewards_BF,
+            _Resampler(self),
+            accuracy=self._accuracy_index,
+            group_size=self.num_generations,
+            rungs_of=self._rungs_of,
+            assign_at=self._assign_at,
+        )
+        batch.rollouts, batch.rewards_BF, batch.climbs = rescued.rollouts_b, rescued.rewards_BF, rescued.climbs
+        batch.rescued = rescued
+        self._put_extras(batch.rollouts)
+        self.metric_sums.total("time/rescue", time.perf_counter() - started)
+
+    def _attempt(self, rows: list[Row], plan: GuidancePlan) -> tuple[list[Rollout], torch.Tensor]:
+        """One more call, graded; TRL's own metrics keep describing the first sampling."""
+        outer = self._batch
+        assert outer is not None
+        lengths = {name: len(values) for name, values in self._metrics["train"].items()}
+        shares = {name: list(values) for name, values in self._pending_metrics.items()}
+        self._batch = _Batch(rows, plan, attempt=outer.attempt + 1)  # type: ignore[arg-type]  # Rows are dicts
+        try:
+            rollouts, _ = self._sample(self._batch)
+            result = self._grade(rows, rollouts)  # type: ignore[arg-type]  # Rows are dicts
+        finally:
+            self._batch = outer
+        outer.attempt += 1
+        for name, values in self._metrics["train"].items():
+            del values[lengths.get(name, 0) :]
+        self._pending_metrics.clear()
+        self._pending_metrics.update(shares)
+        return result
+
+    def _rungs_of(self, row: Row) -> tuple[float, ...]:
+        """The ω that a problem may climb: each gives more than the one before, and leaves room for a response."""
+        found, given = [], 0
+        for omega in rungs(self._ladder, self.history.start(problem_key(row))):
+            piece = self._guidance_tokenizer.slice(row, self._strength_at(row, omega))
+            if piece.tokens > given and self._guidance_tokenizer.length(row["prompt"], piece) <= self._room:
+                found.append(omega)
+                given = piece.tokens
+        return tuple(found)
+
+    def _strength_at(self, row: Row, omega: float) -> Strength:
+        if self._ladder.rule == "controller":
+            full = self._controller.strength(self.guidance_state, row)
+            return Strength(full.unit, full.amount * omega)
+        return Strength(SHARES[str(self.args.rescue_slice)], omega)
+
+    def _assign_at(self, row: Row, place: int, omega: float, attempt: int) -> Assignment:
+        given = assign(row, self._shares_G[place], self._strength_at(row, omega), self._guidance_tokenizer)
+        return replace(given, stage=attempt, omega=omega)
 
     # ---- verdict ----------------------------------------------------------------------------------------------------
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
-        started = time.perf_counter()
-        rewards_BF = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        if self._plan is not None:
-            self._rewards_BF = rewards_BF
+        batch = self._batch
+        if batch is None:
+            return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        if batch.rewards_BF is None:
+            started = time.perf_counter()
+            batch.rewards_BF = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
             self.metric_sums.total("time/reward", time.perf_counter() - started)
-        return rewards_BF
+        return batch.rewards_BF
+
+    def _grade(self, rows: list[dict[str, Any]], rollouts: list[Rollout]) -> tuple[list[Rollout], torch.Tensor]:
+        """Rewards of all ranks, before TRL asks for them; what reward functions log a row goes with its rollout."""
+        rewards = super()._calculate_rewards(
+            rows,
+            [row["prompt"] for row in rows],
+            [rollout.completion for rollout in rollouts],
+            [rollout.completion_ids for rollout in rollouts],
+        )
+        columns = {name: list(values) for name, values in self._pending_extra_logs.items()}
+        self._pending_extra_logs.clear()
+        extras = [{name: values[place] for name, values in columns.items()} for place in range(len(rollouts))]
+        return [replace(rollout, extras=extra) for rollout, extra in zip(rollouts, extras, strict=True)], rewards
+
+    def _put_extras(self, rollouts: list[Rollout]) -> None:
+        for name in sorted({name for rollout in rollouts for name in rollout.extras}):
+            self._pending_extra_logs[name].extend(rollout.extras.get(name) for rollout in rollouts)
 
     # ---- advantage, controller, bookkeeping -------------------------------------------------------------------------
 
-    def _after_rewards(self, inputs: list[dict[str, Any]], batch: dict[str, Any]) -> None:
+    def _after_rewards(self, batch: _Batch, output: dict[str, Any]) -> None:
         """Everything that follows the rewards of a training batch; equal on all ranks."""
-        plan, rewards_BF = self._plan, self._rewards_BF
-        assert plan is not None and rewards_BF is not None
-        facts_BK = self._gather_facts(plan)
+        rewards_BF = batch.rewards_BF
+        assert rewards_BF is not None
+        facts_BK = self._gather_facts(batch)
         guided_B = facts_BK[:, FACTS.index("guidance_tokens")] > 0
-        local = slice(self.accelerator.process_index * len(inputs), (self.accelerator.process_index + 1) * len(inputs))
+        here = len(batch.rows)
+        local = slice(self.accelerator.process_index * here, (self.accelerator.process_index + 1) * here)
         if self.args.advantage_baseline == "arm" and bool(guided_B.any()):
             weighted_B = (rewards_BF * self.reward_weights.to(rewards_BF.device)).nansum(dim=1)
             weighted_B[rewards_BF.isnan().all(dim=1)] = torch.nan
-            batch["advantages"] = arm_advantages(
+            output["advantages"] = arm_advantages(
                 weighted_B, guided_B, self.num_generations, str(self.args.scale_rewards)
             )[local]
-        advantages_B = self.accelerator.gather(batch["advantages"])
+        advantages_B = self.accelerator.gather(output["advantages"])
         accuracy_B = rewards_BF[:, self._accuracy_index]
         self.tokens_generated += count_batch(
             self.metric_sums,
@@ -280,18 +425,44 @@ class GuidedGRPOTrainer(GRPOTrainer):
             advantages_B,
             group_size=self.num_generations,
             asked=self._controller.strength(self.guidance_state, {}).amount if self.args.guided else 0.0,
-            guidance_trained=bool(self.args.guidance_weight),
+            guidance_trained=self.args.guidance_in_loss,
         )
         self.metric_sums.latest("tokens/generated_total", self.tokens_generated)
+        self._remember_problems(batch, facts_BK, accuracy_B)
         if self._samples_rollouts():
-            self._record_rollouts(inputs, batch["advantages"], rewards_BF[local])
+            self._record_rollouts(batch, output["advantages"], rewards_BF[local])
         self._feed_controller(accuracy_B, guided_B)
+        if self._ladder.cold_format is not None:
+            format_B = rewards_BF[:, self.reward_func_names.index(self.args.format_reward)]
+            self.cold_start_over |= bool(format_B.nanmean() >= self._ladder.cold_format)
 
-    def _gather_facts(self, plan: GuidancePlan) -> torch.Tensor:
+    def _gather_facts(self, batch: _Batch) -> torch.Tensor:
         """`FACTS` of the rollouts of all ranks, shape (B, len(FACTS))."""
-        ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
-        facts = rollout_facts(plan, self._completion_ids, ends)
+        facts = rollout_facts(batch.rows, batch.rollouts, self._ends)  # type: ignore[arg-type]  # Rows are dicts
         return self.accelerator.gather(torch.tensor(facts, dtype=torch.long, device=self.accelerator.device))
+
+    def _remember_problems(self, batch: _Batch, facts_BK: torch.Tensor, accuracy_B: torch.Tensor) -> None:
+        """Count what the first sampling and the ladder came to, and remember it by problem."""
+        first_B = accuracy_B if batch.first_accuracy_B is None else batch.first_accuracy_B
+        difficult = difficult_groups(first_B, self.num_generations)
+        count_first_sampling(self.metric_sums, first_B, difficult, self.num_generations)
+        if batch.rescued is not None:
+            count_rescue(
+                self.metric_sums,
+                batch.climbs.values(),
+                groups=len(accuracy_B) // self.num_generations,
+                attempts=len(self._ladder.stages),
+                calls=batch.rescued.calls,
+                rows=batch.rescued.rows,
+                tokens=batch.rescued.tokens,
+            )
+        keys = facts_BK[:: self.num_generations, FACTS.index("problem")].tolist()
+        for group, (key, rate) in enumerate(
+            zip(keys, accuracy_B.view(-1, self.num_generations).gt(0).float().mean(dim=1).tolist(), strict=True)
+        ):
+            if not first_B[group * self.num_generations : (group + 1) * self.num_generations].isnan().all():
+                seen = self.history.observe(key, rate, batch.climbs.get(group))
+                count_transition(self.metric_sums, *seen)
 
     def _feed_controller(self, accuracy_B: torch.Tensor, guided_B: torch.Tensor) -> None:
         graded_B = ~accuracy_B.isnan()
@@ -323,20 +494,16 @@ class GuidedGRPOTrainer(GRPOTrainer):
         every = self.args.rollouts_every
         return every > 0 and self.state.global_step % every == 0
 
-    def _record_rollouts(
-        self, inputs: list[dict[str, Any]], advantages_b: torch.Tensor, rewards_bF: torch.Tensor
-    ) -> None:
+    def _record_rollouts(self, batch: _Batch, advantages_b: torch.Tensor, rewards_bF: torch.Tensor) -> None:
         """Append the groups of this batch to rollouts.jsonl."""
-        assert self._plan is not None
         records = rollout_records(
-            inputs,
-            self._plan,
-            self._completion_ids,
+            batch.rows,
+            batch.rollouts,
             decode=self._tokenizer.decode,
             rewards_bF=rewards_bF.tolist(),
             reward_names=self.reward_func_names,
             advantages_b=advantages_b.tolist(),
-            ends={*self.eos_token_ids, self._tokenizer.pad_token_id},
+            ends=self._ends,
         )
         records = gather_object(records)
         if self.accelerator.is_main_process:
@@ -348,6 +515,12 @@ class GuidedGRPOTrainer(GRPOTrainer):
         trained = "loss" in logs
         if trained:
             logs.update(self.metric_sums.reduce())
+            if logs.get("grad_norm") is not None:
+                self.gradient_norms.add(float(logs["grad_norm"]))
+                logs["grad_norm/mean"], logs["grad_norm/variance"] = (
+                    self.gradient_norms.mean,
+                    self.gradient_norms.variance,
+                )
         super().log(logs, start_time)
         if trained and self.accelerator.is_main_process:
             row = {"step": self.state.global_step, **{name: plain_number(value) for name, value in logs.items()}}
@@ -372,6 +545,9 @@ class GuidedGRPOTrainer(GRPOTrainer):
                 "micro_step": self._step,
                 "tokens_generated": self.tokens_generated,
                 "metric_sums": self.metric_sums.state_dict(),
+                "gradient_norms": self.gradient_norms.state_dict(),
+                "history": self.history.state_dict(),
+                "cold_start_over": self.cold_start_over,
                 "trl_metrics": self._metrics["train"],
             }
             rundir.write_json(folder / _STATE, state)
@@ -402,7 +578,21 @@ class GuidedGRPOTrainer(GRPOTrainer):
         self._step = state["micro_step"]
         self.tokens_generated = state["tokens_generated"]
         self.metric_sums.load_state_dict(state["metric_sums"])
+        self.gradient_norms.load_state_dict(state["gradient_norms"])
+        self.history.load_state_dict(state["history"])
+        self.cold_start_over = state["cold_start_over"]
         self._metrics["train"].update(state["trl_metrics"])
         buffer = folder / _BUFFER.format(rank=self.accelerator.process_index)
         if buffer.exists():  # missing after a change of the number of ranks: TRL then samples anew
             self._buffered_inputs = torch.load(buffer, map_location=self.accelerator.device, weights_only=True)
+
+
+class _Resampler:
+    """The trainer as `resampling.rescue_batch` sees it."""
+
+    def __init__(self, trainer: GuidedGRPOTrainer) -> None:
+        self.ranks, self.rank = trainer.accelerator.num_processes, trainer.accelerator.process_index
+        self.attempt = trainer._attempt
+
+    def gather(self, values: list[Any]) -> list[Any]:
+        return list(gather_object(values))

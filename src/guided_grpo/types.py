@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal, TypedDict
 
-Unit = Literal["tokens", "ratio", "steps", "chars"]
+Unit = Literal["tokens", "ratio", "steps", "ratio-steps", "chars", "ratio-chars"]
 
 
 class Row(TypedDict, total=False):
@@ -40,7 +40,7 @@ class Arm(StrEnum):
 
 @dataclass(frozen=True)
 class Strength:
-    """How much of a trace a guided rollout gets: `amount` in `unit` (tokens, share 0–1, steps or characters)."""
+    """How much of a trace a guided rollout gets: `amount` in `unit` (guidance/slicing.py); shares are 0–1."""
 
     unit: Unit
     amount: float

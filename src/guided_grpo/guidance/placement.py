@@ -1,6 +1,6 @@
-"""Where guidance stands: at the start of the assistant's turn, inside the thinking block where there is one.
+"""Where guidance stands: `prefix`, at the start of the assistant's turn, or `hint`, in the user's turn.
 
-Three cases for a chat template that knows `<think>`:
+A prefix goes inside the thinking block where there is one. Three cases for a chat template that knows `<think>`:
 
     the generation prompt ends with an open `<think>`        guidance follows it directly
     the generation prompt ends with a closed, empty block    (Qwen3, enable_thinking=False) guidance is plain text
@@ -9,6 +9,9 @@ Three cases for a chat template that knows `<think>`:
 
 Ids are made once, by tokenising the text behind the rendered prompt and keeping what comes after the prompt's own ids,
 so that a tokenizer that marks word starts or merges across the seam gives the ids it would give in place.
+
+A hint is text: the wording of a template around the problem, in the last user message of a chat (a system message stays
+as it is) or in the text of a plain prompt. It is part of the prompt, so it is never in the loss.
 """
 
 from __future__ import annotations
@@ -17,8 +20,17 @@ import re
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from guided_grpo.errors import InputError
+
+Prompt = str | list[dict[str, Any]]
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
-PLACEMENTS = ("prefix",)
+PLACEMENTS = ("prefix", "hint")
+# The wording of the GHPO paper.
+HINT_TEMPLATE = (
+    "{problem}\n The following text is the beginning part of the answer, "
+    "which you can refer to for solving the problem:\n{hint}"
+)
+_BLANK = re.compile(r"(\{problem\}|\{hint\})")
 _OPEN_AT_END = re.compile(re.escape(THINK_OPEN) + r"\s*\Z")
 _CLOSED_AT_END = re.compile(re.escape(THINK_CLOSE) + r"\s*\Z")
 
@@ -28,18 +40,71 @@ class Tokenizer(Protocol):
 
     chat_template: Any
 
-    def __call__(self, text: str, add_special_tokens: bool = True) -> Mapping[str, list[int]]: ...
+    def __call__(self, text: str, add_special_tokens: bool = True, **kwargs: Any) -> Mapping[str, Any]: ...
+
+    def decode(self, token_ids: Any) -> Any: ...
 
     def apply_chat_template(self, conversation: Any, **kwargs: Any) -> Any: ...
 
 
-def render(prompt: str | list[dict[str, Any]], tokenizer: Tokenizer, template_kwargs: Mapping[str, Any]) -> str:
+def render(prompt: Prompt, tokenizer: Tokenizer, template_kwargs: Mapping[str, Any]) -> str:
     """The prompt as the policy sees it, up to the start of the assistant's turn."""
     if isinstance(prompt, str):
         return prompt
     return str(
         tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True, **dict(template_kwargs))
     )
+
+
+def check_hint_template(template: str) -> None:
+    """Raise `InputError` unless `{problem}` and `{hint}` stand in it once each."""
+    if sorted(_BLANK.findall(template)) != ["{hint}", "{problem}"]:
+        raise InputError(
+            "does not hold {problem} and {hint} once each",
+            field="hint_template",
+            value=template,
+            fix="write the wording around these two, such as '{problem} Hint: {hint}'",
+        )
+
+
+def with_hint(prompt: Prompt, hint: str, template: str = HINT_TEMPLATE) -> Prompt:
+    """The prompt with `hint` in its user's turn; `prompt` itself stays as it is.
+
+    Raises:
+        InputError: a chat without a user message.
+    """
+    if isinstance(prompt, str):
+        return _fill(template, prompt, hint)
+    place = max((i for i, message in enumerate(prompt) if message["role"] == "user"), default=None)
+    if place is None:
+        raise InputError(
+            "has no message of the user to put a hint in",
+            field="prompt",
+            value=prompt,
+            fix="give the problem as a user message, or set guidance_placement: prefix",
+        )
+    content = prompt[place]["content"]
+    if isinstance(content, str):
+        filled: Any = _fill(template, content, hint)
+    else:  # parts: the wording goes around them
+        before, after = _fill(template, "\0", hint).split("\0")
+        parts = [{"type": "text", "text": text} for text in (before, after)]
+        filled = [part for part in (parts[0], *content, parts[1]) if part.get("text") != ""]
+    return [*prompt[:place], {**prompt[place], "content": filled}, *prompt[place + 1 :]]
+
+
+def _fill(template: str, problem: str, hint: str) -> str:
+    # In one pass, so that braces in a problem or a trace stay what they are.
+    return "".join({"{problem}": problem, "{hint}": hint}.get(part, part) for part in _BLANK.split(template))
+
+
+def token_ends(text: str, tokenizer: Tokenizer) -> list[int]:
+    """Character position after each token of `text`, as far as one text can be cut there."""
+    if getattr(tokenizer, "is_fast", False):
+        pairs = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        return [end for _, end in pairs]
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]  # no offsets: by decoding
+    return [min(len(text), len(tokenizer.decode(ids[: count + 1]))) for count in range(len(ids))]
 
 
 def thinking_is_open(rendered: str) -> bool:

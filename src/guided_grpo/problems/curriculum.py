@@ -53,6 +53,29 @@ def _key(value: Difficulty, row: int, ranks: dict[str, int]) -> float:
     return ranks[value]
 
 
+def row_order(
+    rows: int, difficulties: Sequence[Difficulty] | None, shuffle_seed: int | None
+) -> Callable[[int], list[int]]:
+    """Epoch → row numbers: easy to hard where difficulties are given, else TRL's permutations, else as they stand.
+
+    TRL draws one permutation an epoch from one generator; drawing them again finds the order on resume.
+    """
+    if difficulties is not None:
+        fixed = difficulty_order(difficulties)
+        return lambda epoch: fixed
+    if shuffle_seed is None:
+        return lambda epoch: list(range(rows))
+
+    def shuffled(epoch: int) -> list[int]:
+        import torch
+
+        generator = torch.Generator().manual_seed(shuffle_seed)
+        draws = [torch.randperm(rows, generator=generator) for _ in range(epoch + 1)]
+        return list(draws[-1].tolist())
+
+    return shuffled
+
+
 class OrderedRepeatSampler:
     """Row numbers of one epoch, laid out as TRL's `RepeatSampler` lays them out.
 
