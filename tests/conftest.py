@@ -99,3 +99,26 @@ def make_trainer(
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     return trainer
+
+
+class ScriptedAccuracy:
+    """An accuracy reward that succeeds at a scripted attempt by problem (0 = first sampling), on the first rollout of it.
+
+    Attempts are counted by call within an optimizer step, so that every rank, and a resumed run, counts alike.
+    """
+
+    __name__ = "accuracy"
+
+    def __init__(self, needed: dict[str, int]) -> None:
+        self.needed, self.step, self.attempt = needed, -1, -1
+
+    def __call__(self, prompts: list[str], trainer_state: Any, **columns: Any) -> list[float | None]:
+        self.attempt = 0 if trainer_state.global_step != self.step else self.attempt + 1
+        self.step = trainer_state.global_step
+        seen: set[str] = set()
+        return [self.reward(prompt, seen) for prompt in prompts]
+
+    def reward(self, prompt: str, seen: set[str]) -> float | None:
+        first, needed = prompt not in seen, self.needed.get(prompt, 0)
+        seen.add(prompt)
+        return float(first and self.attempt >= needed)

@@ -12,35 +12,13 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM
 
-from conftest import chain_rows, make_config, make_trainer
+from conftest import ScriptedAccuracy, chain_rows, make_config, make_trainer
 from guided_grpo.errors import InputError
 from guided_grpo.trainer import GuidedGRPOTrainer
 
 HINT = "{problem}{hint}"  # the alphabet of the chains has no words
 GHPO: dict[str, Any] = {"method": "ghpo", "hint_template": HINT, "rescue_cold_start": 0, "rollouts_every": 1}
 NEVER = 99
-
-
-class accuracy:  # TRL names rewards after the function or class
-    """Succeeds at a scripted attempt by problem (0 = first sampling), on the first rollout it sees of it."""
-
-    __name__ = "accuracy"
-
-    def __init__(self, needed: dict[str, int]) -> None:
-        self.needed, self.step, self.attempt = needed, -1, -1
-        self.calls: list[list[str]] = []
-
-    def __call__(self, prompts: list[str], trainer_state: Any, **columns: Any) -> list[float | None]:
-        self.attempt = 0 if trainer_state.global_step != self.step else self.attempt + 1
-        self.step = trainer_state.global_step
-        self.calls.append(list(prompts))
-        seen: set[str] = set()
-        return [self.reward(prompt, seen) for prompt in prompts]
-
-    def reward(self, prompt: str, seen: set[str]) -> float | None:
-        first, needed = prompt not in seen, self.needed.get(prompt, 0)
-        seen.add(prompt)
-        return float(first and self.attempt >= needed)
 
 
 class Spy:
@@ -113,7 +91,7 @@ def test_rows_train_on_the_prompt_that_produced_them(policy: Any, tokenizer: Any
     """One group is rescued at .25, the other goes on to .75. The public code trains the first one without its hint."""
     rows = two_problems()
     a, b = rows[0], rows[1]
-    reward = accuracy({a["prompt"]: 1, b["prompt"]: 3})
+    reward = ScriptedAccuracy({a["prompt"]: 1, b["prompt"]: 3})
     trainer = make_trainer(policy, tokenizer, make_config(tmp_path, **GHPO, max_steps=1), rows=rows, reward=reward)
     spy = Spy(trainer)
     trainer.train()
@@ -154,7 +132,7 @@ def test_rows_train_on_the_prompt_that_produced_them(policy: Any, tokenizer: Any
 
 def test_tokens_of_thrown_away_rollouts_are_counted(policy: Any, tokenizer: Any, tmp_path: Path) -> None:
     rows = two_problems()
-    reward = accuracy({rows[0]["prompt"]: 2, rows[1]["prompt"]: 0})
+    reward = ScriptedAccuracy({rows[0]["prompt"]: 2, rows[1]["prompt"]: 0})
     trainer = make_trainer(policy, tokenizer, make_config(tmp_path, **GHPO, max_steps=1), rows=rows, reward=reward)
     lengths: list[int] = []
     single_turn = trainer._generate_single_turn
@@ -180,7 +158,7 @@ def test_logprobs_are_those_of_the_rows_own_prompt(
 ) -> None:
     """Old and reference log-probs in the loss against each row recomputed alone."""
     rows = two_problems()
-    reward = accuracy({rows[0]["prompt"]: 1, rows[1]["prompt"]: 3})
+    reward = ScriptedAccuracy({rows[0]["prompt"]: 1, rows[1]["prompt"]: 3})
     config = make_config(
         tmp_path, **GHPO, guidance_placement=placement, max_steps=2, num_iterations=2, beta=beta, bf16=False
     )
@@ -216,13 +194,15 @@ def test_logprobs_are_those_of_the_rows_own_prompt(
 def test_all_fine_and_all_lost(policy: Any, tokenizer: Any, tmp_path: Path) -> None:
     rows = two_problems()
     fine, lost = tmp_path / "fine", tmp_path / "lost"
-    trainer = make_trainer(policy, tokenizer, make_config(fine, **GHPO, max_steps=1), rows=rows, reward=accuracy({}))
+    trainer = make_trainer(
+        policy, tokenizer, make_config(fine, **GHPO, max_steps=1), rows=rows, reward=ScriptedAccuracy({})
+    )
     spy = Spy(trainer)
     trainer.train()
     assert [len(call) for call in spy.sampled] == [8]
     found = metrics(fine)[0]
     assert (found["signal/difficult"], found["rescue/calls"], found["rescue/rows"]) == (0, 0, 0)
-    reward = accuracy(dict.fromkeys(rows["prompt"], NEVER))
+    reward = ScriptedAccuracy(dict.fromkeys(rows["prompt"], NEVER))
     trainer = make_trainer(policy, tokenizer, make_config(lost, **GHPO, max_steps=1), rows=rows, reward=reward)
     spy = Spy(trainer)
     trainer.train()
@@ -244,7 +224,7 @@ def test_difficulty_is_read_off_the_accuracy_reward_by_name(
 ) -> None:
     """Every rollout earns the other reward, with a larger weight: the group is difficult all the same."""
     rows = two_problems()
-    script = accuracy({rows[0]["prompt"]: 2, rows[1]["prompt"]: 0})
+    script = ScriptedAccuracy({rows[0]["prompt"]: 2, rows[1]["prompt"]: 0})
     rewards, weights = ([script, bonus], [0.1, 5.0]) if order == "accuracy first" else ([bonus, script], [5.0, 0.1])
     config = make_config(tmp_path, **GHPO, max_steps=1, reward_weights=weights)
     make_trainer(policy, tokenizer, config, rows=rows, reward=rewards).train()
@@ -257,7 +237,7 @@ def test_verifier_errors_are_masked(policy: Any, tokenizer: Any, tmp_path: Path)
     """One group cannot be graded at all: it is not difficult, not sampled again, and not trained on."""
     rows = two_problems()
 
-    class broken(accuracy):
+    class Broken(ScriptedAccuracy):
         def reward(self, prompt: str, seen: set[str]) -> float | None:
             return None if prompt == rows[0]["prompt"] else super().reward(prompt, seen)
 
@@ -266,7 +246,7 @@ def test_verifier_errors_are_masked(policy: Any, tokenizer: Any, tmp_path: Path)
         tokenizer,
         make_config(tmp_path, **GHPO, max_steps=1),
         rows=rows,
-        reward=broken({rows[1]["prompt"]: 1}),
+        reward=Broken({rows[1]["prompt"]: 1}),
     )
     spy = Spy(trainer)
     trainer.train()
@@ -282,7 +262,7 @@ def test_columns_and_logged_extras_stay_with_their_rows(policy: Any, tokenizer: 
     rows = two_problems().add_column("mark", ["A", "B"])
     seen: list[tuple[str, str, str]] = []
 
-    class checked(accuracy):
+    class Checked(ScriptedAccuracy):
         def __call__(self, prompts: Any, trainer_state: Any, log_extra: Any = None, **columns: Any) -> Any:  # type: ignore[override]
             seen.extend(zip(prompts, columns["mark"], columns["answer"], strict=True))
             result = super().__call__(prompts, trainer_state)
@@ -294,7 +274,7 @@ def test_columns_and_logged_extras_stay_with_their_rows(policy: Any, tokenizer: 
         tokenizer,
         make_config(tmp_path, **GHPO, max_steps=1),
         rows=rows,
-        reward=checked({rows[0]["prompt"]: 2}),
+        reward=Checked({rows[0]["prompt"]: 2}),
     )
     extras: dict[str, list[str]] = {}
     log = trainer.log
@@ -311,7 +291,7 @@ def test_columns_and_logged_extras_stay_with_their_rows(policy: Any, tokenizer: 
 
 def test_cold_start_by_steps_and_by_format(policy: Any, tokenizer: Any, tmp_path: Path) -> None:
     rows = two_problems()
-    script = accuracy(dict.fromkeys(rows["prompt"], NEVER))
+    script = ScriptedAccuracy(dict.fromkeys(rows["prompt"], NEVER))
     steps = tmp_path / "steps"
     config = make_config(steps, **{**GHPO, "rescue_cold_start": 3}, max_steps=4)
     make_trainer(policy, tokenizer, config, rows=rows, reward=script).train()
@@ -337,7 +317,7 @@ def test_a_problem_starts_where_it_was_last_rescued(policy: Any, tokenizer: Any,
     config = make_config(tmp_path, **{**GHPO, "method": "ghpo-continuous"}, max_steps=3)
     _a, b = rows["prompt"]
 
-    class by_hint(accuracy):
+    class ByHint(ScriptedAccuracy):
         """Problem a succeeds from .6 of its hint on, whichever attempt that is."""
 
         def reward(self, prompt: str, seen: set[str]) -> float | None:
@@ -352,7 +332,7 @@ def test_a_problem_starts_where_it_was_last_rescued(policy: Any, tokenizer: Any,
             place = [row["prompt"] for row in batch.rows].index(prompt)
             return batch.plan[place].omega or 0.0
 
-    trainer = make_trainer(policy, tokenizer, config, rows=rows, reward=by_hint({}))
+    trainer = make_trainer(policy, tokenizer, config, rows=rows, reward=ByHint({}))
     spy = Spy(trainer)
     trainer.train()
     # New: .25, .5, .75 ✓ with 1 of 4: next .75 + .5·(.5 − .25), clipped to .75: one attempt from then on.
@@ -370,7 +350,7 @@ def test_any_method_takes_the_ladder(trigger: str, policy: Any, tokenizer: Any, 
         tmp_path, method="g2rpo-a", guidance_trigger=trigger, guidance_length=6, guidance_ratio=0.5, guidance_weight=0.5,
         rescue_cold_start=0, rollouts_every=1, max_steps=1,
     )  # fmt: skip
-    reward = accuracy({rows[0]["prompt"]: 1})
+    reward = ScriptedAccuracy({rows[0]["prompt"]: 1})
     trainer = make_trainer(policy, tokenizer, config, rows=rows, reward=reward)
     spy = Spy(trainer)
     trainer.train()
@@ -390,7 +370,7 @@ def test_any_method_takes_the_ladder(trigger: str, policy: Any, tokenizer: Any, 
 def test_a_hint_that_does_not_fit_is_not_tried(policy: Any, tokenizer: Any, tmp_path: Path) -> None:
     """The ladder ends where the context does: the run goes on, and the group is counted."""
     rows = two_problems()
-    script = accuracy(dict.fromkeys(rows["prompt"], NEVER))
+    script = ScriptedAccuracy(dict.fromkeys(rows["prompt"], NEVER))
     config = make_config(tmp_path, **GHPO, max_steps=1)
     room = len(rows[0]["prompt"]) + 12 + 7  # a: hints of 5 characters fit, 10 do not; b: prompt longer by 2
     policy.config.max_position_embeddings = room
@@ -416,7 +396,7 @@ def test_sampler_logprobs_go_with_their_rows(
 
     monkeypatch.setattr(GRPOTrainer, "_generate_single_turn", with_logprobs)
     rows = two_problems()
-    reward = accuracy({rows[0]["prompt"]: 1, rows[1]["prompt"]: 0})
+    reward = ScriptedAccuracy({rows[0]["prompt"]: 1, rows[1]["prompt"]: 0})
     config = make_config(tmp_path, **GHPO, guidance_placement="prefix", max_steps=1)
     trainer = make_trainer(policy, tokenizer, config, rows=rows, reward=reward)
     spy = Spy(trainer)

@@ -66,3 +66,47 @@ def test_two_processes_agree_with_one(options: dict[str, Any], policy_folder: Pa
     alone = json.loads((one / "states.json").read_text())[0]
     assert states[0]["length"] == pytest.approx(alone["length"], rel=1e-6)
     assert states[0]["rewards"] == pytest.approx(alone["rewards"], rel=1e-6)
+
+
+LADDER: dict[str, Any] = {
+    "method": "ghpo", "hint_template": "{problem}{hint}", "rescue_cold_start": 0, "max_steps": 6, "shuffle_dataset": False,
+}  # fmt: skip
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("options", "filler"),
+    [
+        ({**LADDER, "batch": 24, "num_generations": 12}, 0),
+        ({**LADDER, "batch": 6, "num_generations": 3, "method": "ghpo-continuous", "guidance_ratio": 0.34}, 1),
+    ],
+)
+def test_a_group_that_is_difficult_on_one_rank_only(
+    options: dict[str, Any], filler: int, policy_folder: Path, tmp_path: Path
+) -> None:
+    """The first rank holds the problem that is fine, the second the one that is not: both make the same calls."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    launch(one, policy_folder, 1, options)
+    launch(two, policy_folder, 2, options)
+    for a, b in zip(rows(one, "rollouts.jsonl"), rows(two, "rollouts.jsonl"), strict=True):
+        for name in ("stage", "omega", "guidance", "generated", "rewards"):
+            assert [r[name] for r in a["rollouts"]] == [r[name] for r in b["rollouts"]], name
+    stages = [{r["stage"] for r in group["rollouts"]} for group in rows(two, "rollouts.jsonl")]
+    assert stages[0::2] == [{0}] * 6
+    assert stages[1::2] == [{1}, {2}, {3}, {3}, {1}, {2}]
+    size = options["num_generations"]
+    for a, b, attempts in zip(rows(one, "metrics.jsonl"), rows(two, "metrics.jsonl"), (1, 2, 3, 3, 1, 2), strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], abs=1e-5)
+        assert a["rescue/rows"] == b["rescue/rows"] == attempts * size
+        assert a["rescue/calls"] == b["rescue/calls"] == attempts
+        assert a["signal/difficult"] == b["signal/difficult"] == 0.5
+        if filler:  # three rows on two ranks: one more than must be, and it is paid for
+            assert a["tokens/generated"] < b["tokens/generated"] <= a["tokens/generated"] + attempts * 12
+        else:
+            assert a["tokens/generated"] == b["tokens/generated"]
+    norms = [[row["grad_norm"] for row in rows(run, "metrics.jsonl")] for run in (one, two)]
+    assert norms[1] == pytest.approx(norms[0], rel=1e-3, abs=1e-5)
+    assert max(norms[1]) > 1e-3
+    states = json.loads((two / "states.json").read_text())
+    assert states[0] == states[1]
+    assert states[0]["history"] == json.loads((one / "states.json").read_text())[0]["history"]

@@ -436,7 +436,7 @@ function look() {
   return { drawn: inside.documentElement.dataset.drawn, title: inside.title, plots: count(".js-plotly-plot"),
     failure: inside.getElementById("failure").textContent, scripts: count("script"), images: count("img"),
     accuracy: count("#plot-accuracy .scatterlayer .trace"), bars: count("#plot-tiers .barlayer .point"),
-    maps: count(".heatmaplayer .hm"), right: Math.max(...right), width: inside.documentElement.scrollWidth };
+    maps: count(".heatmaplayer .hm"), layers: count("[id^=plot-outcomes] .scatterlayer .js-fill"), right: Math.max(...right), width: inside.documentElement.scrollWidth };
 }
 frame.addEventListener("load", async () => {
   await wait(3000);

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from conftest import make_config, make_trainer
+from conftest import digit_reward, make_config, make_trainer
 from guided_grpo import rundir
 
 
@@ -39,8 +39,20 @@ CASES: dict[str, dict[str, Any]] = {
     "adaptive": {"method": "g2rpo-a", "guidance_history": 2},
     "mid-cycle": {"method": "g2rpo-a-official", "num_iterations": 2, "steps_per_generation": 2, "beta": 0.05},
     "shuffled epochs": {"method": "fixed", "num_train_epochs": 4, "max_steps": -1},
+    "ladder": {
+        "method": "ghpo-continuous", "hint_template": "{problem}{hint}", "rescue_cold_start": 1, "max_steps": -1,
+        "num_train_epochs": 2, "guidance_ratio": 1.0,
+    },
+    "adaptive ladder": {
+        "method": "g2rpo-a", "guidance_trigger": "rescue", "rescue_cold_start": 0, "num_iterations": 2, "beta": 0.05,
+    },
     "sparse log": {"method": "stepwise", "guidance_interval": 2, "gradient_accumulation_steps": 2, "logging_steps": 1},
-}
+}  # fmt: skip
+
+
+def two_sevens(completions: list[str], **columns: Any) -> list[float]:
+    """Sparse: about every other group has no success."""
+    return [float(text.count("7") >= 2) for text in completions]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -58,24 +70,26 @@ def test_resumed_run_equals_the_whole_run(
         **CASES[case],
     }
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    make_trainer(load(policy_folder), tokenizer, make_config(whole, **common)).train()
+    reward = two_sevens if "ladder" in case else digit_reward
+    make_trainer(load(policy_folder), tokenizer, make_config(whole, **common), reward=reward).train()
     shutil.copytree(whole, cut)
     for checkpoint in rundir.checkpoints(cut):
         if int(checkpoint.name.split("-")[1]) > stop:
             shutil.rmtree(checkpoint)
     for name in (rundir.METRICS, rundir.ROLLOUTS):
         rundir.cut_back(cut / name, stop)
-    trainer = make_trainer(load(policy_folder), tokenizer, make_config(cut, **common))
+    trainer = make_trainer(load(policy_folder), tokenizer, make_config(cut, **common), reward=reward)
     trainer.train(resume_from_checkpoint=str(rundir.last_checkpoint(cut)))
     assert untimed(cut / rundir.METRICS) == untimed(whole / rundir.METRICS)
     assert untimed(cut / rundir.ROLLOUTS) == untimed(whole / rundir.ROLLOUTS)
     last = rundir.checkpoints(whole)[-1].name
     ours, theirs = load_file(cut / last / "model.safetensors"), load_file(whole / last / "model.safetensors")
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    assert (
-        json.loads((cut / last / "guidance_state.json").read_text())["controller"]
-        == (json.loads((whole / last / "guidance_state.json").read_text())["controller"])
-    )
+    states = [json.loads((run / last / "guidance_state.json").read_text()) for run in (cut, whole)]
+    for part in ("controller", "history", "gradient_norms", "watch", "tokens_generated"):
+        assert states[0][part] == states[1][part]
+    if "ladder" in case:
+        assert sum(row.get("rescue/rows", 0) for row in untimed(cut / rundir.METRICS)) > 0
 
 
 def run_command(folder: Path, policy: Path) -> list[str]:
@@ -117,6 +131,31 @@ def test_kill_at_random_moments_and_the_same_command_goes_on(policy_folder: Path
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     ends = [rundir.read_json(run / rundir.EVAL)["after"]["scores"] for run in (killed, whole)]
     assert ends[0] == ends[1]
+
+
+@pytest.mark.timeout(600)
+def test_kill_in_the_middle_of_the_ladder(policy_folder: Path, tmp_path: Path) -> None:
+    """SIGKILL between two attempts of a step, three times; the resumed run equals the whole one."""
+    worker = [sys.executable, str(Path(__file__).parent / "ladder_worker.py")]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run([*worker, str(whole), str(policy_folder), "none"], check=True, env=environment, timeout=200)
+    for moment in ("3:1", "5:2", "6:3"):  # optimizer step : attempt that is being graded
+        words = [*worker, str(killed), str(policy_folder), moment]
+        process = subprocess.run(words, env=environment, timeout=200, check=False)
+        assert process.returncode == -signal.SIGKILL, moment
+        step = int(moment[0])
+        assert len(list(rundir.whole_rows(killed / rundir.METRICS))) == step
+        print("killed in step", step + 1, "attempt", moment[2], "last checkpoint", rundir.last_checkpoint(killed))
+    subprocess.run([*worker, str(killed), str(policy_folder), "none"], check=True, env=environment, timeout=200)
+    assert untimed(killed / rundir.METRICS) == untimed(whole / rundir.METRICS)
+    assert untimed(killed / rundir.ROLLOUTS) == untimed(whole / rundir.ROLLOUTS)
+    assert [row["rescue/calls"] for row in untimed(whole / rundir.METRICS)] == [3.0] * 8
+    last = rundir.checkpoints(whole)[-1].name
+    ours, theirs = (load_file(run / last / "model.safetensors") for run in (killed, whole))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    states = [json.loads((run / last / "guidance_state.json").read_text()) for run in (killed, whole)]
+    assert states[0]["history"] == states[1]["history"]
 
 
 def test_a_checkpoint_without_its_mark_is_not_resumed_from(tmp_path: Path) -> None:

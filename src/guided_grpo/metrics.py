@@ -3,7 +3,7 @@
 Every step, in metrics.jsonl and in the tracker, beside TRL's own:
 
     reward/accuracy  reward/guided  reward/unguided    mean accuracy reward, of all rollouts and of each arm
-    reward/first                                       mean accuracy reward of the first sampling, before any rescue
+    reward/first                                       of unguided rollouts of the first sampling, before any rescue
     advantage/std  advantage/guided  advantage/unguided
     signal/zero_groups                                 share of groups whose advantages are all 0
     signal/difficult                                   share of groups whose first sampling has no success
@@ -30,15 +30,17 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from guided_grpo.advantage import zero_groups
-from guided_grpo.rescue import Climb, outcomes
+from guided_grpo.rescue import outcomes
 from guided_grpo.rollout import FACTS
 
 if TYPE_CHECKING:
     import torch
+
+    from guided_grpo.resampling import Rescued
 
 
 class MetricSums:
@@ -129,31 +131,38 @@ def count_batch(
     return spent
 
 
-def count_first_sampling(sums: MetricSums, accuracy_B: torch.Tensor, difficult: Sequence[int], group_size: int) -> None:
-    """Add what the first sampling of a batch says of its problems; `difficult` are the numbers of such groups."""
-    graded_B = ~accuracy_B.isnan()
-    sums.mean("reward/first", float(accuracy_B[graded_B].sum()), int(graded_B.sum()))
-    sums.mean("signal/difficult", len(difficult), int(graded_B.view(-1, group_size).any(dim=1).sum()))
-
-
-def count_rescue(
+def count_first_sampling(
     sums: MetricSums,
-    climbs: Collection[Climb],
-    *,
-    groups: int,
-    attempts: int,
-    calls: int,
-    rows: int,
-    tokens: int,
-) -> None:
-    """Add what the ladder did for a batch of so many groups; `attempts` is the most that a group can make."""
+    accuracy_B: torch.Tensor,
+    difficult: Sequence[int],
+    unguided_G: Sequence[bool],
+) -> int:
+    """Add what the first sampling of a batch says of its problems; returns how many groups were graded at all.
+
+    Args:
+        sums: where to add.
+        accuracy_B: the accuracy reward before any rescue; NaN = not graded.
+        difficult: numbers of the difficult groups.
+        unguided_G: places in a group that the first sampling does not guide.
+    """
+    rewards_PG = accuracy_B.view(-1, len(unguided_G))
+    alone = rewards_PG[:, [place for place, unguided in enumerate(unguided_G) if unguided]]
+    graded = int((~rewards_PG.isnan()).any(dim=1).sum())
+    sums.mean("reward/first", float(alone.nansum()), int((~alone.isnan()).sum()))
+    sums.mean("signal/difficult", len(difficult), graded)
+    return graded
+
+
+def count_rescue(sums: MetricSums, rescued: Rescued, *, groups: int, attempts: int) -> None:
+    """Add what the ladder did for a batch of so many graded groups; `attempts` is the most that a group can make."""
+    climbs = rescued.climbs.values()
     for name, count in outcomes(climbs, attempts).items():
         sums.mean(f"rescue/{name}", count, groups)
-    rescued = [climb.omega for climb in climbs if climb.rescued]
-    sums.mean("rescue/omega", sum(rescued), len(rescued))
-    sums.total("rescue/calls", calls)
-    sums.total("rescue/rows", rows)
-    sums.total("rescue/tokens", tokens)
+    omegas = [climb.omega for climb in climbs if climb.rescued]
+    sums.mean("rescue/omega", sum(omegas), len(omegas))
+    sums.total("rescue/calls", rescued.calls)
+    sums.total("rescue/rows", rescued.rows)
+    sums.total("rescue/tokens", rescued.tokens)
 
 
 def count_transition(sums: MetricSums, before: bool | None, now: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from tqdm.auto import tqdm
@@ -31,6 +32,20 @@ class BudgetCallback(TrainerCallback):
         budget = self.trainer.args.max_generated_tokens
         if budget and self.trainer.tokens_generated >= budget:
             control.should_training_stop = True
+        return control
+
+
+class EvaluationCallback(TrainerCallback):
+    """Calls `evaluate(step)` after every so many steps, on all ranks."""
+
+    def __init__(self, every: int, evaluate: Callable[[int], None]) -> None:
+        self.every, self.evaluate = every, evaluate
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        if state.global_step % self.every == 0:
+            self.evaluate(state.global_step)
         return control
 
 

@@ -9,13 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
+from guided_grpo.rescue import (
+    Climb,
+    Climbs,
+    LadderSettings,
+    ProblemHistory,
+    deal,
+    difficult_groups,
+    observe,
+    open_groups,
+    rungs,
+    successes_P,
+)
+from guided_grpo.rollout import Assignment, GuidancePlan, GuidanceTokenizer, Rollout, assign, problem_key
+from guided_grpo.types import Row, Strength, Unit
 
-from guided_grpo.rescue import Climb, Climbs, deal, difficult_groups, observe, open_groups, successes_P
-from guided_grpo.rollout import Assignment, GuidancePlan, Rollout
-from guided_grpo.types import Row
+if TYPE_CHECKING:
+    import torch
 
 
 class Engine(Protocol):
@@ -31,6 +43,50 @@ class Engine(Protocol):
     def attempt(self, rows_b: list[Row], plan: GuidancePlan) -> tuple[list[Rollout], torch.Tensor]:
         """Sample and grade: rollouts of this rank, and the rewards of all ranks, shape (ranks · len(rows_b), F)."""
         ...
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """What a problem can be given: its rungs, and a rollout's guidance on each of them.
+
+    Args:
+        settings: rule, stages and the like.
+        shares_G: share of the strength by place in the group, the method's allocation.
+        tokenizer: cuts and places guidance.
+        history: where each problem starts to climb.
+        share: unit of an ω.
+        full: the length that the strength axis asks for, where stages are multiples of it.
+        room: tokens of context for prompt and guidance.
+    """
+
+    settings: LadderSettings
+    shares_G: Sequence[float]
+    tokenizer: GuidanceTokenizer
+    history: ProblemHistory
+    share: Unit
+    full: Callable[[Row], Strength]
+    room: float
+
+    def rungs_of(self, row: Row) -> tuple[float, ...]:
+        """The ω that a problem may climb: each gives more than the one before, and leaves room for a response."""
+        found, given = [], 0
+        for omega in rungs(self.settings, self.history.start(problem_key(row))):
+            piece = self.tokenizer.slice(row, self._strength(row, omega))
+            if piece.tokens > given and self.tokenizer.length(row["prompt"], piece) <= self.room:
+                found.append(omega)
+                given = piece.tokens
+        return tuple(found)
+
+    def assign_at(self, row: Row, place: int, omega: float, attempt: int) -> Assignment:
+        """What the rollout at `place` of the group gets in this attempt."""
+        given = assign(row, self.shares_G[place], self._strength(row, omega), self.tokenizer)
+        return replace(given, stage=attempt, omega=omega)
+
+    def _strength(self, row: Row, omega: float) -> Strength:
+        if self.settings.rule == "controller":
+            full = self.full(row)
+            return Strength(full.unit, full.amount * omega)
+        return Strength(self.share, omega)
 
 
 @dataclass(frozen=True)
@@ -59,11 +115,8 @@ def rescue_batch(
     rollouts_b: Sequence[Rollout],
     rewards_BF: torch.Tensor,
     engine: Engine,
-    *,
+    ladder: Ladder,
     accuracy: int,
-    group_size: int,
-    rungs_of: Callable[[Row], tuple[float, ...]],
-    assign_at: Callable[[Row, int, float, int], Assignment],
 ) -> Rescued:
     """Climb the ladder with the difficult groups of a batch.
 
@@ -72,21 +125,20 @@ def rescue_batch(
         rollouts_b: their first sampling.
         rewards_BF: rewards of the first sampling, all ranks.
         engine: samples, grades and gathers.
+        ladder: what can be given.
         accuracy: column of the reward that decides.
-        group_size: G.
-        rungs_of: the ω that a problem may try, increasing; empty = it cannot be helped.
-        assign_at: (row, place in the group, ω, attempt) → what that rollout gets.
     """
+    group_size = len(ladder.shares_G)
     difficult = set(difficult_groups(rewards_BF[:, accuracy], group_size))
     if not difficult:
         return Rescued(list(rollouts_b), rewards_BF, {})
     first = engine.rank * len(rows_b)
     leaders = [(group, group * group_size - first) for group in sorted(difficult)]
-    known = [(group, rungs_of(rows_b[place])) for group, place in leaders if 0 <= place < len(rows_b)]
+    known = [(group, ladder.rungs_of(rows_b[place])) for group, place in leaders if 0 <= place < len(rows_b)]
     climbs: Climbs = {group: Climb(rungs) for group, rungs in engine.gather(known)}
     state = Rescued(list(rollouts_b), rewards_BF.clone(), climbs)
     while asked := open_groups(state.climbs):
-        state = _call(state, asked, rows_b, engine, accuracy, group_size, assign_at)
+        state = _call(state, asked, rows_b, engine, ladder, accuracy)
     return state
 
 
@@ -95,17 +147,17 @@ def _call(
     asked: dict[int, float],
     rows_b: Sequence[Row],
     engine: Engine,
+    ladder: Ladder,
     accuracy: int,
-    group_size: int,
-    assign_at: Callable[[Row, int, float, int], Assignment],
 ) -> Rescued:
     """One generation call with the groups in `asked`, and the ladder after it."""
+    group_size = len(ladder.shares_G)
     first, attempt = engine.rank * len(rows_b), state.calls + 1
     here = []
     for place, row in enumerate(rows_b):
         group, seat = divmod(first + place, group_size)
         if group in asked:
-            here.append(Job(first + place, row, assign_at(row, seat, asked[group], attempt)))
+            here.append(Job(first + place, row, ladder.assign_at(row, seat, asked[group], attempt)))
     jobs: list[Job] = engine.gather(here)
     mine, filler = deal(jobs, engine.ranks, engine.rank)
     sampled, rewards_JF = engine.attempt([job.row for job in mine], tuple(job.assignment for job in mine))

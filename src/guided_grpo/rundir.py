@@ -3,6 +3,8 @@
 config.yaml      the resolved settings; makes a directory this run's
 metrics.jsonl    one row a step      } appended; cut back to the checkpoint on resume
 rollouts.jsonl   sampled groups      }
+evals.jsonl      unguided accuracy during training, where eval_every asks for it }
+warnings.jsonl   hint-collapse, format-drift (signals.py)                        }
 checkpoint-*/    TRL's, plus guidance state; whole once it holds `complete.json`
 model/           the trained policy
 eval.json        unguided accuracy before and after
@@ -24,6 +26,8 @@ import yaml
 from guided_grpo.errors import InputError
 
 CONFIG, METRICS, ROLLOUTS = "config.yaml", "metrics.jsonl", "rollouts.jsonl"
+EVALS, WARNINGS = "evals.jsonl", "warnings.jsonl"
+APPENDED = (METRICS, ROLLOUTS, EVALS, WARNINGS)
 EVAL, SUMMARY, MODEL, COMPLETE = "eval.json", "summary.json", "model", "complete.json"
 CHECKPOINT_PREFIX = "checkpoint-"
 

@@ -1,4 +1,4 @@
-"""`GuidedGRPOTrainer`: TRL's `GRPOTrainer` with guidance. The one file that touches TRL's internals.
+"""`GuidedGRPOTrainer`: TRL's `GRPOTrainer` with guidance. With keeping.py, the only file that touches TRL's internals.
 
 The stages of a training generation batch, in order, and the seam of TRL 1.16 that each stands in:
 
@@ -10,7 +10,7 @@ The stages of a training generation batch, in order, and the seam of TRL 1.16 th
     advantage   `_generate_and_score_completions`   per-arm baseline where asked for
     loss        `_compute_loss`                     TRL's, untouched
     controller  `_generate_and_score_completions`   fed by training batches alone
-    log         `log`
+    log         keeping.py                          metrics, warnings, checkpoints
 
 With no guidance planned every stage hands TRL's own values through, which keeps loss and gradients equal to the bit.
 `SEAMS` lists what is relied on; tests/test_seams.py fails with a plain message when TRL moves.
@@ -18,56 +18,44 @@ With no guidance planned every stage hands TRL's own values through, which keeps
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from accelerate.utils import gather_object
 from torch.utils.data import Sampler
-from transformers.trainer_utils import rotate_checkpoints
-from trl import GRPOTrainer
 
-from guided_grpo import rundir
 from guided_grpo.advantage import arm_advantages
+from guided_grpo.batch import Batch, rollouts_of
 from guided_grpo.config import GuidedGRPOConfig
 from guided_grpo.errors import InputError
 from guided_grpo.guidance.allocation import shares
 from guided_grpo.guidance.slicing import SHARES
-from guided_grpo.guidance.strength import State, make_controller
+from guided_grpo.guidance.strength import make_controller
+from guided_grpo.keeping import KeepingTrainer
 from guided_grpo.metrics import (
-    MetricSums,
-    RunningVariance,
     count_batch,
-    count_first_sampling,
-    count_rescue,
-    count_transition,
-    plain_number,
 )
-from guided_grpo.problems.check import check_columns
+from guided_grpo.problems.check import accuracy_index, check_columns, check_trainable
 from guided_grpo.problems.curriculum import OrderedRepeatSampler, row_order
 from guided_grpo.progress import BudgetCallback
-from guided_grpo.records import group_records, rollout_records
-from guided_grpo.resampling import Rescued, rescue_batch
-from guided_grpo.rescue import Climbs, ProblemHistory, difficult_groups, rungs
+from guided_grpo.resampling import Ladder, rescue_batch
+from guided_grpo.rescue import ProblemHistory
 from guided_grpo.rollout import (
     FACTS,
-    Assignment,
     GuidancePlan,
     GuidanceTokenizer,
     Rollout,
-    assign,
     completions_for_training,
     logprobs_for_training,
     loss_weights,
     plan_batch,
-    problem_key,
     prompts_for_sampling,
     rollout_facts,
 )
+from guided_grpo.signals import Watch
 from guided_grpo.types import Row, StepFeedback, Strength
 
 # Method of GRPOTrainer → the parameters that we pass through or read.
@@ -82,34 +70,9 @@ SEAMS: dict[str, tuple[str, ...]] = {
     "_load_optimizer_and_scheduler": ("checkpoint",),
     "log": ("logs", "start_time"),
 }
-_STATE, _BUFFER = "guidance_state.json", "rollouts.rank{rank}.pt"
 
 
-@dataclass
-class _Batch:
-    """A training batch of this rank on its way through the stages."""
-
-    rows: list[dict[str, Any]]
-    plan: GuidancePlan  # of the call under way
-    attempt: int = 0  # call on the rescue ladder; 0 = first sampling
-    rollouts: list[Rollout] = field(default_factory=list)
-    rewards_BF: torch.Tensor | None = None  # by function, all ranks
-    first_accuracy_B: torch.Tensor | None = None  # before the ladder; None = nothing was graded before TRL did
-    climbs: Climbs = field(default_factory=dict)
-    rescued: Rescued | None = None  # None = no ladder, or its cold start
-
-
-def _rollouts(plan: GuidancePlan, output: tuple[Any, ...]) -> list[Rollout]:
-    """TRL's `_generate` returns columns; a rollout holds what belongs together."""
-    prompt_ids, completion_ids, _, completions, logprobs, *_ = output
-    columns = zip(plan, prompt_ids, completion_ids, completions, logprobs or [None] * len(plan), strict=True)
-    return [
-        Rollout(given, prompt, ids, completion, values, spent=len(ids) - len(given.slice.ids))
-        for given, prompt, ids, completion, values in columns
-    ]
-
-
-class GuidedGRPOTrainer(GRPOTrainer):
+class GuidedGRPOTrainer(KeepingTrainer):
     """Drop-in for TRL's `GRPOTrainer`: same arguments, `args` a `GuidedGRPOConfig`, a `guidance` column in the data.
 
     The data set needs `guidance` (trace text or null) where the method guides, and `difficulty` where it orders by it.
@@ -132,16 +95,18 @@ class GuidedGRPOTrainer(GRPOTrainer):
                 value=type(self.args).__name__,
                 fix="pass args=GuidedGRPOConfig(...), which takes every GRPOConfig field",
             )
-        self._ladder = self.args.ladder_settings()
-        self._accuracy_index = self._find_accuracy_reward()
-        self._check_data()
+        names = self.reward_func_names
+        self._accuracy_index = accuracy_index(names, self.args)
+        check_trainable(self.args, names, plain=not (self.tools or self._is_vlm or self.rollout_func is not None))
+        check_columns(self.train_dataset, self.args)
         self._controller = make_controller(str(self.args.guidance_strength), self.args.strength_settings())
         self.guidance_state = self._controller.init()
-        self.history = ProblemHistory(self._ladder)
-        self.cold_start_over = False  # by format; by steps it is read off the step
+        settings, form = self.args.ladder_settings(), self.args.format_reward
+        self.keep(ProblemHistory(settings), Watch(f"rewards/{form}/mean" if form in names else None))
         self._shares_G = shares(
             self.num_generations, float(self.args.guidance_ratio or 0), str(self.args.guidance_allocation)
         )
+        self._first_shares_G = self._shares_G if self.args.guides_first else [0.0] * self.num_generations
         self._guidance_tokenizer = GuidanceTokenizer(
             self._tokenizer,
             self.chat_template_kwargs,
@@ -152,53 +117,23 @@ class GuidedGRPOTrainer(GRPOTrainer):
         )
         context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         self._room = math.inf if context is None else context - self.max_completion_length  # for prompt and guidance
+        self._ladder = Ladder(
+            settings,
+            self._shares_G,
+            self._guidance_tokenizer,
+            self.history,
+            share=SHARES[str(self.args.rescue_slice)],
+            full=self._strength_of,
+            room=self._room,
+        )
         self._ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
-        self._batch: _Batch | None = None
-        self.metric_sums, self.gradient_norms = MetricSums(), RunningVariance()
-        self.tokens_generated = 0
+        self._batch: Batch | None = None
         self.add_callback(BudgetCallback(self))
 
+    def _strength_of(self, row: Row) -> Strength:
+        return self._controller.strength(self.guidance_state, row)
+
     # ---- plan -------------------------------------------------------------------------------------------------------
-
-    def _find_accuracy_reward(self) -> int:
-        names, wanted = self.reward_func_names, self.args.accuracy_reward
-        if wanted is None:
-            # Without guidance it feeds metrics alone, and a drop-in must not ask for more than TRL does.
-            fallback = len(names) == 1 or (not self.args.guided and "accuracy" not in names)
-            wanted = names[0] if fallback else "accuracy"
-        if wanted not in names:
-            raise InputError(
-                f"is not among the reward functions ({', '.join(names)})",
-                field="accuracy_reward",
-                value=wanted,
-                fix="name the reward function that says whether an answer is right",
-            )
-        return names.index(wanted)
-
-    def _check_data(self) -> None:
-        if self.args.guided and (self.tools or self._is_vlm or self.rollout_func is not None):
-            raise InputError(
-                "does not go with tools, environments, rollout_func or vision models",
-                field="method",
-                value=self.args.method,
-                fix="use method grpo, or a text-only policy without tools",
-            )
-        if self._ladder.cold_format is not None and self.args.format_reward not in self.reward_func_names:
-            raise InputError(
-                f"is not among the reward functions ({', '.join(self.reward_func_names)})",
-                field="format_reward",
-                value=self.args.format_reward,
-                fix="name the function that grades the format, or use rescue_cold_start",
-            )
-        if self.args.guided and not hasattr(self.train_dataset, "__len__"):
-            raise InputError(
-                "does not go with a streamed data set",
-                field="method",
-                value=self.args.method,
-                fix="load the data set whole, or use method grpo",
-            )
-        if hasattr(self.train_dataset, "__len__"):
-            check_columns(self.train_dataset, self.args)
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
@@ -230,11 +165,11 @@ class GuidedGRPOTrainer(GRPOTrainer):
         plan = plan_batch(
             inputs,  # type: ignore[arg-type]  # rows of the data set are Rows
             self.accelerator.process_index * len(inputs),
-            self._shares_G if self.args.guides_first else [0.0] * self.num_generations,
-            lambda row: self._controller.strength(self.guidance_state, row),
+            self._first_shares_G,
+            self._strength_of,
             self._guidance_tokenizer,
         )
-        self._batch = _Batch(inputs, plan)
+        self._batch = Batch(inputs, plan)  # type: ignore[arg-type]  # rows of the data set are Rows
         try:
             output = super()._generate_and_score_completions(inputs)
             self._after_rewards(self._batch, output)
@@ -274,12 +209,12 @@ class GuidedGRPOTrainer(GRPOTrainer):
                 fix=f"bound prompt and guidance to {self._room:.0f} tokens, or generate fewer",
             )
 
-    def _sample(self, batch: _Batch) -> tuple[list[Rollout], tuple[Any, ...]]:
+    def _sample(self, batch: Batch) -> tuple[list[Rollout], tuple[Any, ...]]:
         """Rollouts of the batch's current plan, and TRL's own output."""
         guide = self._guidance_tokenizer
         prompts = [guide.prompt(row["prompt"], given.slice) for row, given in zip(batch.rows, batch.plan, strict=True)]
         output = tuple(super()._generate(prompts))
-        return _rollouts(batch.plan, output), output
+        return rollouts_of(batch.plan, output), output
 
     # ---- rescue, weights --------------------------------------------------------------------------------------------
 
@@ -289,7 +224,7 @@ class GuidedGRPOTrainer(GRPOTrainer):
             return tuple(super()._generate(prompts))
         if not self.args.guided:  # with tools or images TRL's prompts are not the rows'
             output = tuple(super()._generate(prompts))
-            batch.rollouts = _rollouts(batch.plan, output)
+            batch.rollouts = rollouts_of(batch.plan, output)
             return output
         batch.rollouts, output = self._sample(batch)
         if self._ladder_is_open():
@@ -298,7 +233,7 @@ class GuidedGRPOTrainer(GRPOTrainer):
         weight = float(self.args.guidance_weight or 0.0)
         if self.args.guidance_placement == "prefix" and weight != 1:
             tool_mask = loss_weights(batch.rollouts, weight)
-        if batch.climbs:
+        if batch.rescued is not None:
             prompt_ids = [rollout.prompt_ids for rollout in batch.rollouts]
             completion_ids = [rollout.completion_ids for rollout in batch.rollouts]
             completions = [rollout.completion for rollout in batch.rollouts]
@@ -306,29 +241,21 @@ class GuidedGRPOTrainer(GRPOTrainer):
         return (prompt_ids, completion_ids, tool_mask, completions, logprobs, *rest)
 
     def _ladder_is_open(self) -> bool:
-        if self._ladder.cold_format is not None:
+        if self._ladder.settings.cold_format is not None:
             return self.args.rescues and self.cold_start_over
-        return self.args.rescues and self.state.global_step >= self._ladder.cold_start
+        return self.args.rescues and self.state.global_step >= self._ladder.settings.cold_start
 
-    def _climb(self, batch: _Batch) -> None:
+    def _climb(self, batch: Batch) -> None:
         """Grade the batch, and sample its difficult groups again until they succeed or the ladder ends."""
         started = time.perf_counter()
         batch.rollouts, batch.rewards_BF = self._grade(batch.rows, batch.rollouts)
         self.metric_sums.total("time/reward", time.perf_counter() - started)
         batch.first_accuracy_B = batch.rewards_BF[:, self._accuracy_index]
         started = time.perf_counter()
-        rescued = rescue_batch(
-            batch.rows,  # type: ignore[arg-type]  # rows of the data set are Rows
-            batch.rollouts,
-            batch.rewards_BF,
-            _Resampler(self),
-            accuracy=self._accuracy_index,
-            group_size=self.num_generations,
-            rungs_of=self._rungs_of,
-            assign_at=self._assign_at,
+        batch.rescued = rescue_batch(
+            batch.rows, batch.rollouts, batch.rewards_BF, _Resampler(self), self._ladder, self._accuracy_index
         )
-        batch.rollouts, batch.rewards_BF, batch.climbs = rescued.rollouts_b, rescued.rewards_BF, rescued.climbs
-        batch.rescued = rescued
+        batch.rollouts, batch.rewards_BF = batch.rescued.rollouts_b, batch.rescued.rewards_BF
         self._put_extras(batch.rollouts)
         self.metric_sums.total("time/rescue", time.perf_counter() - started)
 
@@ -338,10 +265,10 @@ class GuidedGRPOTrainer(GRPOTrainer):
         assert outer is not None
         lengths = {name: len(values) for name, values in self._metrics["train"].items()}
         shares = {name: list(values) for name, values in self._pending_metrics.items()}
-        self._batch = _Batch(rows, plan, attempt=outer.attempt + 1)  # type: ignore[arg-type]  # Rows are dicts
+        self._batch = Batch(rows, plan, attempt=outer.attempt + 1)
         try:
             rollouts, _ = self._sample(self._batch)
-            result = self._grade(rows, rollouts)  # type: ignore[arg-type]  # Rows are dicts
+            result = self._grade(rows, rollouts)
         finally:
             self._batch = outer
         outer.attempt += 1
@@ -350,26 +277,6 @@ class GuidedGRPOTrainer(GRPOTrainer):
         self._pending_metrics.clear()
         self._pending_metrics.update(shares)
         return result
-
-    def _rungs_of(self, row: Row) -> tuple[float, ...]:
-        """The ω that a problem may climb: each gives more than the one before, and leaves room for a response."""
-        found, given = [], 0
-        for omega in rungs(self._ladder, self.history.start(problem_key(row))):
-            piece = self._guidance_tokenizer.slice(row, self._strength_at(row, omega))
-            if piece.tokens > given and self._guidance_tokenizer.length(row["prompt"], piece) <= self._room:
-                found.append(omega)
-                given = piece.tokens
-        return tuple(found)
-
-    def _strength_at(self, row: Row, omega: float) -> Strength:
-        if self._ladder.rule == "controller":
-            full = self._controller.strength(self.guidance_state, row)
-            return Strength(full.unit, full.amount * omega)
-        return Strength(SHARES[str(self.args.rescue_slice)], omega)
-
-    def _assign_at(self, row: Row, place: int, omega: float, attempt: int) -> Assignment:
-        given = assign(row, self._shares_G[place], self._strength_at(row, omega), self._guidance_tokenizer)
-        return replace(given, stage=attempt, omega=omega)
 
     # ---- verdict ----------------------------------------------------------------------------------------------------
 
@@ -383,7 +290,7 @@ class GuidedGRPOTrainer(GRPOTrainer):
             self.metric_sums.total("time/reward", time.perf_counter() - started)
         return batch.rewards_BF
 
-    def _grade(self, rows: list[dict[str, Any]], rollouts: list[Rollout]) -> tuple[list[Rollout], torch.Tensor]:
+    def _grade(self, rows: list[Row], rollouts: list[Rollout]) -> tuple[list[Rollout], torch.Tensor]:
         """Rewards of all ranks, before TRL asks for them; what reward functions log a row goes with its rollout."""
         rewards = super()._calculate_rewards(
             rows,
@@ -402,7 +309,7 @@ class GuidedGRPOTrainer(GRPOTrainer):
 
     # ---- advantage, controller, bookkeeping -------------------------------------------------------------------------
 
-    def _after_rewards(self, batch: _Batch, output: dict[str, Any]) -> None:
+    def _after_rewards(self, batch: Batch, output: dict[str, Any]) -> None:
         """Everything that follows the rewards of a training batch; equal on all ranks."""
         rewards_BF = batch.rewards_BF
         assert rewards_BF is not None
@@ -424,45 +331,21 @@ class GuidedGRPOTrainer(GRPOTrainer):
             accuracy_B,
             advantages_B,
             group_size=self.num_generations,
-            asked=self._controller.strength(self.guidance_state, {}).amount if self.args.guided else 0.0,
+            asked=self._strength_of({}).amount if self.args.guided else 0.0,
             guidance_trained=self.args.guidance_in_loss,
         )
         self.metric_sums.latest("tokens/generated_total", self.tokens_generated)
-        self._remember_problems(batch, facts_BK, accuracy_B)
-        if self._samples_rollouts():
-            self._record_rollouts(batch, output["advantages"], rewards_BF[local])
+        self.count_problems(batch, facts_BK, accuracy_B, self._first_shares_G)
+        self.record_rollouts(batch, output["advantages"], rewards_BF[local], self._ends)
         self._feed_controller(accuracy_B, guided_B)
-        if self._ladder.cold_format is not None:
+        if self._ladder.settings.cold_format is not None:
             format_B = rewards_BF[:, self.reward_func_names.index(self.args.format_reward)]
-            self.cold_start_over |= bool(format_B.nanmean() >= self._ladder.cold_format)
+            self.cold_start_over |= bool(format_B.nanmean() >= self._ladder.settings.cold_format)
 
-    def _gather_facts(self, batch: _Batch) -> torch.Tensor:
+    def _gather_facts(self, batch: Batch) -> torch.Tensor:
         """`FACTS` of the rollouts of all ranks, shape (B, len(FACTS))."""
-        facts = rollout_facts(batch.rows, batch.rollouts, self._ends)  # type: ignore[arg-type]  # Rows are dicts
+        facts = rollout_facts(batch.rows, batch.rollouts, self._ends)
         return self.accelerator.gather(torch.tensor(facts, dtype=torch.long, device=self.accelerator.device))
-
-    def _remember_problems(self, batch: _Batch, facts_BK: torch.Tensor, accuracy_B: torch.Tensor) -> None:
-        """Count what the first sampling and the ladder came to, and remember it by problem."""
-        first_B = accuracy_B if batch.first_accuracy_B is None else batch.first_accuracy_B
-        difficult = difficult_groups(first_B, self.num_generations)
-        count_first_sampling(self.metric_sums, first_B, difficult, self.num_generations)
-        if batch.rescued is not None:
-            count_rescue(
-                self.metric_sums,
-                batch.climbs.values(),
-                groups=len(accuracy_B) // self.num_generations,
-                attempts=len(self._ladder.stages),
-                calls=batch.rescued.calls,
-                rows=batch.rescued.rows,
-                tokens=batch.rescued.tokens,
-            )
-        keys = facts_BK[:: self.num_generations, FACTS.index("problem")].tolist()
-        for group, (key, rate) in enumerate(
-            zip(keys, accuracy_B.view(-1, self.num_generations).gt(0).float().mean(dim=1).tolist(), strict=True)
-        ):
-            if not first_B[group * self.num_generations : (group + 1) * self.num_generations].isnan().all():
-                seen = self.history.observe(key, rate, batch.climbs.get(group))
-                count_transition(self.metric_sums, *seen)
 
     def _feed_controller(self, accuracy_B: torch.Tensor, guided_B: torch.Tensor) -> None:
         graded_B = ~accuracy_B.isnan()
@@ -487,104 +370,6 @@ class GuidedGRPOTrainer(GRPOTrainer):
         if self.args.max_generated_tokens:
             return min(1.0, self.tokens_generated / self.args.max_generated_tokens)
         return min(1.0, done / self.state.max_steps) if self.state.max_steps > 0 else 0.0
-
-    # ---- log --------------------------------------------------------------------------------------------------------
-
-    def _samples_rollouts(self) -> bool:
-        every = self.args.rollouts_every
-        return every > 0 and self.state.global_step % every == 0
-
-    def _record_rollouts(self, batch: _Batch, advantages_b: torch.Tensor, rewards_bF: torch.Tensor) -> None:
-        """Append the groups of this batch to rollouts.jsonl."""
-        records = rollout_records(
-            batch.rows,
-            batch.rollouts,
-            decode=self._tokenizer.decode,
-            rewards_bF=rewards_bF.tolist(),
-            reward_names=self.reward_func_names,
-            advantages_b=advantages_b.tolist(),
-            ends=self._ends,
-        )
-        records = gather_object(records)
-        if self.accelerator.is_main_process:
-            groups = group_records(records, self.num_generations, step=self.state.global_step + 1)
-            rundir.append_rows(Path(self.args.output_dir) / rundir.ROLLOUTS, groups)
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """TRL's log, with our metrics, and a row of metrics.jsonl for every logged training step."""
-        trained = "loss" in logs
-        if trained:
-            logs.update(self.metric_sums.reduce())
-            if logs.get("grad_norm") is not None:
-                self.gradient_norms.add(float(logs["grad_norm"]))
-                logs["grad_norm/mean"], logs["grad_norm/variance"] = (
-                    self.gradient_norms.mean,
-                    self.gradient_norms.variance,
-                )
-        super().log(logs, start_time)
-        if trained and self.accelerator.is_main_process:
-            row = {"step": self.state.global_step, **{name: plain_number(value) for name, value in logs.items()}}
-            rundir.append_rows(Path(self.args.output_dir) / rundir.METRICS, [row])
-
-    # ---- checkpoints ------------------------------------------------------------------------------------------------
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        try:  # older checkpoints go once the new one is whole
-            super()._save_checkpoint(model, trial)
-        finally:
-            self.args.save_total_limit = limit
-        run = Path(self._get_output_dir(trial=trial))
-        folder = run / f"{rundir.CHECKPOINT_PREFIX}{self.state.global_step}"
-        cycle_open = self._step % (self.args.steps_per_generation * self.num_iterations) != 0
-        buffered = self._buffered_inputs if cycle_open else None  # a finished cycle is never read again
-        torch.save(buffered, folder / _BUFFER.format(rank=self.accelerator.process_index))
-        if self.args.should_save:
-            state = {
-                "controller": self.guidance_state.to_json(),
-                "micro_step": self._step,
-                "tokens_generated": self.tokens_generated,
-                "metric_sums": self.metric_sums.state_dict(),
-                "gradient_norms": self.gradient_norms.state_dict(),
-                "history": self.history.state_dict(),
-                "cold_start_over": self.cold_start_over,
-                "trl_metrics": self._metrics["train"],
-            }
-            rundir.write_json(folder / _STATE, state)
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            rundir.mark_complete(folder)
-            rotate_checkpoints(
-                output_dir=str(run),
-                save_total_limit=limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=False,
-            )
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None:
-            return
-        folder = Path(checkpoint)
-        if not (folder / _STATE).exists():
-            raise InputError(
-                "has no guidance_state.json: it is not a checkpoint of this trainer",
-                field="resume_from_checkpoint",
-                value=checkpoint,
-                fix="load its weights as the model of a new run",
-            )
-        state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
-        self.guidance_state = State.from_json(state["controller"])
-        self._step = state["micro_step"]
-        self.tokens_generated = state["tokens_generated"]
-        self.metric_sums.load_state_dict(state["metric_sums"])
-        self.gradient_norms.load_state_dict(state["gradient_norms"])
-        self.history.load_state_dict(state["history"])
-        self.cold_start_over = state["cold_start_over"]
-        self._metrics["train"].update(state["trl_metrics"])
-        buffer = folder / _BUFFER.format(rank=self.accelerator.process_index)
-        if buffer.exists():  # missing after a change of the number of ranks: TRL then samples anew
-            self._buffered_inputs = torch.load(buffer, map_location=self.accelerator.device, weights_only=True)
 
 
 class _Resampler:

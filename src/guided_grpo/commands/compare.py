@@ -6,6 +6,7 @@ The config names a training config and what varies:
     output_dir: runs/quickstart         # runs are OUTPUT/VARIANT-seedN
     seeds: [0, 1, 2]
     baseline: grpo
+    common: {max_steps: 400}            # for every variant; a variant's own fields win
     variants:
       grpo: {method: grpo}
       g2rpo-a: {method: g2rpo-a, guidance_length: 45}
@@ -30,7 +31,7 @@ from guided_grpo.errors import InputError
 from guided_grpo.report import build_report
 from guided_grpo.stats import mean_interval, seeds_interval
 
-_FIELDS = {"config", "output_dir", "seeds", "variants", "baseline"}
+_FIELDS = {"config", "output_dir", "seeds", "variants", "baseline", "common"}
 
 
 def main(arguments: list[str], *, as_json: bool = False) -> int:
@@ -44,7 +45,8 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
     options = parser.parse_args(arguments)
     plan = _read_plan(options.config)
     seeds = options.seeds or plan["seeds"]
-    variants = _chosen(plan["variants"], options.variants)
+    chosen = _chosen(plan["variants"], options.variants)
+    variants = {name: {**(plan.get("common") or {}), **overrides} for name, overrides in chosen.items()}
     output = Path(options.output_dir or plan["output_dir"])
     common = options.config.parent / plan["config"]
     queue = [
@@ -83,10 +85,25 @@ def summarise(results: list[dict[str, Any]], baseline: str) -> dict[str, Any]:
         entry: dict[str, Any] = {"seeds": [run["seed"] for run in runs]}
         for when in ("before", "after"):
             entry[when] = _over_runs([Path(run["run"]) for run in runs], when)
-        for key, digits in (("tokens_generated", 1), ("steps", 1), ("train_seconds", 1), ("zero_groups", 4)):
-            entry[key] = round(sum(run[key] for run in runs) / len(runs), digits)
+        for key in _AVERAGED:
+            entry[key] = _over_seeds([run[key] for run in runs])
         summary["variants"][name] = entry
     return summary
+
+
+_AVERAGED = (
+    "tokens_generated", "rescue_tokens", "steps", "train_seconds",
+    "zero_groups", "difficult_groups", "grad_norm_mean", "grad_norm_variance",
+)  # fmt: skip
+
+
+def _over_seeds(values: list[float]) -> dict[str, Any]:
+    """Mean of a figure of the runs; from three seeds on with the 95 % interval over them."""
+    mean = sum(values) / len(values)
+    if len(values) < 3:
+        return {"mean": mean}
+    interval = seeds_interval(values)
+    return {"mean": mean, "interval": [interval.low, interval.high], "by_seed": values}
 
 
 def _over_runs(runs: list[Path], when: str) -> dict[str, Any]:
@@ -105,15 +122,18 @@ def _over_runs(runs: list[Path], when: str) -> dict[str, Any]:
 def table(summary: dict[str, Any]) -> str:
     """The comparison, for people."""
     titles = f"{'method':<20} {'before':>8} {'after':>8}  {'95 % interval':<18}"
-    lines = [f"{titles} {'no signal':>9} {'tokens':>10} {'seconds':>8}  seeds"]
+    lines = [f"{titles} {'no signal':>9} {'grad variance':>13} {'tokens':>10} {'rescue':>7} {'seconds':>8}  seeds"]
     for name, entry in summary["variants"].items():
         low, high = entry["after"]["interval"]
+        mean = {key: entry[key]["mean"] for key in _AVERAGED}
         lines.append(
             f"{name:<20} {entry['before']['accuracy']:>8.1%} {entry['after']['accuracy']:>8.1%}  "
-            f"{f'[{low:.1%}, {high:.1%}]':<18} {entry['zero_groups']:>9.0%} {entry['tokens_generated']:>10,.0f} "
-            f"{entry['train_seconds']:>8.0f}  {len(entry['seeds'])}"
+            f"{f'[{low:.1%}, {high:.1%}]':<18} {mean['zero_groups']:>9.0%} {mean['grad_norm_variance']:>13.3g} "
+            f"{mean['tokens_generated']:>10,.0f} {mean['rescue_tokens'] / mean['tokens_generated']:>7.0%} "
+            f"{mean['train_seconds']:>8.0f}  {len(entry['seeds'])}"
         )
     lines += [f"failed: {run['run']}: {run['error']}" for run in summary["runs"] if "error" in run]
+    lines += [f"{run['run']}: {', '.join(run['warnings'])}" for run in summary["runs"] if run.get("warnings")]
     if "report" in summary:
         lines.append(f"report: {summary['report']}")
     return "\n".join(lines)

@@ -42,6 +42,9 @@ class RunArguments:
     rewards: list[str] = field(
         default_factory=lambda: ["accuracy"], metadata={"help": "Reward functions: accuracy, format."}
     )
+    eval_every: int = field(
+        default=0, metadata={"help": "Steps between unguided evaluations during training; 0 = before and after only."}
+    )
     eval_samples: int = field(default=4, metadata={"help": "Responses a held-out problem."})
     eval_temperature: float = field(default=0.6, metadata={"help": "0 = greedy."})
     eval_top_p: float = field(default=0.95, metadata={"help": "1 = off."})
@@ -63,6 +66,8 @@ class RunArguments:
                 ) from error
         if not self.train_data:
             raise InputError("is missing", field="train_data", fix="name a hub id, a file, or chains:steps=10-14")
+        if self.eval_every < 0:
+            raise InputError("is below 0", field="eval_every", value=self.eval_every, fix="use 0 (off) or more")
         if self.eval_samples < 1:
             raise InputError("is below 1", field="eval_samples", value=self.eval_samples, fix="use 1 or more")
 

@@ -27,10 +27,10 @@ from guided_grpo import rundir
 from guided_grpo.commands.settings import EMBEDDED, VOLATILE, Settings, parse, say
 from guided_grpo.embedded import BaseRecipe, build_base
 from guided_grpo.errors import InputError
-from guided_grpo.evaluate import evaluate, questions
+from guided_grpo.evaluate import Evaluation, evaluate, questions
 from guided_grpo.problems.check import check_columns, check_fit
 from guided_grpo.problems.sources import load_rows
-from guided_grpo.progress import BarCallback, wants_bars
+from guided_grpo.progress import BarCallback, EvaluationCallback, wants_bars
 from guided_grpo.trainer import GuidedGRPOTrainer
 from guided_grpo.verifiers import reward_functions
 
@@ -91,6 +91,9 @@ def run(settings: Settings, *, recipe: BaseRecipe | None = None) -> dict[str, An
     results = _Results(settings, trainer, rewards[settings.run.rewards.index("accuracy")] if held_out else None)
     results.evaluate("before", held_out)
     resume = _prepare_resume(output, state)
+    if settings.run.eval_every and held_out is not None:
+        during = EvaluationCallback(settings.run.eval_every, lambda step: results.evaluate_during(step, held_out))
+        trainer.add_callback(during)
     trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     _save_model(trainer, output, state)
     results.evaluate("after", held_out)
@@ -201,7 +204,7 @@ def _prepare_resume(output: Path, state: PartialState) -> Path | None:
     step = 0 if checkpoint is None else int(checkpoint.name.removeprefix(rundir.CHECKPOINT_PREFIX))
     if state.is_main_process:
         rundir.drop_partial_checkpoints(output)
-        for name in (rundir.METRICS, rundir.ROLLOUTS):
+        for name in rundir.APPENDED:
             rundir.cut_back(output / name, step)
     state.wait_for_everyone()
     if checkpoint is not None:
@@ -217,6 +220,9 @@ def _save_model(trainer: GuidedGRPOTrainer, output: Path, state: PartialState) -
     state.wait_for_everyone()
 
 
+_EVALUATED = ("accuracy", "interval", "problems", "samples")
+
+
 class _Results:
     """Evaluations and the summary of one run."""
 
@@ -225,51 +231,80 @@ class _Results:
         self.output, self.state = settings.output, PartialState()
 
     def evaluate(self, when: str, held_out: Dataset | None) -> None:
-        """Fill `when` of eval.json unless it is there; on the main process, while the others wait."""
-        sharded = self.trainer.is_fsdp_enabled or self.trainer.is_deepspeed_enabled
-        if held_out is not None and sharded and self.state.is_main_process:
-            say("evaluation skipped: the policy is sharded; run 'guided-grpo eval' on the model folder")
-        if held_out is not None and not sharded and self.state.is_main_process:
-            path = self.output / rundir.EVAL
+        """Fill `when` of eval.json unless it is there, and tell the trainer's watch."""
+        if held_out is None or self._sharded():
+            return
+        path = self.output / rundir.EVAL
+        if self.state.is_main_process:
             data = rundir.read_json(path) or {"before": None, "after": None}
             if data[when] is None:
-                decoding = self.settings.run.decoding(int(self.trainer.max_completion_length or 0))
-                model = self.trainer.accelerator.unwrap_model(self.trainer.model)
-                result = evaluate(
-                    model,
-                    self.trainer.processing_class,
-                    questions(held_out),
-                    self.grader,
-                    decoding,
-                    template_kwargs=self.trainer.chat_template_kwargs,
-                    label=f"{when} training",
-                    bars=wants_bars(self.settings.run.quiet),
-                )
-                rundir.write_json(path, {**data, when: result.to_json()})
+                rundir.write_json(path, {**data, when: self._measure(held_out, f"{when} training").to_json()})
         self.state.wait_for_everyone()
+        self.trainer.evaluated(rundir.read_json(path)[when]["accuracy"])
+
+    def evaluate_during(self, step: int, held_out: Dataset) -> None:
+        """Append a row to evals.jsonl, and tell the trainer's watch."""
+        if self._sharded():
+            return
+        path = self.output / rundir.EVALS
+        if self.state.is_main_process:
+            found = self._measure(held_out, f"step {step}").to_json()
+            rundir.append_rows(path, [{"step": step, **{key: found[key] for key in _EVALUATED}}])
+        self.state.wait_for_everyone()
+        self.trainer.evaluated(list(rundir.whole_rows(path))[-1]["accuracy"])
+
+    def _sharded(self) -> bool:
+        sharded = bool(self.trainer.is_fsdp_enabled or self.trainer.is_deepspeed_enabled)
+        if sharded and self.state.is_main_process:
+            say("evaluation skipped: the policy is sharded; run 'guided-grpo eval' on the model folder")
+        return sharded
+
+    def _measure(self, held_out: Dataset, label: str) -> Evaluation:
+        """On the main process, while the others wait."""
+        return evaluate(
+            self.trainer.accelerator.unwrap_model(self.trainer.model),
+            self.trainer.processing_class,
+            questions(held_out),
+            self.grader,
+            self.settings.run.decoding(int(self.trainer.max_completion_length or 0)),
+            template_kwargs=self.trainer.chat_template_kwargs,
+            label=label,
+            bars=wants_bars(self.settings.run.quiet),
+        )
 
     def finish(self, seconds: float) -> dict[str, Any]:
         """Write and return summary.json: its presence says that the run is over."""
         rows = list(rundir.whole_rows(self.output / rundir.METRICS))
         evaluation = rundir.read_json(self.output / rundir.EVAL) or {}
-        dead = [row["signal/zero_groups"] for row in rows if row.get("signal/zero_groups") is not None]
         summary: dict[str, Any] = {
             "method": self.settings.training.method,
             "seed": self.settings.training.seed,
             "steps": self.trainer.state.global_step,
             "tokens_generated": self.trainer.tokens_generated,
-            "zero_groups": round(sum(dead) / len(dead), 4) if dead else None,  # every batch has as many groups
+            "zero_groups": _mean_of(rows, "signal/zero_groups"),  # every batch has as many groups
+            "difficult_groups": _mean_of(rows, "signal/difficult"),
+            "rescue_tokens": int(sum(row.get("rescue/tokens") or 0 for row in rows)),
+            "grad_norm_mean": self.trainer.gradient_norms.mean,
+            "grad_norm_variance": self.trainer.gradient_norms.variance,
             "train_seconds": round(sum(row.get("step_time") or 0.0 for row in rows), 1),
             "seconds": round(seconds, 1),
         }
         for when, result in evaluation.items():
             if result is not None:
-                summary[when] = {key: result[key] for key in ("accuracy", "interval", "problems", "samples")}
+                summary[when] = {key: result[key] for key in _EVALUATED}
+        warnings = [row["warning"] for row in rundir.whole_rows(self.output / rundir.WARNINGS)]
+        if warnings:
+            summary["warnings"] = warnings
         if self.state.is_main_process:
             rundir.write_json(self.output / rundir.SUMMARY, summary)
         self.state.wait_for_everyone()
         say(f"{self.output}: {_headline(summary)}")
         return summary
+
+
+def _mean_of(rows: list[dict[str, Any]], name: str) -> float | None:
+    values = [row[name] for row in rows if row.get(name) is not None]
+    return round(sum(values) / len(values), 4) if values else None
 
 
 def _headline(summary: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from guided_grpo.errors import InputError
@@ -15,8 +16,58 @@ if TYPE_CHECKING:
     from guided_grpo.config import GuidedGRPOConfig
 
 
+def accuracy_index(names: Sequence[str], config: GuidedGRPOConfig) -> int:
+    """Place of the accuracy reward among the reward functions. Raises `InputError` where it cannot be told."""
+    wanted = config.accuracy_reward
+    if wanted is None:
+        # Without guidance it feeds metrics alone, and a drop-in must not ask for more than TRL does.
+        fallback = len(names) == 1 or (not config.guided and "accuracy" not in names)
+        wanted = names[0] if fallback else "accuracy"
+    if wanted not in names:
+        raise InputError(
+            f"is not among the reward functions ({', '.join(names)})",
+            field="accuracy_reward",
+            value=wanted,
+            fix="name the reward function that says whether an answer is right",
+        )
+    return names.index(wanted)
+
+
+def check_trainable(config: GuidedGRPOConfig, names: Sequence[str], *, plain: bool) -> None:
+    """Raise `InputError` where the method does not go with the policy or the rewards.
+
+    Args:
+        config: the method.
+        names: of the reward functions.
+        plain: whether the policy is text-only, without tools, environments or a `rollout_func`.
+    """
+    if config.guided and not plain:
+        raise InputError(
+            "does not go with tools, environments, rollout_func or vision models",
+            field="method",
+            value=config.method,
+            fix="use method grpo, or a text-only policy without tools",
+        )
+    if config.rescue_cold_format is not None and config.format_reward not in names:
+        raise InputError(
+            f"is not among the reward functions ({', '.join(names)})",
+            field="format_reward",
+            value=config.format_reward,
+            fix="name the function that grades the format, or use rescue_cold_start",
+        )
+
+
 def check_columns(rows: Dataset, config: GuidedGRPOConfig) -> None:
     """Raise `InputError` where the method needs a column, or a trace, that the data lacks."""
+    if not hasattr(rows, "__len__"):
+        if config.guided:
+            raise InputError(
+                "does not go with a streamed data set",
+                field="method",
+                value=config.method,
+                fix="load the data set whole, or use method grpo",
+            )
+        return
     columns = ", ".join(rows.column_names)
     if config.guided and "guidance" not in rows.column_names:
         raise InputError(
@@ -71,7 +122,12 @@ _CONTROLLED = ("ratio", "ratio-official", "setpoint")
 
 
 def _longest_guidance(config: GuidedGRPOConfig) -> float:
-    """Most guidance tokens a rollout can get; infinite where only the trace bounds it."""
+    """Most guidance tokens a rollout of the first sampling can get; infinite where only the trace bounds it.
+
+    The rescue ladder needs no check: it leaves out what does not fit.
+    """
+    if not config.guides_first:
+        return 0.0
     if config.guidance_unit != "tokens":
         return math.inf
     if config.guidance_strength in _CONTROLLED:

@@ -37,6 +37,8 @@ code { overflow-wrap: anywhere; }
 .grid.three { grid-template-columns: repeat(auto-fit, minmax(min(100%, 350px), 1fr)); }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 16px 18px; min-width: 0; }
 .wide { grid-column: 1 / -1; }
+.grid > .card { display: flex; flex-direction: column; }
+.grid > .card > .plot { margin-top: auto; }
 .pair { display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 250px), 1fr)); }
 .pair > div { min-width: 0; }
 .scroll { overflow-x: auto; }
@@ -46,9 +48,14 @@ th { color: var(--muted); font-weight: 600; font-size: 13px; }
 tr:last-child td { border-bottom: 0; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 td small { color: var(--muted); white-space: nowrap; }
-td.name { font-weight: 600; overflow-wrap: anywhere; }
+td.name { font-weight: 600; overflow-wrap: anywhere; min-width: 120px; }
+td.name > span { display: flex; align-items: baseline; }
 .settings td { overflow-wrap: anywhere; min-width: 90px; }
 ul.notes { margin: 6px 0 0; padding-left: 18px; color: var(--muted); font-size: 13px; }
+.warnings { list-style: none; margin: 0 0 14px; padding: 8px 12px; background: var(--warn); border-radius: 8px; }
+.warnings li { font-size: 14px; padding: 2px 0; overflow-wrap: anywhere; }
+.key { margin: 10px 0 0; max-width: none; }
+.key span.item { display: inline-block; margin-right: 16px; }
 .scale { display: inline-block; width: 110px; height: 10px; border-radius: 3px; margin: 0 6px; }
 details.run { margin-top: 12px; }
 summary { cursor: pointer; font-weight: 600; }
@@ -69,6 +76,7 @@ dd { margin: 0; overflow-wrap: anywhere; white-space: pre-wrap; }
 .chip.warn { background: var(--warn); }
 .chip.arm-guided { background: var(--given); }
 .guidance { background: var(--given); color: inherit; border-bottom: 2px dotted var(--given-line); }
+.hint { border-left: 3px solid var(--given-line); padding-left: 8px; margin: 0 0 8px; }
 .cut { color: var(--muted); font-style: italic; }
 footer { max-width: 1240px; margin: 36px auto 0; padding: 14px 20px 40px; color: var(--muted); font-size: 13px; }
 #failure { display: none; background: var(--warn); padding: 10px 14px; border-radius: 8px; margin: 12px 0; }
@@ -121,6 +129,7 @@ SCRIPT = """
     });
     const data = figure.data.map(function (trace) {
       const copy = Object.assign({}, trace, { visible: !hidden.has(trace.meta.run) });
+      if (trace.meta.edge) copy.line = Object.assign({ color: colour(trace.meta.edge) }, trace.line);
       if (trace.error_y) copy.error_y = Object.assign({ color: colour("--ink") }, trace.error_y);
       return copy;
     });

@@ -26,20 +26,26 @@ class Plot:
     notes: list[str] = field(default_factory=list)
     key: str = ""  # what the line styles mean, where one run has several
     wide: bool = False
+    run: Run | None = None  # of a plot on one run alone
 
 
 @dataclass(frozen=True)
 class Line:
-    """One metric in one line style."""
+    """One metric in one line style, as a share of the metric `over` where there is one."""
 
     metric: str
     label: str
     dash: Literal["solid", "dash", "dot"] = "solid"
+    over: str | None = None
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A plot of one or more metrics. `fallback` stands in for a run that records none of `lines`."""
+    """A plot of one or more metrics.
+
+    `fallback` stands in for a run that records none of `lines`; `ladder` for the first line of a run with a rescue
+    ladder, whose unguided rollouts are those of the groups that needed no rescue, which are no fair sample.
+    """
 
     id: str
     title: str
@@ -47,6 +53,7 @@ class Curve:
     axis: str
     lines: tuple[Line, ...]
     fallback: Line | None = None
+    ladder: Line | None = None
     against: Literal["steps", "tokens"] = "steps"
     share: bool = False  # the axis spans 0 to 1
     log: bool = False  # a logarithmic axis where spikes would flatten the rest
@@ -55,6 +62,7 @@ class Curve:
 
 
 ALL_ROLLOUTS = Line("reward/accuracy", "all rollouts", "dot")
+FIRST_SAMPLING = Line("reward/first", "first sampling")
 
 ACCURACY = Curve(
     "accuracy",
@@ -64,6 +72,7 @@ ACCURACY = Curve(
     "accuracy reward",
     (Line("reward/unguided", "unguided"), Line("reward/guided", "guided", "dash")),
     fallback=ALL_ROLLOUTS,
+    ladder=FIRST_SAMPLING,
     wide=True,
 )
 TOKENS = Curve(
@@ -74,6 +83,7 @@ TOKENS = Curve(
     "unguided accuracy reward",
     (Line("reward/unguided", "unguided"),),
     fallback=ALL_ROLLOUTS,
+    ladder=FIRST_SAMPLING,
     against="tokens",
     wide=True,
 )
@@ -84,6 +94,15 @@ ZERO_GROUPS = Curve(
     "compute is wasted; guidance should bring it down.",
     "share of groups",
     (Line("signal/zero_groups", "zero-signal groups"),),
+    share=True,
+)
+DIFFICULT = Curve(
+    "difficult",
+    "Difficult groups",
+    "Share of groups in which no rollout of the first sampling succeeded. Below about 0.2 there is little for "
+    "guidance to gain; it should fall as the model learns.",
+    "share of groups",
+    (Line("signal/difficult", "difficult groups"),),
     share=True,
 )
 ADVANTAGE = Curve(
@@ -148,12 +167,17 @@ def curve_plot(curve: Curve, runs: Sequence[Run]) -> Plot:
                 values += points.y
                 traces += _traces(run, line, points, curve)
             else:
-                reason = line.metric if not run.points(line.metric).y else "tokens/generated"
+                reason = line.metric if not run.points(line.metric).y else line.over or "tokens/generated"
                 missing.setdefault(reason, []).append(run.name)
     if not traces:
         recorded = ", ".join(missing)
         return Plot(curve.id, curve.title, curve.text, None, [f"Left out: no run records {recorded}.", *notes])
     notes += [f"{metric} is not recorded by {', '.join(names)}." for metric, names in missing.items()]
+    if curve.ladder in drawn:
+        notes.append(
+            f"Runs with a rescue ladder: the solid line is {curve.ladder.metric}, over all groups before rescue; "
+            f"their {curve.lines[0].metric} leaves out the hard groups, which were rescued."
+        )
     layout = _layout(curve, values)
     if layout["yaxis"].get("type") == "log":
         notes.append("The axis is logarithmic, because single values stand far above the rest.")
@@ -162,8 +186,10 @@ def curve_plot(curve: Curve, runs: Sequence[Run]) -> Plot:
 
 
 def _lines(curve: Curve, run: Run, notes: list[str]) -> tuple[Line, ...]:
-    """The curve's lines, or its fallback for a run that has nothing but that."""
+    """The curve's lines, or what stands in for them in this run."""
     fallback = curve.fallback
+    if curve.ladder is not None and run.has_ladder and run.points(curve.ladder.metric).y:
+        return (curve.ladder, *curve.lines[1:])
     if fallback is None or any(run.points(line.metric).y for line in curve.lines) or not run.points(fallback.metric).y:
         return curve.lines
     notes.append(f"{run.name} does not tell guided from unguided rollouts: {fallback.metric} is shown.")
@@ -171,7 +197,7 @@ def _lines(curve: Curve, run: Run, notes: list[str]) -> tuple[Line, ...]:
 
 
 def _points(run: Run, line: Line, curve: Curve) -> Points:
-    return run.points_by_tokens(line.metric) if curve.against == "tokens" else run.points(line.metric)
+    return run.points_by_tokens(line.metric) if curve.against == "tokens" else run.points(line.metric, line.over)
 
 
 def _traces(run: Run, line: Line, points: Points, curve: Curve) -> list[dict[str, Any]]:
@@ -187,7 +213,7 @@ def _traces(run: Run, line: Line, points: Points, curve: Curve) -> list[dict[str
         "line": {"color": run.colour, "width": 1},
         "hoverinfo": "skip",
         "showlegend": False,
-        **_coordinates(points.x, points.y),
+        **coordinates(points.x, points.y),
     }
     bold = {
         **shared,
@@ -196,12 +222,13 @@ def _traces(run: Run, line: Line, points: Points, curve: Curve) -> list[dict[str
         "mode": "lines" if len(points.y) >= SMOOTHED_FROM else "lines+markers",
         "line": {"color": run.colour, "width": 2, "dash": line.dash},
         "hovertemplate": "%{y:.3~g}",
-        **_coordinates(points.x, smooth),
+        **coordinates(points.x, smooth),
     }
     return [bold] if smooth == points.y else [raw, bold]
 
 
-def _coordinates(x: Sequence[float], y: Sequence[float]) -> dict[str, list[float]]:
+def coordinates(x: Sequence[float], y: Sequence[float]) -> dict[str, list[float]]:
+    """A trace's x and y, thinned and rounded."""
     stride = math.ceil(len(y) / MAX_POINTS)
     kept = [index for index in range(len(y)) if index % stride == 0 or index == len(y) - 1]
     return {
@@ -241,8 +268,9 @@ def _key(curve: Curve, drawn: set[Line]) -> str:
     if drawn == {curve.lines[0]}:
         return ""
     styles = {"solid": "solid", "dash": "dashed", "dot": "dotted"}
-    options = [*curve.lines, *([curve.fallback] if curve.fallback else [])]
-    return ", ".join(f"{styles[line.dash]}: {line.label}" for line in options if line in drawn)
+    options = [line for line in (*curve.lines, curve.ladder, curve.fallback) if line in drawn and line is not None]
+    labels = {dash: " or ".join(line.label for line in options if line.dash == dash) for dash in styles}
+    return ", ".join(f"{styles[dash]}: {label}" for dash, label in labels.items() if label)
 
 
 def plain(text: str) -> str:

@@ -186,7 +186,8 @@ def _cells(
 def _cell_text(group: Group, label: str, column: int, rollout: Rollout) -> str:
     reward = "not graded" if rollout.reward is None else f"reward {rollout.reward:.3g}"
     advantage = "" if rollout.advantage is None else f" · advantage {rollout.advantage:+.2f}"
-    return f"group {group.index} · {label} rollout {column + 1}<br>{reward}{advantage}"
+    stage = f" · stage {rollout.stage}" if rollout.stage else ""
+    return f"group {group.index} · {label} rollout {column + 1}{stage}<br>{reward}{advantage}"
 
 
 def _mark(label: str, left: float, columns: int) -> dict[str, Any]:

@@ -14,13 +14,13 @@ from typing import Any
 from plotly.offline import get_plotlyjs
 
 from guided_grpo.errors import InputError
-from guided_grpo.report import curves
+from guided_grpo.report import curves, ladder
 from guided_grpo.report.assets import SCRIPT, STYLE
 from guided_grpo.report.curves import Plot, curve_plot
 from guided_grpo.report.figures import REWARD_COLOURS, batch_summary, heatmap, reward_range, tiers_plot
 from guided_grpo.report.rollouts import NO_SAMPLES, rollouts_section
 from guided_grpo.report.runs import PALETTE, Run, load_runs
-from guided_grpo.report.tables import settings_table, summary_table
+from guided_grpo.report.tables import settings_table, summary_table, warning_list
 
 
 def build_report(runs: list[Path], output: Path) -> Path:
@@ -53,10 +53,11 @@ def render(runs: Sequence[Run]) -> str:
             _legend(runs),
             f'<main><p id="failure" role="alert"></p>{_summary(runs)}',
             _plots(figures, "Did the model learn?", LEARNED, [tiers_plot(runs), *_curves(runs, _LEARNED)]),
-            _plots(figures, "Was there something to learn from?", SIGNAL, _curves(runs, _SIGNAL)),
+            _plots(figures, "Was there something to learn from?", SIGNAL, _curves(runs, _signal(runs))),
+            _ladder(figures, runs),
             _heatmaps(figures, runs),
             _plots(figures, "How much help was given?", HELP, _curves(runs, (curves.GUIDANCE,))),
-            _plots(figures, "Was training healthy?", HEALTH, _curves(runs, _HEALTH)),
+            _plots(figures, "Was training healthy?", HEALTH, _curves(runs, _health(runs))),
             _section("What did the model write?", WRITTEN, rollouts_section(runs)),
             _settings(runs),
             "</main>",
@@ -73,8 +74,9 @@ def render(runs: Sequence[Run]) -> str:
 
 
 _LEARNED = (curves.ACCURACY, curves.TOKENS)
-_SIGNAL = (curves.ZERO_GROUPS, curves.ADVANTAGE)
-_HEALTH = (curves.GRADIENT, curves.LENGTH, curves.TRUNCATED)
+# What the ladder is for: Fig. 6 of the GHPO paper lays these over each other, with and without it.
+_LADDER = (curves.ZERO_GROUPS, curves.GRADIENT)
+_COST = (ladder.OMEGA, ladder.COST)
 LEARNED = (
     "Training pays off only if the model solves more problems alone. Guided rewards are shown beside, never counted."
 )
@@ -91,7 +93,10 @@ WRITTEN = (
     'Read a few: <mark class="guidance">marked text was given as guidance</mark>, the rest was generated. '
     "Is an answer right for the right reason, and does the text still read well at the last step?"
 )
-FOOTER = "Bold lines are running means over about 5 % of a run's steps; the faint lines behind are the recorded values."
+FOOTER = (
+    "Bold lines are running means over about 5 % of a run's steps; the faint lines behind are the recorded values. "
+    "Stacked layers are running means too."
+)
 
 
 def _policy(scripts: Sequence[str]) -> str:
@@ -136,7 +141,7 @@ def _legend(runs: Sequence[Run]) -> str:
 
 def _summary(runs: Sequence[Run]) -> str:
     notes = _notes([f"{run.name}: {note}" for run in runs for note in run.notes])
-    return _section("Summary", SUMMARY, f'<div class="card">{summary_table(runs)}{notes}</div>')
+    return _section("Summary", SUMMARY, f'<div class="card">{warning_list(runs)}{summary_table(runs)}{notes}</div>')
 
 
 def _settings(runs: Sequence[Run]) -> str:
@@ -148,7 +153,37 @@ def _curves(runs: Sequence[Run], wanted: Sequence[curves.Curve]) -> list[Plot]:
     return [curve_plot(curve, runs) for curve in wanted]
 
 
+def _has_ladder(runs: Sequence[Run]) -> bool:
+    return any(run.has_ladder for run in runs)
+
+
+def _signal(runs: Sequence[Run]) -> list[curves.Curve]:
+    """Older runs do not know which groups were hopeless: the plot would be an empty box."""
+    wanted = [] if _has_ladder(runs) else [curves.ZERO_GROUPS]
+    wanted += [curves.DIFFICULT] if any(run.points("signal/difficult").y for run in runs) else []
+    return [*wanted, curves.ADVANTAGE]
+
+
+def _health(runs: Sequence[Run]) -> list[curves.Curve]:
+    return [*([] if _has_ladder(runs) else [curves.GRADIENT]), curves.LENGTH, curves.TRUNCATED]
+
+
+def _ladder(figures: dict[str, Any], runs: Sequence[Run]) -> str:
+    """What became of hopeless groups, run by run; what the ladder brought, against the other runs; what it cost."""
+    climbing = [run for run in runs if run.has_ladder]
+    if not climbing:
+        return ""
+    layers = "".join(f'<span class="item">{_swatch(paint)}{label}</span>' for label, paint in ladder.key(climbing))
+    rows = (ladder.outcome_plots(climbing), _curves(runs, _LADDER), _curves(climbing, _COST))
+    grids = "".join(_grid(figures, plots) for plots in rows)
+    return _section("Were hopeless groups rescued?", ladder.TEXT, f'<p class="note key">{layers}</p>{grids}')
+
+
 def _plots(figures: dict[str, Any], heading: str, text: str, plots: Sequence[Plot]) -> str:
+    return _section(heading, text, _grid(figures, plots))
+
+
+def _grid(figures: dict[str, Any], plots: Sequence[Plot]) -> str:
     cards = []
     for plot in plots:
         drawn = ""
@@ -156,12 +191,20 @@ def _plots(figures: dict[str, Any], heading: str, text: str, plots: Sequence[Plo
             figures[f"plot-{plot.id}"] = plot.figure
             drawn = _box(f"plot-{plot.id}", plot.figure)
         key = f" <small>({escape(plot.key)})</small>" if plot.key else ""
+        owner, swatch = "", ""
+        if plot.run is not None:
+            owner, swatch = f' data-run="{plot.run.index}"', _swatch(plot.run.colour)
+        kind = f"card{' wide' if plot.wide else ''}{' run' if owner else ''}"
         cards.append(
-            f'<div class="card{" wide" if plot.wide else ""}" id="{plot.id}"><h3>{plot.title}{key}</h3>'
+            f'<div class="{kind}" id="{plot.id}"{owner}><h3>{swatch}{plot.title}{key}</h3>'
             f"<p>{plot.text}</p>{drawn}{_notes(plot.notes)}</div>"
         )
     three = " three" if len(plots) == 3 and not any(plot.wide for plot in plots) else ""
-    return _section(heading, text, f'<div class="grid{three}">{"".join(cards)}</div>')
+    return f'<div class="grid{three}">{"".join(cards)}</div>'
+
+
+def _swatch(background: str) -> str:
+    return f'<span class="swatch" style="background:{background}"></span>'
 
 
 def _heatmaps(figures: dict[str, Any], runs: Sequence[Run]) -> str:

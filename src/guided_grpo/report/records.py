@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -56,3 +57,20 @@ def optional_number(record: Mapping[str, Any], key: str, file: Path, line: int |
         return float(value)
     except OverflowError:
         return float("inf") if value > 0 else float("-inf")
+
+
+def optional_integer(record: Mapping[str, Any], key: str, file: Path, line: int | None = None) -> int | None:
+    """`optional_number` without its fraction; what is not finite is an error."""
+    number = optional_number(record, key, file, line)
+    if number is None:
+        return None
+    if not math.isfinite(number):
+        raise InputError("is not finite", file=file, line=line, field=key, value=number, fix="write a whole number")
+    return int(number)
+
+
+def as_text(value: object) -> str:
+    """A text as it is, null as none, anything else as its JSON."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

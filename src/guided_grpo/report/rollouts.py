@@ -69,6 +69,9 @@ def _extremes(rollouts: list[Rollout]) -> list[Rollout]:
 def _rollout(rollout: Rollout) -> str:
     arm = "guided" if rollout.guided else "unguided"
     chips = [f'<span class="chip arm-{arm}">{arm}</span>']
+    given = _how_given(rollout)
+    if given:
+        chips.append(f'<span class="chip">{given}</span>')
     for name, value in rollout.rewards.items():
         tone = " good" if value > 0 else ""
         chips.append(f'<span class="chip{tone}">{escape(name)} {value:.3g}</span>')
@@ -85,11 +88,30 @@ def _rollout(rollout: Rollout) -> str:
     ]
     tokens = f'<span class="note">{" + ".join(counts)} tokens</span>' if counts else ""
     guidance = f'<mark class="guidance">{_shortened(rollout.guidance)}</mark>' if rollout.guidance else ""
+    hint = ""
+    if rollout.hinted:
+        # The answer does not go on from a hint: the two stand apart.
+        hint = f'<div class="hint"><div class="role">hint</div><div class="text">{guidance}</div></div>'
+        guidance = ""
     generated = f'<span class="generated">{_shortened(rollout.generated)}</span>'
     return (
-        f'<div class="rollout"><div class="chips">{"".join(chips)}{tokens}</div>'
+        f'<div class="rollout"><div class="chips">{"".join(chips)}{tokens}</div>{hint}'
         f'<div class="text">{guidance}{generated}</div></div>'
     )
+
+
+def _how_given(rollout: Rollout) -> str:
+    """Where the guidance stood, and the attempt of the ladder; "" for what needs no word (HTML)."""
+    parts = []
+    if rollout.hinted:
+        parts.append("hint in the prompt")
+    elif rollout.stage and rollout.guidance:
+        parts.append("start of the answer given")
+    if rollout.stage:
+        parts.append(f"stage {rollout.stage}")
+    if parts and rollout.omega is not None:
+        parts.append(f"ω = {rollout.omega:.3g}")
+    return ", ".join(parts)
 
 
 def _shortened(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import yaml
 
 from guided_grpo.errors import InputError
-from guided_grpo.report.records import optional_number, read_jsonl
+from guided_grpo.report.records import as_text, optional_integer, optional_number, read_jsonl
 from guided_grpo.report.samples import Sample, first_and_last
 
 # Okabe and Ito's colours that show on white and on black, then three of Tol's; they repeat after ten runs.
@@ -35,14 +36,30 @@ KEYS = (
     "reward/accuracy",
     "reward/guided",
     "reward/unguided",
+    "reward/first",
     "advantage/std",
     "signal/zero_groups",
+    "signal/difficult",
     "guidance/length",
     "tokens/generated",
     "tokens/generated_total",
     "completions/generated_length",
     "completions/truncated",
     "step_time",
+    "time/rescue",
+    "rescue/lost",
+    "rescue/unguidable",
+    "rescue/omega",
+    "rescue/tokens",
+)
+ATTEMPT = re.compile(r"rescue/([1-9]\d*)")  # share of the groups that this attempt on the ladder rescued
+SUMMARY_KEYS = (
+    "grad_norm_mean",
+    "grad_norm_variance",
+    "zero_groups",
+    "difficult_groups",
+    "rescue_tokens",
+    "tokens_generated",
 )
 SETTINGS = ("problems", "samples", "temperature", "top_p", "top_k")
 
@@ -75,6 +92,15 @@ class Points:
 
 
 @dataclass(frozen=True)
+class RunWarning:
+    """What the run said of itself while it trained. `step` is None where the row has none."""
+
+    step: int | None
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True)
 class Run:
     """One run directory, ready to plot. `index` is its place on the page and stays its identity in every plot."""
 
@@ -86,15 +112,26 @@ class Run:
     after: Evaluation | None
     samples: list[Sample]  # first and last sampled step; one if they are the same
     notes: list[str]
+    warnings: list[RunWarning]
+    summary: Mapping[str, float]  # what summary.json holds of SUMMARY_KEYS
 
     @property
     def colour(self) -> str:
         """The run's colour in every plot."""
         return PALETTE[self.index % len(PALETTE)]
 
-    def points(self, key: str) -> Points:
-        """`key` against the optimizer step."""
-        recorded = [(record["step"], record[key]) for record in self.metrics if key in record]
+    @property
+    def has_ladder(self) -> bool:
+        """Whether groups without a success were sampled again with a hint."""
+        return any(map(on_ladder, self.metrics))
+
+    def points(self, key: str, over: str | None = None) -> Points:
+        """`key` against the optimizer step; as a share of `over` where one is named."""
+        recorded = [
+            (record["step"], record[key] if over is None else record[key] / record[over])
+            for record in self.metrics
+            if key in record and (over is None or record.get(over))
+        ]
         return _finite(recorded)
 
     def points_by_tokens(self, key: str) -> Points:
@@ -118,6 +155,11 @@ class Run:
         """Sum of `key` over the steps, None where no step records it."""
         values = [record[key] for record in self.metrics if key in record]
         return math.fsum(values) if values else None
+
+
+def on_ladder(record: Mapping[str, float]) -> bool:
+    """Whether a step's record has any metric of the rescue ladder: it lacks them during the cold start."""
+    return any(key.startswith("rescue/") for key in record)
 
 
 def _finite(recorded: list[tuple[float, float]]) -> Points:
@@ -155,7 +197,9 @@ def _load(index: int, name: str, path: Path) -> Run:
         samples = first_and_last(path / "rollouts.jsonl", notes)
     else:
         notes.append("There is no rollouts.jsonl: no heatmap and no sample rollouts.")
-    return Run(index, name, config, metrics, before, after, samples, notes)
+    warnings = _load_warnings(path / "warnings.jsonl", notes)
+    summary = _load_summary(path / "summary.json")
+    return Run(index, name, config, metrics, before, after, samples, notes, warnings, summary)
 
 
 def _load_metrics(path: Path, notes: list[str]) -> list[dict[str, float]]:
@@ -163,7 +207,7 @@ def _load_metrics(path: Path, notes: list[str]) -> list[dict[str, float]]:
     by_step: dict[float, dict[str, float]] = {}
     for position, (line, record) in enumerate(read_jsonl(path, notes), start=1):
         numbers: dict[str, float] = {}
-        for key in KEYS:
+        for key in (*KEYS, *filter(ATTEMPT.fullmatch, record)):
             number = optional_number(record, key, path, line)
             if number is not None:
                 numbers[key] = number
@@ -193,18 +237,44 @@ def _load_config(path: Path, notes: list[str]) -> Mapping[str, Any]:
     return config
 
 
+def _load_warnings(path: Path, notes: list[str]) -> list[RunWarning]:
+    """By step. A resumed run may warn again of a step; the later row counts."""
+    if not path.is_file():
+        return []
+    found: dict[tuple[int | None, str], RunWarning] = {}
+    for line, record in read_jsonl(path, notes):
+        step = optional_integer(record, "step", path, line)
+        kind = as_text(record.get("warning"))
+        found[step, kind] = RunWarning(step, kind, as_text(record.get("message")))
+    return sorted(found.values(), key=lambda warning: -1 if warning.step is None else warning.step)
+
+
+def _load_summary(path: Path) -> dict[str, float]:
+    """The run's own totals; empty while it is not finished."""
+    if not path.is_file():
+        return {}
+    content = _load_object(path, "delete it and run the same command again")
+    numbers = {key: optional_number(content, key, path) for key in SUMMARY_KEYS}
+    return {key: number for key, number in numbers.items() if number is not None and math.isfinite(number)}
+
+
 def _load_evaluations(path: Path, notes: list[str]) -> tuple[Evaluation | None, Evaluation | None]:
     if not path.is_file():
         notes.append("There is no eval.json: the run was not evaluated.")
         return None, None
+    content = _load_object(path, "evaluate the run again")
+    return _evaluation(path, content, "before"), _evaluation(path, content, "after")
+
+
+def _load_object(path: Path, fix: str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except ValueError as error:
         line = getattr(error, "lineno", None)
-        raise InputError("is no JSON", file=path, line=line, fix="evaluate the run again") from error
+        raise InputError("is no JSON", file=path, line=line, fix=fix) from error
     if not isinstance(content, dict):
-        raise InputError("is no JSON object", file=path, value=content, fix="evaluate the run again")
-    return _evaluation(path, content, "before"), _evaluation(path, content, "after")
+        raise InputError("is no JSON object", file=path, value=content, fix=fix)
+    return content
 
 
 def _evaluation(path: Path, content: Mapping[str, Any], moment: str) -> Evaluation | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from guided_grpo.errors import InputError
-from guided_grpo.report.records import optional_number, read_jsonl
+from guided_grpo.report.records import as_text, optional_integer, optional_number, read_jsonl
 
 
 @dataclass(frozen=True)
@@ -25,6 +24,14 @@ class Rollout:
     rewards: dict[str, float]
     advantage: float | None
     truncated: bool
+    stage: int = 0  # attempt on the rescue ladder that produced it; 0 = the first sampling
+    omega: float | None = None  # share of the trace that was asked for
+    placement: str = ""  # "hint": guidance stood in the user's turn; else at the start of the answer
+
+    @property
+    def hinted(self) -> bool:
+        """Whether the guidance is a part of the prompt."""
+        return self.placement == "hint" and bool(self.guidance)
 
     @property
     def reward(self) -> float | None:
@@ -75,7 +82,7 @@ def first_and_last(path: Path, notes: list[str]) -> list[Sample]:
     low: int | None = None
     high: int | None = None
     for line, record in read_jsonl(path, notes):
-        step = _integer(record, "step", path, line)
+        step = optional_integer(record, "step", path, line)
         if step is None:
             raise InputError("is missing", file=path, line=line, field="step", fix="write the optimizer step")
         if low is None or step < low:
@@ -105,12 +112,12 @@ def _group(record: Mapping[str, Any], path: Path, line: int, default: int) -> Gr
             value=rollouts,
             fix="write one object per rollout",
         )
-    index = _integer(record, "group", path, line)
+    index = optional_integer(record, "group", path, line)
     return Group(
         index=default if index is None else index,
         prompt=_messages(record.get("prompt")),
-        answer=_text(record.get("answer")),
-        difficulty=_text(record.get("difficulty")),
+        answer=as_text(record.get("answer")),
+        difficulty=as_text(record.get("difficulty")),
         rollouts=[_rollout(rollout, path, line) for rollout in rollouts],
     )
 
@@ -124,44 +131,32 @@ def _rollout(record: Mapping[str, Any], path: Path, line: int) -> Rollout:
     numbers = {str(name): optional_number(rewards, name, path, line) for name in rewards}
     return Rollout(
         guided=record.get("arm") == "guided",
-        guidance=_text(record.get("guidance")),
-        generated=_text(record.get("generated")),
-        guidance_tokens=_integer(record, "guidance_tokens", path, line),
-        generated_tokens=_integer(record, "generated_tokens", path, line),
+        guidance=as_text(record.get("guidance")),
+        generated=as_text(record.get("generated")),
+        guidance_tokens=optional_integer(record, "guidance_tokens", path, line),
+        generated_tokens=optional_integer(record, "generated_tokens", path, line),
         rewards={name: value for name, value in numbers.items() if value is not None and math.isfinite(value)},
         advantage=optional_number(record, "advantage", path, line),
         truncated=record.get("truncated") is True,
+        stage=optional_integer(record, "stage", path, line) or 0,
+        omega=optional_number(record, "omega", path, line),
+        placement=as_text(record.get("placement")),
     )
-
-
-def _integer(record: Mapping[str, Any], key: str, path: Path, line: int) -> int | None:
-    number = optional_number(record, key, path, line)
-    if number is None:
-        return None
-    if not math.isfinite(number):
-        raise InputError("is not finite", file=path, line=line, field=key, value=number, fix="write a whole number")
-    return int(number)
 
 
 def _messages(prompt: object) -> list[tuple[str, str]]:
     if isinstance(prompt, list):
         return [
-            (_text(message.get("role")), _content(message.get("content")))
+            (as_text(message.get("role")), _content(message.get("content")))
             if isinstance(message, dict)
-            else ("", _text(message))
+            else ("", as_text(message))
             for message in prompt
         ]
-    return [("", _text(prompt))]
+    return [("", as_text(prompt))]
 
 
 def _content(content: object) -> str:
     """The text of a message; its text parts where the content is a list of parts."""
     if isinstance(content, list):
-        return "\n".join(_text(part.get("text") if isinstance(part, dict) else part) for part in content)
-    return _text(content)
-
-
-def _text(value: object) -> str:
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        return "\n".join(as_text(part.get("text") if isinstance(part, dict) else part) for part in content)
+    return as_text(content)
