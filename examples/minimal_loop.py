@@ -1,10 +1,12 @@
-"""G²RPO-A in one file of plain torch: the executable specification of the trainer.
+"""G²RPO-A and GHPO in one file of plain torch: the executable specification of the trainer.
 
-Run it:   .venv/bin/python examples/minimal_loop.py --steps 30
+Run it:   .venv/bin/python examples/minimal_loop.py --steps 30              guidance in front of half of each group
+          .venv/bin/python examples/minimal_loop.py --steps 30 --ratio 0 --rescue    hints for the groups that fail
           (the embedded policy is pre-trained on first use, which takes minutes)
 
 It is the method in the order of the paper, one sequence at a time, without padding, buffers, ranks or engines.
-tests/test_minimal_loop.py feeds the trainer's batch to `guided_loss` and asks for the same loss and gradients.
+tests/test_minimal_loop.py feeds the trainer's batch to `guided_loss` and asks for the same loss and gradients, and lets
+`rescue` make the same calls as the trainer's ladder.
 
 Suffixes: _P problems, _G rollouts of a group, _B all rollouts of a step, _T tokens of one completion.
 """
@@ -13,8 +15,10 @@ from __future__ import annotations
 
 import argparse
 import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -129,30 +133,60 @@ def sample(
     model.train()
 
 
+def rescue(
+    groups: list[list[Rollout]],
+    rows_P: Sequence[Any],
+    stages: Sequence[float],
+    encode: Callable[[str], list[int]],
+    sample_and_grade: Callable[[list[list[Rollout]], list[Any]], None],
+) -> None:
+    """GHPO's ladder: groups without a success are sampled again, whole, with the first ω of the solution as a hint.
+
+    One call a stage, with the groups that still fail. The new rollouts replace the old ones and keep the prompt they
+    were sampled from; what the last stage gave stays. The hint is prompt: it is never in the loss.
+    """
+    for omega in stages:
+        failed = [i for i, group in enumerate(groups) if all(rollout.reward <= 0 for rollout in group)]
+        if not failed:
+            return
+        for i in failed:
+            trace = rows_P[i]["guidance"]
+            prompt = encode(rows_P[i]["prompt"] + trace[: int(omega * len(trace))])
+            groups[i] = [Rollout(prompt, [], []) for _ in groups[i]]
+        sample_and_grade([groups[i] for i in failed], [rows_P[i] for i in failed])
+
+
 def train(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: argparse.Namespace) -> None:
-    """Sample guided groups, reward, advantage, loss, step, and set the next guidance length."""
+    """Sample guided groups, reward, rescue, advantage, loss, step, and set the next guidance length."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=options.learning_rate, weight_decay=0.0)
     rng = random.Random(options.seed)
     length, rewards_K = options.length, []
-    for step in range(1, options.steps + 1):
-        groups: list[list[Rollout]] = []
-        answers: list[str] = []
-        for _ in range(options.problems):
-            row = chain(rng.randint(10, 14), rng)
-            trace = tokenizer(row["guidance"])["input_ids"]
-            guidance = trace[: int(length)]  # a shorter trace gives what it has
-            guided = guided_count(options.group_size, options.ratio)
-            prompt = tokenizer(row["prompt"])["input_ids"]
-            groups.append([Rollout(prompt, guidance if i < guided else [], []) for i in range(options.group_size)])
-            answers.append(row["answer"])
-        rollouts_B = [rollout for group in groups for rollout in group]
-        sample(model, tokenizer, rollouts_B, options.max_tokens)
-        for group, answer in zip(groups, answers, strict=True):
-            for rollout in group:
+
+    def encode(text: str) -> list[int]:
+        return list(tokenizer(text)["input_ids"])
+
+    def sample_and_grade(groups: list[list[Rollout]], rows_P: list[Any]) -> None:
+        sample(model, tokenizer, [rollout for group in groups for rollout in group], options.max_tokens)
+        for group, row in zip(groups, rows_P, strict=True):
+            for rollout in group:  # the whole response: guidance + generated
                 text = tokenizer.decode(rollout.completion_ids, skip_special_tokens=True)
-                rollout.reward = float(text.endswith(f"#### {answer}"))  # the whole response: guidance + generated
+                rollout.reward = float(text.endswith(f"#### {row['answer']}"))
+
+    for step in range(1, options.steps + 1):
+        rows_P = [chain(rng.randint(10, 14), rng) for _ in range(options.problems)]
+        guided = guided_count(options.group_size, options.ratio)
+        groups: list[list[Rollout]] = []
+        for row in rows_P:
+            guidance = encode(row["guidance"])[: int(length)]  # a shorter trace gives what it has
+            prompt = encode(row["prompt"])
+            groups.append([Rollout(prompt, guidance if i < guided else [], []) for i in range(options.group_size)])
+        sample_and_grade(groups, rows_P)
+        if options.rescue:
+            rescue(groups, rows_P, (0.25, 0.5, 0.75), encode, sample_and_grade)
+        for group in groups:
             for rollout, advantage in zip(group, group_advantages([r.reward for r in group]), strict=True):
                 rollout.advantage = advantage
+        rollouts_B = [rollout for group in groups for rollout in group]
         loss = guided_loss(model, rollouts_B, guidance_weight=options.guidance_weight)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -175,6 +209,7 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=4, help="a step")
     parser.add_argument("--group_size", type=int, default=12, help="G")
     parser.add_argument("--ratio", type=float, default=0.5, help="α")
+    parser.add_argument("--rescue", action="store_true", help="sample groups that fail again, with a hint")
     parser.add_argument("--length", type=float, default=45.0, help="ℓ0, tokens")
     parser.add_argument("--longest", type=float, default=75.0, help="upper clamp of ℓ")
     parser.add_argument("--window", type=int, default=2, help="T of Eq. 5")

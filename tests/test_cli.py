@@ -16,6 +16,7 @@ from guided_grpo import rundir
 from guided_grpo.cli import main
 from guided_grpo.commands.settings import parse
 from guided_grpo.embedded import new_policy
+from guided_grpo.trainer import GuidedGRPOTrainer
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -129,7 +130,8 @@ def test_every_shipped_comparison_names_runs_that_are_read() -> None:
         plan = _read_plan(path)
         assert plan["baseline"] in plan["variants"], path
         for overrides in plan["variants"].values():
-            settings = _settings(path.parent / plan["config"], Path("x"), 5, overrides or {}, quiet=True)
+            fields = {**(plan.get("common") or {}), **(overrides or {})}
+            settings = _settings(path.parent / plan["config"], Path("x"), 5, fields, quiet=True)
             assert settings.training.seed == 5
 
 
@@ -211,3 +213,64 @@ def test_gsm8k_with_a_chat_template(thinking: bool, start: str, gsm8k_policy: Pa
         first_line = guidance[len(start) :].splitlines()[0]
         plain = __import__("re").sub(r"<<.*?>>", "", traces[question])
         assert plain.startswith(first_line)
+
+
+@pytest.mark.timeout(400)
+def test_ghpo_on_gsm8k_puts_hints_in_the_users_turn(
+    gsm8k_policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An untrained policy solves nothing: every group climbs to the top, in whole steps, in the paper's words."""
+    seen: list[Any] = []
+    original = GuidedGRPOTrainer._tokenize_prompts
+
+    def spied(self: Any, prompts: Any) -> Any:
+        seen.append(prompts)
+        return original(self, prompts)
+
+    monkeypatch.setattr(GuidedGRPOTrainer, "_tokenize_prompts", spied)
+    words = [
+        "train", "--config", str(CONFIGS / "gsm8k.yaml"), "--model_name_or_path", str(gsm8k_policy),
+        "--train_data", str(SHARED / "gsm8k" / "train.jsonl"), "--output_dir", str(tmp_path / "run"),
+        "--method", "ghpo", "--guidance_ratio", "1.0", "--rescue_cold_start", "1", "--rescue_slice", "steps",
+        "--max_steps", "2", "--max_completion_length", "24", "--num_generations", "4", "--data_limit", "400",
+        "--per_device_train_batch_size", "8", "--gradient_accumulation_steps", "1", "--rollouts_every", "1",
+        "--use_cpu", "--bf16", "false", "--gradient_checkpointing", "false", "--report_to", "none", "--quiet",
+    ]  # fmt: skip
+    assert main(words) == 0
+    first, last = list(rundir.whole_rows(tmp_path / "run" / "metrics.jsonl"))
+    assert "rescue/lost" not in first  # the cold start
+    assert (last["signal/difficult"], last["rescue/lost"]) == (1.0, 1.0)
+    groups = [group for group in rundir.whole_rows(tmp_path / "run" / "rollouts.jsonl") if group["step"] == 2]
+    for group in groups:
+        assert {(r["placement"], r["arm"]) for r in group["rollouts"]} == {("hint", "guided")}
+        hint, question = group["rollouts"][0]["guidance"], group["prompt"][0]["content"]
+        assert "<<" not in hint and "####" not in hint and hint.endswith("\n")
+        wording = (
+            "The following text is the beginning part of the answer, which you can refer to for solving the problem:"
+        )
+        turn = f"{question}\n {wording}\n{hint}"
+        assert any(message[-1] == {"role": "user", "content": turn} for prompts in seen for message in prompts)
+
+
+def test_evaluation_during_training_is_kept_and_watched(
+    policy_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    settings = {**small_run(policy_folder), "eval_every": 2, "max_steps": 5, "output_dir": str(run)}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
+    assert main(["train", "--config", str(tmp_path / "run.yaml")]) == 0
+    rows = list(rundir.whole_rows(run / "evals.jsonl"))
+    assert [row["step"] for row in rows] == [2, 4]
+    assert all(row["problems"] == 6 for row in rows)
+    # It samples with its own random state: the run is the one that is not evaluated.
+    plain = {**settings, "eval_every": 0, "output_dir": str(tmp_path / "plain")}
+    (tmp_path / "plain.yaml").write_text(yaml.safe_dump(plain))
+    assert main(["train", "--config", str(tmp_path / "plain.yaml")]) == 0
+    losses = [[row["loss"] for row in rundir.whole_rows(tmp_path / n / "metrics.jsonl")] for n in ("run", "plain")]
+    assert losses[0] == losses[1]
+    summary = rundir.read_json(run / "summary.json")
+    assert summary["rescue_tokens"] == 0
+    norms = [row["grad_norm"] for row in rundir.whole_rows(run / "metrics.jsonl")]
+    mean = sum(norms) / 5
+    assert summary["grad_norm_mean"] == pytest.approx(mean)
+    assert summary["grad_norm_variance"] == pytest.approx(sum((norm - mean) ** 2 for norm in norms) / 4)

@@ -111,7 +111,8 @@ def test_interrupted_pre_training_goes_on_where_it_was(tmp_path: Path, monkeypat
     assert {path.name for path in tmp_path.iterdir()} == {"whole", "cut"}
 
 
-def test_the_specification_runs(tokenizer: Any, policy: Any, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("rescue", [False, True])
+def test_the_specification_runs(rescue: bool, tokenizer: Any, policy: Any, capsys: pytest.CaptureFixture[str]) -> None:
     import argparse
 
     importlib.import_module("test_minimal_loop")
@@ -120,7 +121,7 @@ def test_the_specification_runs(tokenizer: Any, policy: Any, capsys: pytest.Capt
     torch.manual_seed(0)
     options = argparse.Namespace(
         learning_rate=1e-4, seed=0, length=9.0, steps=2, problems=2, group_size=4, ratio=0.5, max_tokens=8,
-        guidance_weight=1.0, window=2, longest=75.0,
+        guidance_weight=1.0, window=2, longest=75.0, rescue=rescue,
     )  # fmt: skip
     train(policy, tokenizer, options)
     assert len(re.findall(r"step +\d  length +9\.0  reward", capsys.readouterr().out)) == 2

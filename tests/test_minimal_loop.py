@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from conftest import chain_rows, digit_reward, make_config, make_trainer
+from conftest import ScriptedAccuracy, chain_rows, digit_reward, make_config, make_trainer
 from guided_grpo.trainer import GuidedGRPOTrainer
 
 _PATH = Path(__file__).parents[1] / "examples" / "minimal_loop.py"
@@ -156,6 +156,73 @@ def check_ids(batch: dict[str, Any], rollouts: list[Any]) -> None:
     ):
         trained.append((prompt[prompt_mask.bool()].tolist(), completion[mask.bool()].tolist()))
     assert sorted(trained) == sorted((r.prompt_ids, r.completion_ids) for r in rollouts)
+
+
+@pytest.mark.parametrize("iterations", [1, 2])
+def test_a_rescued_batch_equals_the_specification(
+    iterations: int, policy_folder: Path, tokenizer: Any, tmp_path: Path
+) -> None:
+    """The specification makes the calls that the trainer made, on the same prompts, and computes the same loss."""
+    rows = chain_rows(4)
+    needed = {rows[0]["prompt"]: 1, rows[1]["prompt"]: 3, rows[2]["prompt"]: 0, rows[3]["prompt"]: 99}
+    config = make_config(
+        tmp_path,
+        method="ghpo",
+        hint_template="{problem}{hint}",
+        rescue_cold_start=0,
+        num_iterations=iterations,
+        per_device_train_batch_size=16,
+        max_steps=iterations,
+        learning_rate=5e-3,
+        max_grad_norm=0.0,
+        shuffle_dataset=False,
+    )
+    model = AutoModelForCausalLM.from_pretrained(policy_folder, dtype="float32")
+    twin = AutoModelForCausalLM.from_pretrained(policy_folder, dtype="float32").train()
+    trainer = make_trainer(model, tokenizer, config, rows=rows, reward=ScriptedAccuracy(needed))
+    spy = Spy(trainer)
+    trainer.train()
+    recorded = iter(spy.sampled)
+    attempts = dict.fromkeys(rows["prompt"], -1)
+
+    def encode(text: str) -> list[int]:
+        return list(tokenizer(text)["input_ids"])
+
+    def replay(groups: list[list[Any]], problems: list[Any]) -> None:
+        for group, row in zip(groups, problems, strict=True):
+            attempts[row["prompt"]] += 1
+            for place, rollout in enumerate(group):
+                front, output = next(recorded)
+                assert front == rollout.prompt_ids  # same call, same row, same prompt
+                end = output.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in output else len(output)
+                rollout.generated_ids = output[:end]
+                rollout.reward = float(place == 0 and attempts[row["prompt"]] >= needed[row["prompt"]])
+
+    groups = [[minimal_loop.Rollout(encode(row["prompt"]), [], []) for _ in range(4)] for row in rows]
+    replay(groups, list(rows))
+    minimal_loop.rescue(groups, list(rows), (0.25, 0.5, 0.75), encode, replay)
+    assert next(recorded, None) is None  # and not one row more
+    assert list(attempts.values()) == [1, 3, 0, 3]
+    for group in groups:
+        for rollout, advantage in zip(group, minimal_loop.group_advantages([r.reward for r in group]), strict=True):
+            rollout.advantage = advantage
+    rollouts = [rollout for group in groups for rollout in group]
+    for step in range(iterations):
+        check_ids(spy.batches[step], rollouts)
+        twin.load_state_dict(spy.weights[0], strict=False)
+        with torch.no_grad():
+            for rollout in rollouts:
+                rollout.old_logps_T = minimal_loop.token_logps(twin, rollout)
+        twin.load_state_dict(spy.weights[step], strict=False)
+        twin.zero_grad()
+        loss = minimal_loop.guided_loss(twin, rollouts, guidance_weight=0.0)
+        loss.backward()
+        assert loss.item() == pytest.approx(spy.losses[step].item(), rel=1e-6, abs=1e-6)
+        norm = sum(float(g.square().sum()) for g in spy.gradients[step].values()) ** 0.5
+        assert norm > 1e-3
+        errors = [float((p.grad - spy.gradients[step][name]).norm()) / norm for name, p in twin.named_parameters()]
+        print("loss error", abs(loss.item() - spy.losses[step].item()), "gradient error", max(errors))
+        assert max(errors) <= 1e-6
 
 
 def test_eq5_of_the_specification_by_hand() -> None:

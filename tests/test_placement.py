@@ -8,7 +8,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from guided_grpo.guidance.placement import continuation_ids, opening, render, thinking_is_open
+from guided_grpo.errors import InputError
+from guided_grpo.guidance.placement import continuation_ids, opening, render, thinking_is_open, with_hint
 from guided_grpo.rollout import (
     GuidanceTokenizer,
     Rollout,
@@ -164,3 +165,83 @@ def test_ids_weights_and_logprobs_stay_aligned() -> None:
     assert loss_weights(rollouts, 0.25) == [[0.25] * len(given) + [1.0, 1.0], [1.0]]
     assert logprobs_for_training([[-0.1, -0.2], [-0.3]], plan) == [[None] * len(given) + [-0.1, -0.2], [-0.3]]
     assert logprobs_for_training(None, plan) is None
+
+
+WORDING = "\n The following text is the beginning part of the answer, which you can refer to for solving the problem:\n"
+
+
+def test_a_hint_stands_in_the_users_turn_in_the_papers_words() -> None:
+    system, user = {"role": "system", "content": "Think first."}, {"role": "user", "content": "Add 3 and 4"}
+    turn = {"role": "user", "content": f"Add 3 and 4{WORDING}First"}
+    assert with_hint([user], "First") == [turn]
+    assert with_hint([system, user], "First") == [system, turn]
+    earlier = [user, {"role": "assistant", "content": "7"}]
+    assert with_hint([system, *earlier, user], "First") == [system, *earlier, turn]  # the last turn of the user
+    assert user["content"] == "Add 3 and 4"  # the row stays as it is
+    assert with_hint("Add 3 and 4", "First") == f"Add 3 and 4{WORDING}First"
+    parts = [{"type": "text", "text": "Add 3 and 4"}]
+    (message,) = with_hint([{"role": "user", "content": parts}], "First")
+    assert message["content"] == [*parts, {"type": "text", "text": f"{WORDING}First"}]  # type: ignore[index]
+    with pytest.raises(InputError, match="no message of the user"):
+        with_hint([system], "First")
+
+
+def test_a_template_is_filled_once_whatever_problem_and_hint_hold() -> None:
+    assert (
+        with_hint("{hint} {0}", r"\frac{problem}{2}", "Q: {problem} H: {hint}.")
+        == r"Q: {hint} {0} H: \frac{problem}{2}."
+    )
+
+
+@pytest.mark.parametrize("template", [QWEN3, PREFILLED, PLAIN])
+@pytest.mark.parametrize("messages", [USER, [{"role": "system", "content": "Think first."}, *USER]])
+def test_a_hinted_chat_renders_with_the_hint_inside_the_user_turn(template: str, messages: Any) -> None:
+    tokenizer = byte_level(template)
+    guide = GuidanceTokenizer(tokenizer, {}, "auto", placement="hint")
+    trace = "First add 3 and 4 to get 7.\nThen double it.\n"
+    row = {"prompt": messages, "guidance": trace}
+    piece = guide.slice(row, Strength("ratio-chars", 0.5))  # type: ignore[typeddict-item]
+    assert piece.hint == trace[: len(trace) // 2]
+    assert piece.ids == ()  # nothing in the completion, no thinking block
+    assert piece.tokens == len(tokenizer(piece.hint, add_special_tokens=False)["input_ids"])
+    plain, hinted = render(messages, tokenizer, {}), render(guide.prompt(messages, piece), tokenizer, {})
+    assert hinted == plain.replace("Add 3 and 4", f"Add 3 and 4{WORDING}{piece.hint}")
+    assert guide.length(messages, piece) == len(tokenizer(hinted, add_special_tokens=False)["input_ids"])
+
+
+@pytest.mark.parametrize(
+    ("unit", "amount", "text"),
+    [
+        ("ratio-chars", 0.25, "One two. T"),
+        ("ratio-steps", 0.25, "One two. "),  # a quarter of four sentences
+        ("ratio-steps", 0.1, "One two. "),  # never less than one
+        ("ratio-steps", 0.6, "One two. Three four! "),  # 2.4: the nearest
+        ("ratio-steps", 0.625, "One two. Three four! Five 6.5? "),  # 2.5
+        ("ratio-steps", 1.0, "One two. Three four! Five 6.5? Seven eight."),
+    ],
+)
+def test_a_share_of_characters_or_of_whole_sentences(unit: Any, amount: float, text: str) -> None:
+    trace = "One two. Three four! Five 6.5? Seven eight."
+    assert len(trace) == 43
+    guide = GuidanceTokenizer(byte_level(None), {}, "auto", placement="hint")
+    assert guide.slice({"prompt": "p", "guidance": trace}, Strength(unit, amount)).hint == text
+
+
+def test_a_share_of_tokens_ends_where_a_token_ends() -> None:
+    trace, tokenizer = "First add 3 and 4 to get 7.", byte_level(None)
+    ids = tokenizer(trace, add_special_tokens=False)["input_ids"]
+    guide = GuidanceTokenizer(tokenizer, {}, "auto", placement="hint")
+    for share in (0.1, 0.3, 0.5, 0.9, 1.0):
+        piece = guide.slice({"prompt": "p", "guidance": trace}, Strength("ratio", share))
+        assert piece.hint == tokenizer.decode(ids[: int(share * len(ids) + 1e-9)])
+        assert piece.tokens == int(share * len(ids) + 1e-9)
+
+
+def test_a_hint_never_states_the_answer_and_never_cuts_its_last_line() -> None:
+    trace = "Add them.\nThat is 7, so the answer is 7."
+    row = {"prompt": "p", "guidance": trace, "guidance_limit": trace.index("7,")}
+    for unit, text in (("ratio-steps", "Add them.\n"), ("ratio-chars", "Add them.\nThat is ")):
+        piece = GuidanceTokenizer(byte_level(None), {}, "auto", placement="hint").slice(row, Strength(unit, 1.0))  # type: ignore[arg-type, typeddict-item]
+        assert (piece.hint, piece.clipped, piece.leaked) == (text, True, False)
+        leaky = GuidanceTokenizer(byte_level(None), {}, "auto", placement="hint", leak=True)
+        assert leaky.slice(row, Strength(unit, 1.0)).leaked  # type: ignore[arg-type, typeddict-item]
