@@ -367,6 +367,27 @@ def test_any_method_takes_the_ladder(trigger: str, policy: Any, tokenizer: Any, 
     assert halves == ([0] * 6 + [6, 6] if trigger == "rescue" else [0] * 4 + sorted([given] * 2 + [6, 6]))
 
 
+def test_hints_of_one_length_for_all(policy: Any, tokenizer: Any, tmp_path: Path) -> None:
+    """The fixed ω of GHPO's ablation: no ladder, half of the solution in the prompt of half of each group."""
+    rows = two_problems()
+    config = make_config(
+        tmp_path, method="fixed", guidance_placement="hint", hint_template=HINT, guidance_ratio=0.5,
+        guidance_unit="ratio-chars", guidance_length=0.5, max_steps=1, rollouts_every=1,
+    )  # fmt: skip
+    trainer = make_trainer(policy, tokenizer, config, rows=rows, reward=ScriptedAccuracy({}))
+    spy = Spy(trainer)
+    trainer.train()
+    assert [len(call) for call in spy.sampled] == [8]
+    wanted = [prompt for row in rows for prompt in ([hinted(row, 0.5)] * 2 + [row["prompt"]] * 2)]
+    assert text_rows(spy, tokenizer) == sorted(wanted)
+    assert "tool_mask" not in spy.batches[0]  # nothing to weigh: a hint is prompt
+    found = metrics(tmp_path)[0]
+    assert found["guidance/ratio"] == 0.5
+    assert found["tokens/trained"] == found["tokens/generated"]
+    given = [len(hinted(row, 0.5)) - len(row["prompt"]) for row in rows]
+    assert found["guidance/tokens"] == 2 * sum(given)
+
+
 def test_a_hint_that_does_not_fit_is_not_tried(policy: Any, tokenizer: Any, tmp_path: Path) -> None:
     """The ladder ends where the context does: the run goes on, and the group is counted."""
     rows = two_problems()

@@ -88,6 +88,8 @@ class BarCallback(TrainerCallback):
             ("guided", "reward/guided", "{:.2f}"),
             ("unguided", "reward/unguided", "{:.2f}"),
             ("length", "guidance/length", "{:.0f}"),
+            ("difficult", "signal/difficult", "{:.2f}"),
+            ("lost", "rescue/lost", "{:.2f}"),
         ):
             if logs.get(key) is not None:
                 shown[label] = form.format(logs[key])

@@ -145,7 +145,9 @@ class GuidanceTokenizer:
     def length(self, prompt: Prompt, piece: Slice) -> int:
         """Tokens before the first generated one: prompt, hint, and guidance prefix."""
         rendered = self._rendered(_key(self.prompt(prompt, piece)))
-        return len(self.tokenizer(rendered, add_special_tokens=False)["input_ids"]) + len(piece.ids)
+        # A rendered chat carries its special tokens already; a plain text gets the tokenizer's.
+        ids = self.tokenizer(rendered, add_special_tokens=isinstance(prompt, str))["input_ids"]
+        return len(ids) + len(piece.ids)
 
     def _opened(self, rendered: str, piece: Slice) -> Slice:
         # With the opening of a thinking block in front, where the policy would have written one.
