@@ -270,6 +270,7 @@ def test_timeout_is_its_own_status(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("guided_grpo.verifiers.maths.symbolic_equal", stall)
     assert boxed("x+1", "x+2") is Status.TIMEOUT
+    assert accuracy(["\\boxed{x+2}"], ["x+1"]) == [None]  # masked: nobody knows whether it is right
 
 
 def test_math_verifys_alarm_becomes_a_timeout_and_the_callers_alarm_survives(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,8 @@ from guided_grpo.types import Status
 from guided_grpo.verifiers.format import well_formed
 from guided_grpo.verifiers.maths import check_maths
 
+# Neither says anything of the response: masked out of its group, and no sign of a difficult problem.
+UNGRADED = frozenset({Status.INFRA_ERROR, Status.TIMEOUT})
 Completion = str | Sequence[Mapping[str, Any]]  # text, or the chat messages that the policy added
 
 
@@ -33,7 +35,7 @@ def accuracy(
     log_metric: Callable[[str, float], None] | None = None,
     **columns: Any,
 ) -> list[float | None]:
-    """1.0 for each completion that declares its gold answer, 0.0 for any other, None where the grader failed.
+    """1.0 for each completion that declares its gold answer, 0.0 for any other, None where the grader could not tell.
 
     Args:
         completions: one a row (_B).
@@ -46,7 +48,7 @@ def accuracy(
         for completion, gold in zip(completions, answer, strict=True)
     ]
     _log_shares(statuses_B, log_metric)
-    return [None if status in (None, Status.INFRA_ERROR) else float(status is Status.CORRECT) for status in statuses_B]
+    return [None if status is None or status in UNGRADED else float(status is Status.CORRECT) for status in statuses_B]
 
 
 def format_reward(
