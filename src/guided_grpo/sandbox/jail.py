@@ -1,10 +1,11 @@
 """The walls: a root with nothing but the interpreter, an ordinary user, namespaces, and what each job adds to them.
 
-Order for a worker of tier A. As root: build the new root and move into it, become an ordinary user, only then make a user
-namespace, so that no process in the sandbox has ever been uid 0 of the machine. As an ordinary user: the user namespace
-first, since it is what allows the mounts.
+Order for a worker of tier A. As root: build the new root and move into it, become an ordinary user, only then make a
+user namespace, so that it belongs to an ordinary user and no program can be uid 0 of the machine. As an ordinary user:
+the user namespace first, since it is what allows the mounts.
 
-There is no /proc inside: nothing needs it, so there is nothing to hide in it, and containers that mask theirs do not matter.
+There is no /proc inside: nothing needs it, so there is nothing to hide in it, and a container that masks its own does
+not stand in the way.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
 _SYSTEM_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/usr/share/zoneinfo")
 _MOUNT_POINTS = ("/tmp", "/mnt", "/var", "/usr")  # any existing folder; used in a mount namespace of our own
 
-# LANDLOCK_ACCESS_FS_…: execute 0, write file 1, read file 2, read folder 3, remove 4 5, make 6–12, refer 13, truncate 14
+# LANDLOCK_ACCESS_FS_…: write file 1, read file 2, read folder 3, remove 4 5, make 6–12, refer 13, truncate 14
 _READ = 1 << 2 | 1 << 3
 _WRITE_FILE = 1 << 1 | 1 << 2 | 1 << 14
 _EVERYTHING_IN_TEMPORARY = _READ | _WRITE_FILE | 1 << 4 | 1 << 5 | 1 << 7 | 1 << 8 | 1 << 12 | 1 << 13

@@ -35,8 +35,9 @@ class Limits:
 class Job:
     """One program and what to do with it, in one process of its own.
 
-    With `calls` or `checks` the program is a module: it is loaded, then `setup` runs, then each call is evaluated and each
-    check executed in its name space. With neither, it is the main program: it reads `stdin` and its standard output counts.
+    With `calls` or `checks` the program is a module: it is loaded, then `setup` runs, then each call is evaluated and
+    each check executed in its name space. With neither, it is the main program: it reads `stdin`, and what it prints
+    counts.
     """
 
     program: str

@@ -31,7 +31,7 @@ def _checked(name: str, result: int) -> int:
     return result
 
 
-def _syscall(name: str, number: int, *arguments: int | bytes | None | ctypes.Array[ctypes.c_char]) -> int:
+def _syscall(name: str, number: int, *arguments: int | bytes) -> int:
     wide = [ctypes.c_long(value) if isinstance(value, int) else value for value in arguments]
     return _checked(name, _libc.syscall(ctypes.c_long(number), *wide))
 
@@ -110,7 +110,7 @@ def install_filter(program: bytes) -> None:
     """seccomp(SECCOMP_SET_MODE_FILTER); needs no_new_privileges() before."""
 
     class Program(ctypes.Structure):
-        _fields_ = [("length", ctypes.c_ushort), ("code", ctypes.c_char_p)]  # noqa: RUF012 - ctypes' own form
+        _fields_ = [("length", ctypes.c_ushort), ("code", ctypes.c_char_p)]
 
     described = Program(len(program) // 8, program)
     _checked(

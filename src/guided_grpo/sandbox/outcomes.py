@@ -14,8 +14,8 @@ _SIGKILL = 9
 def outcome_of(job: Job, limits: Limits, answer: Answer | str, *, last: bool) -> Outcome | None:
     """The outcome of a job; None = the sandbox failed and the job has another attempt.
 
-    A SIGKILL from outside (the kernel out of memory, an administrator) gets another attempt too, but then it is a crash:
-    a program must not be able to make itself ungraded.
+    A SIGKILL from outside (the kernel out of memory, an administrator) gets another attempt too, but then it is a
+    crash: a program must not be able to make itself ungraded.
     """
     if isinstance(answer, str):
         return _failure(job, answer) if last else None

@@ -1,7 +1,7 @@
 """The trainer's side: workers, jobs in, outcomes out.
 
-Nothing that comes back is trusted. The reply of a worker says how the process ended; what the process wrote is read from
-memory files that it could fill up to `output_bytes` and no further, and is only ever compared.
+Nothing that a program wrote is trusted. A worker says how the process ended; what the process wrote is read from memory
+files that it could fill up to `output_bytes` and no further, and is only ever compared.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class SandboxPool:
 
         Args:
             workers: jobs at once; None = the cores this process may use.
-            tier: "A" (namespaces, Landlock, seccomp), "B" (Landlock, seccomp), "auto" (A, else B with a logged warning),
-                "C" (resource limits alone: no boundary).
+            tier: "A" (namespaces, Landlock, seccomp), "B" (Landlock, seccomp), "auto" (A, else B with a logged
+                warning), "C" (resource limits alone: no boundary).
             limits: of each job that brings none; None = `Limits()`.
             unsafe: True = tier "C" may be used.
 

@@ -1,7 +1,7 @@
 """The system calls a program may make, and the seccomp filter that refuses all others.
 
 An allow-list: a call that is not named here, tomorrow's new ones included, fails with EPERM. No process can be made
-(threads can), no other process can be signalled or traced, and there is no socket but a nameless pair (asyncio needs one).
+(threads can), no other process can be signalled or traced, there is no socket but a nameless pair (asyncio needs it).
 
 Each entry is `name:number on x86-64:number on aarch64`; `-` = the architecture lacks it.
 """
@@ -12,6 +12,7 @@ import errno
 import platform
 import struct
 from collections.abc import Callable, Iterator
+from functools import cache
 
 _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column, AUDIT_ARCH
 
@@ -45,8 +46,8 @@ fchmodat:268:53  ftruncate:77:46  truncate:76:45  utimensat:280:88  utime:132:-
 
 # Allowed for some arguments.
 _CONDITIONAL = """
-open:2:-  openat:257:56  fcntl:72:25  ioctl:16:29  prctl:157:167  prlimit64:302:261  kill:62:129  tgkill:234:131  clone:56:220
-clone3:435:435  socketpair:53:199  sendto:44:206
+open:2:-  openat:257:56  fcntl:72:25  ioctl:16:29  prctl:157:167  prlimit64:302:261  kill:62:129  tgkill:234:131
+clone:56:220  clone3:435:435  socketpair:53:199  sendto:44:206
 """
 
 _KILL, _ERRNO, _ALLOW = 0x80000000, 0x00050000, 0x7FFF0000  # SECCOMP_RET_…
@@ -65,6 +66,7 @@ def supported() -> bool:
     return platform.machine() in _ARCHITECTURES
 
 
+@cache
 def program_filter(own_pid: int, *, writable: bool) -> bytes:
     """The BPF program for one job.
 
@@ -92,7 +94,7 @@ def program_filter(own_pid: int, *, writable: bool) -> bytes:
 
 
 def _argument_rules(code: _Assembler, own_pid: int, writable: bool) -> dict[str, Callable[[], None]]:
-    """For each conditional call: what emits its verdict. Arguments are read as their low 32 bits, as the kernel does."""
+    """For each conditional call: what emits its verdict. Arguments are read as 32 bits, as the kernel reads these."""
 
     def refuse(number: int) -> None:
         code.emit(_RETURN, _ERRNO | number)

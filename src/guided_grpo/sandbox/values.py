@@ -1,9 +1,9 @@
 """Values on their way out of the sandbox: plain data, compared by the parent with what it expects.
 
-`encode` runs beside the program and may be told anything; `same` runs in the parent. It walks the expected value, which is
-trusted, and looks at the received one only where it stands against it, so that no method of a received object is ever
-called and no table is ever built from received keys. Two values are the same where Python's == on plain data says so:
-1 == 1.0 == True, a list is no tuple, a subclass counts as its plain base.
+`encode` runs beside the program and may be told anything; `same` runs in the parent. It walks the expected value, which
+is trusted, and looks at the received one only where it stands against it, so that no method of a received object is
+ever called and no table is ever built from received keys. Two values are the same where Python's == on plain data says
+so: 1 == 1.0 == True, a list is no tuple, a subclass counts as its plain base.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def encode(value: object, depth: int = 0) -> Any:
         return {type(value).__name__ if type(value) in (bytes, bytearray) else "bytes": bytes(value).hex()}
     if depth > MAX_DEPTH:
         return {"opaque": "nested too deeply"}
-    for kind in (list, tuple, set, frozenset):
+    kinds: tuple[Any, ...] = (list, tuple, set, frozenset)
+    for kind in kinds:
         if isinstance(value, kind):
             content = [encode(element, depth + 1) for element in kind.__iter__(value)]
             return content if kind is list else {"set" if kind is frozenset else kind.__name__: content}
@@ -66,7 +67,7 @@ def same(expected: object, received: Any) -> bool:
             and all(same(ours, theirs) for ours, theirs in zip(expected, content, strict=True))
         )
     if isinstance(expected, (set, frozenset)):
-        return kind == "set" and _same_keys({key: None for key in expected}, [[key, None] for key in content])
+        return kind == "set" and _same_keys(dict.fromkeys(expected), [[key, None] for key in content])
     if isinstance(expected, dict):
         return kind == "dict" and _same_keys(expected, content)
     return False
@@ -103,7 +104,7 @@ def _number(kind: str, content: Any) -> complex | None:
 
 
 def _same_keys(expected: dict[Any, Any], pairs: list[Any]) -> bool:
-    """Each expected key once, with its content. Keys are looked up in a table of ours: theirs could be made to collide."""
+    """Each expected key once, with its content; looked up in a table of ours: their keys could be made to collide."""
     if len(pairs) != len(expected) or not all(type(pair) is list and len(pair) == 2 for pair in pairs):
         return False
     left = dict(expected)

@@ -1,11 +1,12 @@
 """The worker process: builds its walls once, then forks one process per job and watches it.
 
-Three processes a worker. The *launcher* is the trainer's child and does nothing but end the zygote when the trainer is gone.
-The *zygote* is PID 1 of its own process namespace (tier A): its death ends every job. It never reads a program or a
-result: they pass it by as descriptors, so that no job inherits what another wrote. The *job* closes itself in and runs.
+Three processes a worker. The *launcher* is the trainer's child and does nothing but end the zygote when the trainer is
+gone. The *zygote* is PID 1 of its own process namespace (tier A): its death ends every job. It never reads a program or
+a result: they pass it by as descriptors, so that no job inherits what another wrote. The *job* closes itself in and
+runs.
 
-On the control socket, one message each way per job: `struct REQUEST` with the descriptors (request, results, stdout, stdin);
-then one JSON object. At the start one JSON object: {"ready": …} or {"missing": …, "fix": …}.
+On the control socket, one message each way per job: `struct REQUEST` with the descriptors (request, results, stdout,
+stdin); then one JSON object. At the start one JSON object: {"ready": …} or {"missing": …, "fix": …}.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ REQUEST = struct.Struct("=dd4Q")
 FIELDS = ("cpu_seconds", "wall_seconds", "memory_bytes", "output_bytes", "disk_bytes", "threads")
 DESCRIPTORS = 4
 _PRELOADED = (
-    "abc bisect cmath collections collections.abc copy dataclasses datetime decimal enum fractions functools hashlib heapq "
-    "io itertools json math operator re statistics string textwrap threading time traceback types typing"
-).split()
+    "abc bisect cmath collections collections.abc copy dataclasses datetime decimal enum fractions functools hashlib "
+    "heapq io itertools json math operator re statistics string textwrap threading time traceback types typing"
+)
 _LONGEST_SLEEP, _SHORTEST_SLEEP = 1.0, 0.005  # seconds between two looks at a job's CPU clock
 
 
@@ -53,7 +54,7 @@ def main(control: int, trainer: int, tier: str) -> None:
         readable = jail.interpreter_paths()
         landlock = kernel.landlock_version()
         _check_kernel(tier, landlock)
-        for name in _PRELOADED:
+        for name in _PRELOADED.split():
             import_module(name)
         if tier == "A":
             jail.enter_namespaces(readable)
@@ -89,6 +90,8 @@ def _serve(channel: socket.socket, tier: str, landlock: int, readable: list[str]
     """The zygote: one job after the other until the control socket closes."""
     nothing = os.open("/dev/null", os.O_RDWR)
     namespace = os.pidfd_open(os.getpid()) if tier == "A" else -1  # setns takes a process for its namespace
+    if tier == "A":
+        seccomp.program_filter(1, writable=True)  # every job is PID 1: built once, here
     gc.collect()
     gc.freeze()
     channel.send(json.dumps({"ready": tier, "landlock": landlock, "pid": os.getpid(), "uid": os.getuid()}).encode())
@@ -145,7 +148,7 @@ def _become_job(
     landlock: int,
     readable: list[str],
 ) -> NoReturn:
-    """In the new process: keep four descriptors, close the walls, run. What fails on the way is told and ends the job."""
+    """In the new process: keep four descriptors, close the walls, run. What fails is told, and nothing runs."""
     try:
         request, results, stdout, stdin = (os.dup(descriptor) for descriptor in descriptors)
         os.dup2(stdin, 0)
