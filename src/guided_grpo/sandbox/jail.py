@@ -143,6 +143,27 @@ def _build_root(sources: list[str]) -> None:
         raise JailError(f"the root of the sandbox cannot be built ({error})", "choose the sandbox tier 'B'") from None
 
 
+class Temporary:
+    """The private folder of the zygote's current job.
+
+    Each job finds it as new. To unmount costs milliseconds of waiting, so that a folder nobody wrote in is kept.
+    """
+
+    def __init__(self) -> None:
+        self._size = 0
+
+    def renew(self, size: int) -> None:
+        """An empty folder for at most `size` bytes; 0 = none."""
+        if self._size and (size != self._size or os.listdir(TEMPORARY) or os.stat(TEMPORARY).st_mode & 0o7777 != 0o700):
+            kernel.unmount(TEMPORARY)
+            self._size = 0
+        if size and not self._size:
+            flags = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
+            files = 64 + size // 16_384
+            kernel.mount("none", TEMPORARY, "tmpfs", flags, f"size={size},nr_inodes={files},mode=0700")
+            self._size = size
+
+
 def close_in(tier: str, limits: dict[str, float], *, landlock: int, readable: list[str]) -> None:
     """All walls around one job, from inside its own process; what fails raises, and the job must not run.
 
@@ -152,12 +173,6 @@ def close_in(tier: str, limits: dict[str, float], *, landlock: int, readable: li
         landlock: the ABI version; 0 = none (tier A goes without, its root holds nothing to read or write).
         readable: what tier B may read.
     """
-    writable = tier == "A" and limits["disk_bytes"] > 0
-    if writable:
-        kernel.unshare(kernel.CLONE_NEWNS)
-        size = int(limits["disk_bytes"])
-        flags = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
-        kernel.mount("none", TEMPORARY, "tmpfs", flags, f"size={size},nr_inodes={64 + size // 16_384},mode=0700")
     os.chdir(TEMPORARY if tier == "A" else "/")
     _limit_resources(limits, tier)
     kernel.die_with_parent()
@@ -169,7 +184,7 @@ def close_in(tier: str, limits: dict[str, float], *, landlock: int, readable: li
                 rules[path] = 1 << 2
         if tier == "A":
             rules["/dev/null"] = _WRITE_FILE
-        if writable:
+        if tier == "A" and limits["disk_bytes"]:
             rules[TEMPORARY] = _EVERYTHING_IN_TEMPORARY
         kernel.landlock(rules)
     kernel.drop_capabilities()

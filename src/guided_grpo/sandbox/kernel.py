@@ -58,6 +58,11 @@ def mount(source: str, target: str, kind: str | None, flags: int, options: str |
     _checked(name, _libc.mount(encoded[0], encoded[1], encoded[2], ctypes.c_ulong(flags), encoded[3]))
 
 
+def unmount(target: str) -> None:
+    """Take a mount away at once; its files go when the last process lets go of them."""
+    _checked(f"umount {target}", _libc.umount2(target.encode(), MNT_DETACH))
+
+
 def make_read_only(target: str) -> None:
     """Make a mount and all mounts below it read-only, without devices or set-uid (Linux 5.12)."""
     attributes = (ctypes.c_uint64 * 4)(MS_RDONLY | MS_NOSUID, 0, 0, 0)
@@ -76,7 +81,7 @@ def pivot_to(folder: str) -> None:
     """Make a mount the root of this mount namespace and let go of the old root."""
     os.chdir(folder)
     _syscall("pivot_root", _PIVOT_ROOT, b".", b".")
-    _checked("umount", _libc.umount2(b".", MNT_DETACH))
+    unmount(".")
     os.chdir("/")
 
 

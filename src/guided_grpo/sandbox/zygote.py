@@ -21,6 +21,7 @@ import signal
 import socket
 import struct
 import time
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -35,6 +36,18 @@ _PRELOADED = (
     "heapq io itertools json math operator re statistics string textwrap threading time traceback types typing"
 )
 _LONGEST_SLEEP, _SHORTEST_SLEEP = 1.0, 0.005  # seconds between two looks at a job's CPU clock
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the jobs of a zygote run."""
+
+    tier: str
+    landlock: int  # ABI version; 0 = none
+    readable: list[str]  # what tier B may read
+    nothing: int  # descriptor of /dev/null
+    namespace: int  # descriptor of the zygote itself: setns takes a process for its namespace (Linux 5.8)
+    pid: int  # of the zygote, as its children see it
 
 
 def main(control: int, trainer: int, tier: str) -> None:
@@ -88,10 +101,11 @@ def _check_kernel(tier: str, landlock: int) -> None:
 
 def _serve(channel: socket.socket, tier: str, landlock: int, readable: list[str]) -> NoReturn:
     """The zygote: one job after the other until the control socket closes."""
-    nothing = os.open("/dev/null", os.O_RDWR)
-    namespace = os.pidfd_open(os.getpid()) if tier == "A" else -1  # setns takes a process for its namespace
+    nothing, namespace = os.open("/dev/null", os.O_RDWR), os.pidfd_open(os.getpid())
+    place = Place(tier, landlock, readable, nothing, namespace, os.getpid())
     if tier == "A":
         seccomp.program_filter(1, writable=True)  # every job is PID 1: built once, here
+    temporary = jail.Temporary()
     gc.collect()
     gc.freeze()
     channel.send(json.dumps({"ready": tier, "landlock": landlock, "pid": os.getpid(), "uid": os.getuid()}).encode())
@@ -100,32 +114,26 @@ def _serve(channel: socket.socket, tier: str, landlock: int, readable: list[str]
         if len(message) != REQUEST.size:
             os._exit(0)
         limits = dict(zip(FIELDS, REQUEST.unpack(message), strict=True))
-        reply = _run_job(channel, tier, limits, descriptors, nothing, namespace, landlock, readable)
+        if tier == "A":
+            temporary.renew(int(limits["disk_bytes"]))
+        reply = _run_job(place, channel, limits, descriptors)
         for descriptor in descriptors:
             os.close(descriptor)
         channel.send(json.dumps(reply).encode()[:4_000])
 
 
-def _run_job(
-    channel: socket.socket,
-    tier: str,
-    limits: dict[str, float],
-    descriptors: list[int],
-    nothing: int,
-    namespace: int,
-    landlock: int,
-    readable: list[str],
-) -> dict[str, Any]:
+def _run_job(place: Place, channel: socket.socket, limits: dict[str, float], descriptors: list[int]) -> dict[str, Any]:
+    """Fork, watch, reply: how the job's process ended, or why its walls could not be built."""
     told, tell = os.pipe()
-    if tier == "A":
+    if place.tier == "A":
         kernel.unshare(kernel.CLONE_NEWPID)
     started = time.monotonic()
     child = os.fork()
     if child == 0:
-        _become_job(tier, limits, descriptors, nothing, tell, landlock, readable)
+        _become_job(place, limits, descriptors, tell)
     os.close(tell)
-    if tier == "A":
-        kernel.setns(namespace, kernel.CLONE_NEWPID)
+    if place.tier == "A":
+        kernel.setns(place.namespace, kernel.CLONE_NEWPID)
     ended_by, usage, status = _watch(channel, child, limits, started)
     with os.fdopen(told, "rb") as trouble:
         setup = trouble.read(1_000)
@@ -139,21 +147,13 @@ def _run_job(
     }
 
 
-def _become_job(
-    tier: str,
-    limits: dict[str, float],
-    descriptors: list[int],
-    nothing: int,
-    tell: int,
-    landlock: int,
-    readable: list[str],
-) -> NoReturn:
+def _become_job(place: Place, limits: dict[str, float], descriptors: list[int], tell: int) -> NoReturn:
     """In the new process: keep four descriptors, close the walls, run. What fails is told, and nothing runs."""
     try:
         request, results, stdout, stdin = (os.dup(descriptor) for descriptor in descriptors)
         os.dup2(stdin, 0)
         os.dup2(stdout, 1)
-        os.dup2(nothing, 2)
+        os.dup2(place.nothing, 2)
         with os.fdopen(request, "rb") as source:
             job = json.loads(source.read())
         top = max(results, tell) + 1
@@ -163,7 +163,9 @@ def _become_job(
         results = os.dup2(results, 3, False)
         os.close(top)
         random.seed()
-        jail.close_in(tier, limits, landlock=landlock, readable=readable)
+        jail.close_in(place.tier, limits, landlock=place.landlock, readable=place.readable)
+        if place.tier != "A" and os.getppid() != place.pid:  # it was gone before it could take this one along
+            os._exit(1)
         os.close(tell)
     except BaseException as error:  # the walls are not all there: nothing of the program may run
         os.write(tell, f"{type(error).__name__}: {error}".encode()[:1_000] or b"failed")
