@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sandbox_places import Place, place
 
 from guided_grpo.sandbox import End, Job, Kind, Limits, same
+from sandbox_places import Place, place
 
 MIB = 2**20
 SEALED = ("A", "A-user", "B-user")

@@ -25,7 +25,7 @@ def run_program(request: dict[str, Any], results: int) -> NoReturn:
     called = bool(request["calls"] or request["checks"])
     module = ModuleType("program" if called else "__main__")
     sys.modules[module.__name__] = module
-    sys.argv = ["program.py"]
+    sys.argv = sys.orig_argv = ["program.py"]
     space = module.__dict__
     space["__builtins__"] = builtins
     try:
