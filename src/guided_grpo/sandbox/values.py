@@ -73,6 +73,13 @@ def same(expected: object, received: Any) -> bool:
     return False
 
 
+def number_of(received: Any) -> complex | None:
+    """The bool, int, float or complex that was received; None = something else."""
+    if type(received) is dict:
+        return _number(*next(iter(received.items()))) if len(received) == 1 else None
+    return _number(type(received).__name__, received)
+
+
 def plain(value: object) -> bool:
     """Whether `value` consists of nothing but data that `same` can compare."""
     if isinstance(value, dict):
