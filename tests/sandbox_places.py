@@ -85,12 +85,18 @@ def readable_source() -> Iterator[str]:
 
 @contextmanager
 def place(name: str) -> Iterator[Place]:
-    """`"A"`: a pool of whoever runs the tests. `"A-user"`, `"B-user"`, `"C-user"`: of an ordinary user, in that tier."""
+    """`"A"`: a pool of whoever runs the tests. `"A-user"`, `"B-user"`, `"C-user"`: of an ordinary user, in that tier.
+
+    `"B-root"`: of root, with an interpreter that everyone may read, as tier B asks of root.
+    """
     try:
         if name == "A":
             with SandboxPool(1, "A", limits=LIMITS) as pool:
                 yield pool
             return
+        if name == "B-root" and os.geteuid() != 0:
+            pytest.skip("the tests do not run as root")
+        user = {} if name == "B-root" else ordinary_user()
         with readable_source() as source:
             command = [ordinary_interpreter(), "-B", f"{source}/sandbox_server.py", source, name[0]]
             process = subprocess.Popen(
@@ -100,7 +106,7 @@ def place(name: str) -> Iterator[Place]:
                 stderr=subprocess.PIPE,
                 cwd="/",
                 env={"SECRET_OF_THE_TRAINER": "hunter2"},
-                **ordinary_user(),
+                **user,
             )
             with process:
                 yield Server(process)

@@ -17,7 +17,7 @@ from guided_grpo.sandbox import End, Job, Kind, Limits, same
 from sandbox_places import Place, place
 
 MIB = 2**20
-SEALED = ("A", "A-user", "B-user")
+SEALED = ("A", "A-user", "B-user", "B-root")
 CONTROL = "C-user"
 
 
