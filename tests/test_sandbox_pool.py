@@ -18,7 +18,7 @@ from guided_grpo.errors import InputError
 from guided_grpo.sandbox import End, Job, Kind, Limits, SandboxPool, canaries, jail, kernel, same
 from guided_grpo.sandbox import pool as pool_module
 from guided_grpo.sandbox.worker import Worker, WorkerError
-from sandbox_places import place
+from sandbox_places import ordinary_interpreter, ordinary_user, place, readable_source
 
 BURN = "import time\nwhile time.process_time() < {0}: pass\nprint('done')"
 
@@ -243,3 +243,38 @@ def test_a_kernel_without_landlock_has_no_tier_b(monkeypatch: pytest.MonkeyPatch
         zygote._check_kernel("B", 0)
     zygote._check_kernel("A", 0)
     assert kernel.landlock_version() >= 0
+
+
+NO_NAMESPACES = """
+import logging, os, sys, types
+package = types.ModuleType("guided_grpo")
+package.__path__ = [sys.argv[1] + "/guided_grpo"]
+sys.modules["guided_grpo"] = package
+from guided_grpo.sandbox import Job, SandboxPool, kernel
+user, group = os.getuid(), os.getgid()
+kernel.unshare(kernel.CLONE_NEWUSER)
+for name, text in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
+    with open(f"/proc/self/{name}", "w") as file:
+        file.write(text)
+with open("/proc/sys/user/max_user_namespaces", "w") as file:
+    file.write("0")
+logging.basicConfig(stream=sys.stdout, format="%(message)s")
+with SandboxPool(1) as pool:
+    print(pool.tier, pool.run([Job("print(6 * 7)")])[0].stdout)
+try:
+    SandboxPool(1, "A")
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_where_user_namespaces_are_forbidden() -> None:
+    """In earnest: inside a user namespace that allows no further one, as in containers."""
+    with readable_source() as source:
+        command = [ordinary_interpreter(), "-B", "-c", NO_NAMESPACES, source]
+        ran = subprocess.run(command, capture_output=True, text=True, cwd="/", **ordinary_user())
+    warning, used, refused = ran.stdout.splitlines()
+    assert warning.startswith("code sandbox: tier B (no namespaces), because user namespaces are not allowed here")
+    assert used == "B b'42\\n'"
+    assert refused.startswith("the code sandbox cannot start: tier A: user namespaces are not allowed here")
+    assert "fix: allow them" in refused
