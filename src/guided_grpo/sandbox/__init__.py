@@ -21,6 +21,6 @@ from __future__ import annotations
 
 from guided_grpo.sandbox.jobs import End, Job, Kind, Limits, Outcome, Result
 from guided_grpo.sandbox.pool import SandboxPool
-from guided_grpo.sandbox.values import number_of, plain, same
+from guided_grpo.sandbox.values import decode, number_of, plain, same
 
-__all__ = ["End", "Job", "Kind", "Limits", "Outcome", "Result", "SandboxPool", "number_of", "plain", "same"]
+__all__ = ["End", "Job", "Kind", "Limits", "Outcome", "Result", "SandboxPool", "decode", "number_of", "plain", "same"]

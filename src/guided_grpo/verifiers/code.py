@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from guided_grpo.sandbox import End, Job, Kind, Outcome, Result, SandboxPool
+from guided_grpo.sandbox import End, Job, Kind, Outcome, Result, SandboxPool, decode
 from guided_grpo.types import Status, Verdict
 from guided_grpo.verifiers.answers import THINK_CLOSE
-from guided_grpo.verifiers.code_tests import CodeTests
+from guided_grpo.verifiers.code_tests import CallTest, Close, CodeTests, Equal
 
 _BLOCK = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n`]*\n(.*?)^[ \t]*```[ \t]*$", re.DOTALL | re.MULTILINE)
 _PYTHON = {"", "python", "python3", "py"}
@@ -76,6 +77,33 @@ def check_programs(pool: SandboxPool, programs: Sequence[str], tests: Sequence[C
     outcomes = pool.run(jobs)
     graded = {row: _verdict(programs[row], tests[row], outcomes[place]) for row, place in places.items()}
     return [graded[firsts[program, id(each)]] for program, each in zip(programs, tests, strict=True)]
+
+
+def reference_tests(
+    pool: SandboxPool, reference: str, entry_point: str, inputs: Sequence[Sequence[Any]], *, tolerance: float = 0.0
+) -> CodeTests:
+    """Tests from inputs and a trusted solution, as in MBPP+: what the reference returns is what is expected.
+
+    Args:
+        pool: where the reference runs; one process, so that its limits bound all inputs together.
+        reference: the solution.
+        entry_point: name of its function.
+        inputs: the arguments of each call, plain data.
+        tolerance: absolute, for results that are a float; 0 = exact.
+
+    Raises ValueError where the reference does not answer every input with plain data.
+    """
+    setup = "inf, nan = float('inf'), float('nan')"  # as repr writes them
+    calls = tuple(f"{entry_point}({', '.join(map(repr, arguments))})" for arguments in inputs)
+    [outcome] = pool.run([Job(reference, setup=setup, calls=calls)])
+    tests = []
+    for call, result in zip(calls, outcome.results, strict=True):
+        if result.kind is not Kind.VALUE:
+            raise ValueError(f"the reference has no result for {_short(call)}: {_failure(outcome, result)[1]}")
+        value = decode(result.value)
+        close = tolerance > 0 and isinstance(value, float)
+        tests.append(CallTest(call, Close(value, tolerance) if close else Equal(value)))
+    return CodeTests(calls=tuple(tests), setup=setup)
 
 
 def same_output(expected: str, received: bytes) -> bool:
