@@ -170,6 +170,33 @@ def test_many_jobs_leave_no_zombie_descriptor_or_memory() -> None:
     assert wait_until(lambda: not children(os.getpid()))
 
 
+def test_an_interrupted_batch_leaves_no_answer_behind() -> None:
+    with SandboxPool(2, "A") as pool:
+
+        def interrupt() -> None:
+            time.sleep(0.2)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        threading.Thread(target=interrupt).start()
+        with pytest.raises(KeyboardInterrupt):
+            pool.run([Job("import time; time.sleep(0.4); print('old')")] * 4)
+        outcomes = pool.run([Job(f"import time; time.sleep(0.3); print({n})") for n in range(4)])
+        assert [outcome.stdout for outcome in outcomes] == [b"0\n", b"1\n", b"2\n", b"3\n"]
+
+
+def test_a_spoilt_folder_is_renewed() -> None:
+    """One job takes all rights from its folder, or fills it with odd names; the next finds it as new."""
+    spoil = [
+        "import os; os.chmod('/tmp', 0)",
+        "import os; os.mkdir('a'); os.symlink('/', 'a/b'); os.chmod('a', 0); os.chmod('/tmp', 0)",
+    ]
+    use = "import os; open('x', 'w').close(); print(os.listdir('.'), oct(os.stat('.').st_mode))"
+    with SandboxPool(1, "A") as pool:
+        outcomes = pool.run([Job(source) for part in spoil for source in (part, use)])
+    assert [outcome.error for outcome in outcomes] == [""] * 4
+    assert [outcome.stdout for outcome in outcomes[1::2]] == [b"['x'] 0o40700\n"] * 2
+
+
 def test_close_ends_everything_and_twice_is_once() -> None:
     pool = SandboxPool(2, "A")
     tree = [pid for worker in pool._workers for pid in (worker.pid, *children(worker.pid))]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import selectors
 import threading
 import time
@@ -47,6 +48,10 @@ class SandboxPool:
 
         Raises InputError where the tier cannot be had or a canary escapes: what is missing, and the fix.
         """
+        if platform.system() != "Linux":
+            raise InputError(
+                "the code sandbox needs Linux", fix="train on code there, in a virtual machine for example"
+            )
         count = len(os.sched_getaffinity(0)) if workers is None else workers
         if count < 1:
             raise InputError("is no number of workers", field="workers", value=workers, fix="give at least 1")
@@ -77,7 +82,13 @@ class SandboxPool:
         if os.getpid() != self._owner:
             raise RuntimeError("a SandboxPool does not survive a fork: make one in this process")
         with self._lock:
-            return self._run(jobs)
+            try:
+                return self._run(jobs)
+            except BaseException:  # Ctrl-C above all: an answer left behind would be taken for the next job's
+                for worker in self._workers:
+                    if worker.busy:
+                        worker.close()
+                raise
 
     def close(self) -> None:
         """End all workers and whatever runs in them. Safe to call twice."""

@@ -85,6 +85,11 @@ class Worker:
         """Process id of the launcher."""
         return self._process.pid
 
+    @property
+    def busy(self) -> bool:
+        """Whether a job was started whose answer was not taken."""
+        return bool(self._files)
+
     def fileno(self) -> int:
         """For selectors: readable when the job has ended, or the worker."""
         return self._socket.fileno()
