@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import gzip
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -114,6 +116,27 @@ def test_cheats_on_calls(pool: SandboxPool, name: str) -> None:
     verdict = check_programs(pool, [CHEATS[name]], [SQUARES])[0]
     assert verdict.status not in (Status.CORRECT, Status.INFRA_ERROR)
     assert verdict.passed == 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "[18] always equal",
+        "[18] an int that is always equal",
+        "[20] sys.exit",
+        "[20] os._exit",
+        "[20] os._exit in the call",
+    ],
+)
+def test_cheats_pass_a_grader_that_believes_exit_codes(name: str) -> None:
+    """The control: program and asserts in one process, whose exit code 0 is success, as in well-known graders."""
+    source = f"{CHEATS[name]}\nassert f(3) == 9\nassert f(-2) == 4"
+    assert (
+        subprocess.run(
+            [sys.executable, "-I", "-c", source], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        ).returncode
+        == 0
+    )
 
 
 @pytest.mark.parametrize("program", [

@@ -221,7 +221,7 @@ def test_stall_inside_c_code(sealed: Place, stall: str) -> None:
 @pytest.mark.parametrize("bomb", [
     "bytearray(2**31)", "[bytes(2**20) for _ in range(10**6)]", "__import__('mmap').mmap(-1, 2**31)", "'x' * 2**40",
 ])  # fmt: skip
-def test_memory_bomb(sealed: Place, control: Place, bomb: str) -> None:
+def test_memory_bomb(sealed: Place, bomb: str) -> None:
     """[5]: one process and no other, so that the limit of the process is the limit of the job."""
     outcome = one(sealed, "", calls=(bomb,), limits=Limits(memory_bytes=256 * MIB))
     assert outcome.results[0].kind is Kind.RAISED and outcome.results[0].error.startswith(("MemoryError", "OSError"))
