@@ -1,0 +1,214 @@
+"""The walls: a root with nothing but the interpreter, an ordinary user, namespaces, and what each job adds to them.
+
+Order for a worker of tier A. As root: build the new root and move into it, become an ordinary user, only then make a
+user namespace, so that it belongs to an ordinary user and no program can be uid 0 of the machine. As an ordinary user:
+the user namespace first, since it is what allows the mounts.
+
+There is no /proc inside: nothing needs it, so there is nothing to hide in it, and a container that masks its own does
+not stand in the way.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import resource
+import sysconfig
+from pathlib import Path
+
+from guided_grpo.sandbox import kernel
+from guided_grpo.sandbox.seccomp import program_filter
+
+ORDINARY_UID = 65_534  # what root becomes
+MAX_FILES = 64  # open descriptors of a job
+STACK_BYTES = 64 * 2**20
+TEMPORARY = "/tmp"  # the folder of a job, inside
+
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
+_SYSTEM_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/usr/share/zoneinfo")
+_MOUNT_POINTS = ("/tmp", "/mnt", "/var", "/usr")  # any existing folder; used in a mount namespace of our own
+
+# LANDLOCK_ACCESS_FS_…: write file 1, read file 2, read folder 3, remove 4 5, make 6–12, refer 13, truncate 14
+_READ = 1 << 2 | 1 << 3
+_WRITE_FILE = 1 << 1 | 1 << 2 | 1 << 14
+_EVERYTHING_IN_TEMPORARY = _READ | _WRITE_FILE | 1 << 4 | 1 << 5 | 1 << 7 | 1 << 8 | 1 << 12 | 1 << 13
+
+
+class JailError(Exception):
+    """A wall could not be built: what is missing, and the fix."""
+
+    def __init__(self, missing: str, fix: str) -> None:
+        super().__init__(missing, fix)
+        self.missing, self.fix = missing, fix
+
+
+def interpreter_paths() -> list[str]:
+    """What the interpreter reads: its standard library and the shared libraries, no folder inside another."""
+    found = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), os.path.dirname(os.__file__)}
+    with open("/proc/self/maps") as maps:
+        found |= {os.path.dirname(line.split()[-1]) for line in maps if ".so" in line and line.split()[-1][0] == "/"}
+    found = {os.path.realpath(path) for path in found} | {path for path in _SYSTEM_LIBRARIES if os.path.exists(path)}
+    top = [path for path in found if not any(str(parent) in found for parent in Path(path).parents)]
+    return sorted(path for path in top if os.path.exists(path) and path != "/")
+
+
+def become_ordinary() -> None:
+    """Root gives up its uid, gid and groups for good; anyone else stays who they are."""
+    if os.geteuid() != 0 and os.getuid() != 0:
+        return
+    try:
+        os.setgroups([])
+        os.setresgid(ORDINARY_UID, ORDINARY_UID, ORDINARY_UID)
+        os.setresuid(ORDINARY_UID, ORDINARY_UID, ORDINARY_UID)
+    except OSError as error:
+        raise JailError(
+            f"root may not become uid {ORDINARY_UID} ({error.strerror})", "run as an ordinary user"
+        ) from None
+    kernel.make_dumpable()
+
+
+def check_readable(paths: list[str]) -> None:
+    """JailError where this process, no longer root, cannot read its own interpreter."""
+    for path in paths:
+        if not os.access(path, os.R_OK):
+            raise JailError(
+                f"uid {os.geteuid()} cannot read the interpreter in {path}", "install Python where all may read it"
+            )
+
+
+def enter_namespaces(sources: list[str]) -> None:
+    """Tier A: leave this process an ordinary user in namespaces of its own, whose root holds `sources` and no more.
+
+    The next child is PID 1 of the new process namespace. Raises JailError.
+    """
+    own_proc = os.open("/proc/self", os.O_RDONLY | os.O_DIRECTORY)
+    rooted = False
+    if os.geteuid() == 0:
+        try:
+            kernel.unshare(kernel.CLONE_NEWNS)
+        except PermissionError:  # root of a container: it may still be allowed what any user is
+            pass
+        else:
+            _build_root(sources)
+            rooted = True
+        become_ordinary()
+    uid, gid = os.geteuid(), os.getegid()
+    flags = kernel.CLONE_NEWUSER | kernel.CLONE_NEWNS | kernel.CLONE_NEWPID | kernel.CLONE_NEWNET
+    try:
+        kernel.unshare(flags | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS)
+        for name, line in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
+            at = os.open(name, os.O_WRONLY, dir_fd=own_proc)
+            os.write(at, line.encode())
+            os.close(at)
+    except OSError as error:
+        raise JailError(f"user namespaces are not allowed here ({error.strerror})", _NAMESPACE_FIX) from None
+    os.close(own_proc)
+    if not rooted:
+        _build_root(sources)
+
+
+_NAMESPACE_FIX = (
+    "allow them (sysctl user.max_user_namespaces, kernel.apparmor_restrict_unprivileged_userns=0, or a container with "
+    "`--security-opt seccomp=unconfined`), or choose the sandbox tier 'B'"
+)
+
+
+def _build_root(sources: list[str]) -> None:
+    """Mount the interpreter read-only under a fresh root and move there."""
+    try:
+        kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+        opened = {path: os.open(path, os.O_PATH) for path in [*sources, *_DEVICES] if not os.path.islink(path)}
+        links = {path: os.readlink(path) for path in sources if os.path.islink(path)}
+        new = next(path for path in _MOUNT_POINTS if os.path.isdir(path))
+        kernel.mount("none", new, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=1m,mode=0755")
+        for path, target in links.items():
+            os.makedirs(os.path.dirname(new + path), exist_ok=True)
+            os.symlink(target, new + path)
+        for path, at in opened.items():
+            inside = new + path
+            os.makedirs(os.path.dirname(inside), exist_ok=True)
+            if os.path.isdir(f"/proc/self/fd/{at}"):
+                os.makedirs(inside, exist_ok=True)
+            else:
+                os.close(os.open(inside, os.O_CREAT | os.O_WRONLY, 0o600))
+            kernel.mount(f"/proc/self/fd/{at}", inside, None, kernel.MS_BIND | kernel.MS_REC)
+            os.close(at)
+        os.makedirs(new + TEMPORARY, exist_ok=True)
+        kernel.make_read_only(new)
+        kernel.pivot_to(new)
+    except OSError as error:
+        if error.errno == errno.ENOSYS:
+            raise JailError("the kernel is older than Linux 5.12", "use a newer kernel") from None
+        raise JailError(f"the root of the sandbox cannot be built ({error})", "choose the sandbox tier 'B'") from None
+
+
+class Temporary:
+    """The private folder of the zygote's current job.
+
+    Each job finds it as new. To unmount costs milliseconds of waiting, so that a folder nobody wrote in is kept.
+    """
+
+    def __init__(self) -> None:
+        self._size = 0
+
+    def renew(self, size: int) -> None:
+        """An empty folder for at most `size` bytes; 0 = none."""
+        if self._size and (size != self._size or os.listdir(TEMPORARY) or os.stat(TEMPORARY).st_mode & 0o7777 != 0o700):
+            kernel.unmount(TEMPORARY)
+            self._size = 0
+        if size and not self._size:
+            flags = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
+            files = 64 + size // 16_384
+            kernel.mount("none", TEMPORARY, "tmpfs", flags, f"size={size},nr_inodes={files},mode=0700")
+            self._size = size
+
+
+def close_in(tier: str, limits: dict[str, float], *, landlock: int, readable: list[str]) -> None:
+    """All walls around one job, from inside its own process; what fails raises, and the job must not run.
+
+    Args:
+        tier: "A", "B" or "C".
+        limits: the fields of jobs.Limits.
+        landlock: the ABI version; 0 = none (tier A goes without, its root holds nothing to read or write).
+        readable: what tier B may read.
+    """
+    os.chdir(TEMPORARY if tier == "A" else "/")
+    _limit_resources(limits, tier)
+    kernel.die_with_parent()
+    kernel.no_new_privileges()
+    if tier != "C" and landlock:
+        rules = {"/": _READ} if tier == "A" else dict.fromkeys(readable, _READ)
+        for path in readable if tier == "B" else []:
+            if not os.path.isdir(path):
+                rules[path] = 1 << 2
+        if tier == "A":
+            rules["/dev/null"] = _WRITE_FILE
+        if tier == "A" and limits["disk_bytes"]:
+            rules[TEMPORARY] = _EVERYTHING_IN_TEMPORARY
+        kernel.landlock(rules)
+    kernel.drop_capabilities()
+    if tier != "C":
+        kernel.install_filter(program_filter(os.getpid(), writable=tier == "A"))
+
+
+def _limit_resources(limits: dict[str, float], tier: str) -> None:
+    bounds = {
+        resource.RLIMIT_AS: int(limits["memory_bytes"]),
+        resource.RLIMIT_CPU: int(limits["cpu_seconds"]) + 2,  # behind the worker's own watch
+        resource.RLIMIT_FSIZE: int(limits["output_bytes"]),
+        resource.RLIMIT_NOFILE: MAX_FILES,
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_MEMLOCK: 0,
+        resource.RLIMIT_MSGQUEUE: 0,
+    }
+    release = tuple(int(part) for part in platform.release().split("-")[0].split(".")[:2])
+    if tier == "A" and release >= (5, 14):  # counted per user namespace; before, over all processes of the user
+        bounds[resource.RLIMIT_NPROC] = int(limits["threads"]) + 3
+    hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
+    stack = STACK_BYTES if hard == resource.RLIM_INFINITY else min(STACK_BYTES, hard)
+    resource.setrlimit(resource.RLIMIT_STACK, (stack, stack))
+    for name, bound in bounds.items():
+        hard = resource.getrlimit(name)[1]
+        bound = bound if hard == resource.RLIM_INFINITY else min(bound, hard)
+        resource.setrlimit(name, (bound, bound))

@@ -1,0 +1,83 @@
+"""From what a worker and a job's process wrote to an Outcome."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from guided_grpo.sandbox.jobs import End, Job, Kind, Limits, Outcome, Result
+from guided_grpo.sandbox.worker import Answer
+
+_SIGKILL = 9
+
+
+def outcome_of(job: Job, limits: Limits, answer: Answer | str, *, last: bool) -> Outcome | None:
+    """The outcome of a job; None = the sandbox failed and the job has another attempt.
+
+    A SIGKILL from outside (the kernel out of memory, an administrator) gets another attempt too, but then it is a
+    crash: a program must not be able to make itself ungraded.
+    """
+    if isinstance(answer, str):
+        return _failure(job, answer) if last else None
+    reply = answer.reply
+    if reply["setup"]:
+        return _failure(job, reply["setup"]) if last else None
+    killed_from_outside = reply["signal"] == _SIGKILL and not reply["limit"]
+    if killed_from_outside and not last and reply["cpu"] < limits.cpu_seconds:
+        return None
+    end = End.EXITED if reply["signal"] is None else End(reply["limit"]) if reply["limit"] else End.CRASHED
+    if end is End.CRASHED and killed_from_outside and reply["cpu"] >= limits.cpu_seconds:
+        end = End.CPU
+    if max(len(answer.results), len(answer.stdout)) >= limits.output_bytes:
+        end = End.OUTPUT
+    error, results = _read_results(job, answer.results)
+    called = bool(job.calls or job.checks)
+    return Outcome(
+        end=end,
+        exit_code=reply["exit"],
+        signal=reply["signal"],
+        error=error,
+        results=results,
+        stdout=b"" if called else answer.stdout[: limits.output_bytes],
+        cpu_seconds=reply["cpu"],
+        wall_seconds=reply["wall"],
+    )
+
+
+def _failure(job: Job, reason: str) -> Outcome:
+    absent = (Result(Kind.ABSENT),) * (len(job.calls) + len(job.checks))
+    return Outcome(end=End.INFRA_ERROR, error=reason[:500], results=absent)
+
+
+def _read_results(job: Job, written: bytes) -> tuple[str, tuple[Result, ...]]:
+    """The program's own exception ("" = none) and one result for each call and check, whatever was written."""
+    expected = [Kind.VALUE] * len(job.calls) + [Kind.PASSED] * len(job.checks)
+    results: list[Result] = []
+    for line in written.splitlines()[: len(expected) + 1]:
+        tag, content = _line(line)
+        if tag == "failed":
+            return _text(content), tuple(results + [Result(Kind.ABSENT)] * (len(expected) - len(results)))
+        if len(results) == len(expected):
+            break
+        kind = expected[len(results)]
+        if tag == kind:
+            results.append(Result(kind, value=content))
+        elif tag == "raised":
+            results.append(Result(Kind.RAISED, error=_text(content)))
+        else:
+            break
+    return "", tuple(results + [Result(Kind.ABSENT)] * (len(expected) - len(results)))
+
+
+def _line(line: bytes) -> tuple[str, Any]:
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):  # not our program's writing: cut off at a limit, or forged
+        return "", None
+    if type(entry) is not list or not 1 <= len(entry) <= 2 or type(entry[0]) is not str:
+        return "", None
+    return entry[0], entry[1] if len(entry) == 2 else None
+
+
+def _text(content: Any) -> str:
+    return content[:500] if type(content) is str else ""

@@ -1,0 +1,184 @@
+"""The code verifier: does a response's program pass the tests of its problem?
+
+The program runs in the sandbox; what comes back is compared here, value by value (`code_tests.py`). A program is never
+right because its process ended well, nor because it says so. Weak tests run in a process of their own, so that the
+source of a test, with what it expects, is never beside a call whose value counts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from guided_grpo.sandbox import End, Job, Kind, Outcome, Result, SandboxPool, decode
+from guided_grpo.types import Status, Verdict
+from guided_grpo.verifiers.answers import THINK_CLOSE
+from guided_grpo.verifiers.code_tests import CallTest, Close, CodeTests, Equal
+
+_BLOCK = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n`]*\n(.*?)^[ \t]*```[ \t]*$", re.DOTALL | re.MULTILINE)
+_PYTHON = {"", "python", "python3", "py"}
+
+
+@dataclass(frozen=True)
+class CodeVerdict(Verdict):
+    """A graded program. CORRECT = all tests passed; the counts are for partial credit and for reports."""
+
+    passed: int = 0
+    total: int = 0
+    weak: int = 0  # of the passed ones: those that the program could have forged
+
+    def reward(self, *, partial: bool = False, count_weak: bool = True) -> float | None:
+        """1.0 for all tests, else 0.0, or with `partial` the share passed; None where nothing could be graded.
+
+        Args:
+            partial: True = passed/total.
+            count_weak: False = weak tests count as failed.
+        """
+        if self.status is Status.INFRA_ERROR:
+            return None
+        passed = self.passed if count_weak else self.passed - self.weak
+        return passed / self.total if partial and self.total else float(bool(self.total) and passed == self.total)
+
+
+def declared_code(response: str) -> str | None:
+    """The last closed block of Python in `response`, after its thinking; None = there is none."""
+    blocks = _BLOCK.findall(response.rpartition(THINK_CLOSE)[2])
+    return next((code for language, code in reversed(blocks) if language.lower() in _PYTHON), None)
+
+
+def check_code(pool: SandboxPool, responses: Sequence[str], tests: Sequence[CodeTests]) -> list[CodeVerdict]:
+    """Grade responses, each against its tests, in one batch; repeated pairs run once.
+
+    Args:
+        pool: where the programs run, with its limits per process: one for all calls, one for each weak test, one for
+            each test of input and output.
+        responses: what the policy wrote (_B).
+        tests: of each response's problem (_B).
+    """
+    codes = [declared_code(response) for response in responses]
+    return [
+        CodeVerdict(Status.NO_ANSWER, None, "no block of Python", total=len(each)) if code is None else graded
+        for code, each, graded in zip(codes, tests, check_programs(pool, [c or "" for c in codes], tests), strict=True)
+    ]
+
+
+def check_programs(pool: SandboxPool, programs: Sequence[str], tests: Sequence[CodeTests]) -> list[CodeVerdict]:
+    """As `check_code`, for bare programs."""
+    firsts: dict[tuple[str, int], int] = {}
+    jobs: list[Job] = []
+    places: dict[int, slice] = {}
+    for row, (program, each) in enumerate(zip(programs, tests, strict=True)):
+        if firsts.setdefault((program, id(each)), row) == row:
+            own = _jobs(program, each)
+            places[row] = slice(len(jobs), len(jobs) + len(own))
+            jobs += own
+    outcomes = pool.run(jobs)
+    graded = {row: _verdict(programs[row], tests[row], outcomes[place]) for row, place in places.items()}
+    return [graded[firsts[program, id(each)]] for program, each in zip(programs, tests, strict=True)]
+
+
+def reference_tests(
+    pool: SandboxPool, reference: str, entry_point: str, inputs: Sequence[Sequence[Any]], *, tolerance: float = 0.0
+) -> CodeTests:
+    """Tests from inputs and a trusted solution, as in MBPP+: what the reference returns is what is expected.
+
+    Args:
+        pool: where the reference runs; one process, so that its limits bound all inputs together.
+        reference: the solution.
+        entry_point: name of its function.
+        inputs: the arguments of each call, plain data.
+        tolerance: absolute, for results that are a float; 0 = exact.
+
+    Raises ValueError where the reference does not answer every input with plain data.
+    """
+    setup = "inf, nan = float('inf'), float('nan')"  # as repr writes them
+    calls = tuple(f"{entry_point}({', '.join(map(repr, arguments))})" for arguments in inputs)
+    [outcome] = pool.run([Job(reference, setup=setup, calls=calls)])
+    tests = []
+    for call, result in zip(calls, outcome.results, strict=True):
+        if result.kind is not Kind.VALUE:
+            raise ValueError(f"the reference has no result for {_short(call)}: {_failure(outcome, result)[1]}")
+        value = decode(result.value)
+        close = tolerance > 0 and isinstance(value, float)
+        tests.append(CallTest(call, Close(value, tolerance) if close else Equal(value)))
+    return CodeTests(calls=tuple(tests), setup=setup)
+
+
+def same_output(expected: str, received: bytes) -> bool:
+    """Equality of whole outputs, line by line; blanks at the ends of lines and blank lines at the end do not count."""
+    try:
+        text = received.decode()
+    except UnicodeDecodeError:
+        return False
+    return _lines(expected) == _lines(text)
+
+
+def _lines(text: str) -> list[str]:
+    lines = [line.rstrip() for line in text.replace("\r\n", "\n").split("\n")]
+    while lines and not lines[-1]:
+        lines.pop()
+    return lines
+
+
+def _jobs(program: str, tests: CodeTests) -> list[Job]:
+    jobs = [Job(program, stdin=test.stdin.encode(errors="replace")) for test in tests.stdin]
+    if tests.calls:
+        jobs.append(Job(program, setup=tests.setup, calls=tuple(test.call for test in tests.calls)))
+    return jobs + [Job(program, setup=tests.setup, checks=(check,)) for check in tests.weak]
+
+
+def _verdict(program: str, tests: CodeTests, outcomes: Sequence[Outcome]) -> CodeVerdict:
+    left = iter(outcomes)
+    failures: list[tuple[Status, str]] = []
+    for test in tests.stdin:
+        outcome = next(left)
+        if outcome.end is not End.EXITED or outcome.exit_code != 0:
+            failures.append(_failure(outcome, Result(Kind.ABSENT)))
+        elif not same_output(test.expected, outcome.stdout):
+            failures.append((Status.WRONG, f"wrong output for {_short(test.stdin)}"))
+    if tests.calls:
+        outcome = next(left)
+        for call, result in zip(tests.calls, outcome.results, strict=True):
+            if result.kind is not Kind.VALUE:
+                failures.append(_failure(outcome, result))
+            elif not call.expected.accepts(result.value):
+                failures.append((Status.WRONG, f"wrong value of {_short(call.call)}"))
+    weak = 0
+    for _, outcome in zip(tests.weak, left, strict=True):
+        if outcome.results[0].kind is Kind.PASSED and outcome.end is End.EXITED:
+            weak += 1
+        else:
+            failures.append(_failure(outcome, outcome.results[0]))
+    total = len(tests)
+    lost = next((failure for failure in failures if failure[0] is Status.INFRA_ERROR), None)
+    status, reason = lost or (failures[0] if failures else (Status.CORRECT, f"{total} tests passed"))
+    return CodeVerdict(status, program, reason, passed=total - len(failures), total=total, weak=weak)
+
+
+_ENDS = {
+    End.CPU: (Status.TIMEOUT, "over the CPU limit"),
+    End.WALL: (Status.TIMEOUT, "over the wall limit"),
+    End.OUTPUT: (Status.RESOURCE, "over the output limit"),
+}
+
+
+def _failure(outcome: Outcome, result: Result) -> tuple[Status, str]:
+    """Why a test has no value to compare."""
+    error = outcome.error or result.error
+    if outcome.end is End.INFRA_ERROR:
+        return Status.INFRA_ERROR, error
+    if result.kind is Kind.RAISED or outcome.error:
+        if error.startswith(("SyntaxError", "IndentationError", "TabError")) and outcome.error:
+            return Status.UNPARSEABLE, error
+        return (Status.RESOURCE if error.startswith("MemoryError") else Status.WRONG), error
+    if outcome.end in _ENDS:
+        return _ENDS[outcome.end]
+    how = f"ended by signal {outcome.signal}" if outcome.signal else f"exited with {outcome.exit_code}"
+    return Status.WRONG, f"the program {how} before its result"
+
+
+def _short(text: str, limit: int = 80) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"

@@ -1,0 +1,117 @@
+"""Where the tests of the sandbox run their programs: as whoever runs the tests, and as an ordinary user, in each tier."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+import guided_grpo
+from guided_grpo.errors import InputError
+from guided_grpo.sandbox import Job, Limits, Outcome, SandboxPool
+
+ORDINARY_UID = 65_534
+LIMITS = Limits(cpu_seconds=2.0, wall_seconds=20.0)
+
+
+class Place(Protocol):
+    tier: str
+
+    def run(self, jobs: Sequence[Job]) -> list[Outcome]: ...
+
+
+class Server:
+    """A pool in a process of an ordinary user."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self.tier = self._load()
+
+    def run(self, jobs: Sequence[Job]) -> list[Outcome]:
+        assert self._process.stdin
+        self._process.stdin.write(pickle.dumps(list(jobs)))
+        self._process.stdin.flush()
+        return self._load()
+
+    def _load(self):
+        try:
+            return pickle.load(self._process.stdout)
+        except EOFError:
+            raise InputError(self._process.stderr.read().decode().strip().splitlines()[-1], fix="see there") from None
+
+
+def ordinary_interpreter() -> str:
+    """An interpreter that an ordinary user may run; root's own may lie in root's home."""
+    for path in (os.path.realpath(sys._base_executable), "/usr/bin/python3", "/usr/local/bin/python3"):
+        check = "import sys, ctypes; sys.exit(sys.version_info < (3, 11))"
+        try:
+            if subprocess.run([path, "-c", check], **ordinary_user(), capture_output=True, cwd="/").returncode == 0:
+                return path
+        except OSError:
+            continue
+    pytest.skip("no Python 3.11 that an ordinary user may run")
+
+
+def ordinary_user() -> dict[str, object]:
+    """Arguments for subprocess: root becomes an ordinary user, anyone else stays."""
+    return {"user": ORDINARY_UID, "group": ORDINARY_UID, "extra_groups": []} if os.geteuid() == 0 else {}
+
+
+@contextmanager
+def readable_source() -> Iterator[str]:
+    """A copy of the package and of these helpers in a folder that everyone may read."""
+    folder = Path(tempfile.mkdtemp(prefix="sandbox-source-"))
+    try:
+        shutil.copytree(
+            Path(guided_grpo.__file__).parent, folder / "guided_grpo", ignore=shutil.ignore_patterns("__pycache__")
+        )
+        for helper in Path(__file__).parent.glob("sandbox_*.py"):
+            shutil.copy(helper, folder)
+        for path in [folder, *folder.rglob("*")]:
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        yield str(folder)
+    finally:
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def place(name: str) -> Iterator[Place]:
+    """`"A"`: a pool of whoever runs the tests. `"A-user"`, `"B-user"`, `"C-user"`: of an ordinary user, in that tier.
+
+    `"B-root"`: of root, with an interpreter that everyone may read, as tier B asks of root.
+    """
+    try:
+        if name == "A":
+            with SandboxPool(1, "A", limits=LIMITS) as pool:
+                yield pool
+            return
+        if name == "B-root" and os.geteuid() != 0:
+            pytest.skip("the tests do not run as root")
+        user = {} if name == "B-root" else ordinary_user()
+        with readable_source() as source:
+            command = [ordinary_interpreter(), "-B", f"{source}/sandbox_server.py", source, name[0]]
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd="/",
+                env={"SECRET_OF_THE_TRAINER": "hunter2"},
+                **user,
+            )
+            with process:
+                yield Server(process)
+                process.stdin.close()
+    except InputError as error:
+        if "user namespaces are not allowed" in str(error) or "has no Landlock" in str(error):
+            pytest.skip(f"this kernel or container lacks it: {error}")
+        raise
