@@ -83,6 +83,7 @@ def guided_loss(
     rollouts_B: list[Rollout],
     *,
     guidance_weight: float = 1.0,
+    guidance_credit: str = "signed",
     clip: float = 0.2,
     beta: float = 0.0,
     temperature: float = 1.0,
@@ -91,8 +92,9 @@ def guided_loss(
 
         L = −1/Σ_i Σ_t w_{i,t} · Σ_i Σ_t w_{i,t} [ min(ρ A, clip(ρ, 1−ε, 1+ε) A) − β KL ],   ρ = π/π_old
 
-    w is `guidance_weight` on guidance tokens and 1 on generated ones. KL is the estimator e^d − d − 1 with
-    d = log π_ref − log π, times ρ because the tokens were drawn from π_old (TRL's default).
+    w is `guidance_weight` on guidance tokens and 1 on generated ones; with `guidance_credit` "positive" it is 0 on the
+    guidance of rollouts with A ≤ 0, since a trace is right whatever the policy made of it. KL is the estimator
+    e^d − d − 1 with d = log π_ref − log π, times ρ because the tokens were drawn from π_old (TRL's default).
     """
     total = torch.zeros((), device=model.device)
     weights = 0.0
@@ -100,7 +102,8 @@ def guided_loss(
         logps_T = token_logps(model, rollout, temperature)
         old_T = logps_T.detach() if rollout.old_logps_T is None else rollout.old_logps_T
         weight_T = torch.ones_like(logps_T)
-        weight_T[: len(rollout.guidance_ids)] = guidance_weight
+        counts = guidance_credit == "signed" or rollout.advantage > 0
+        weight_T[: len(rollout.guidance_ids)] = guidance_weight if counts else 0.0
         ratio_T = (logps_T - old_T).exp()
         clipped_T = ratio_T.clamp(1 - clip, 1 + clip)
         gain_T = torch.minimum(ratio_T * rollout.advantage, clipped_T * rollout.advantage)

@@ -9,9 +9,10 @@ import pytest
 
 from guided_grpo.guidance.allocation import guided_count, shares
 from guided_grpo.guidance.slicing import slice_trace, step_ends
-from guided_grpo.guidance.strength import STRENGTHS, State, StrengthSettings, make_controller
+from guided_grpo.guidance.strength import LEAST_LEFT, STRENGTHS, Controller, State, StrengthSettings, make_controller
 from guided_grpo.methods import resolve
-from guided_grpo.types import StepFeedback, Strength
+from guided_grpo.rollout import problem_key, tier_key
+from guided_grpo.types import ProblemFeedback, Row, StepFeedback, Strength
 
 
 def lengths(name: str, rewards: list[float], **settings: float) -> list[float]:
@@ -74,6 +75,59 @@ def test_official_variant_truncates_to_whole_tokens() -> None:
 def test_setpoint_moves_towards_the_target() -> None:
     found = lengths("setpoint", [0.5, 1.0, 0.0], length=40, target=0.5, gain=0.5)
     assert found == pytest.approx([40, 40, 40 * math.exp(-0.25), 40])
+
+
+def left_after(rows: list[Row], successes: list[list[int]], **settings: float) -> tuple[Controller, State]:
+    """A `left` controller after batches of four rollouts for each of `rows`, with so many successes."""
+    controller = make_controller("left", StrengthSettings(unit="ratio", **settings))  # type: ignore[arg-type]
+    state = controller.init()
+    for step, counts in enumerate(successes, 1):
+        seen = tuple(
+            ProblemFeedback(problem_key(row), tier_key(row), count, 4) for row, count in zip(rows, counts, strict=True)
+        )
+        feedback = StepFeedback(step, 0.1, sum(counts), 4 * len(rows), problems=seen)
+        state = State.from_json(json.loads(json.dumps(controller.update(state, feedback).to_json())))
+    return controller, state
+
+
+def test_left_leaves_each_problem_and_tier_its_own_share() -> None:
+    """log u = log .1 + a + b + c with η = .5, p* = .5: errors +.5, +.25, −.5 of problems in tiers 3, 3 and 9."""
+    rows: list[Row] = [
+        {"prompt": "x", "difficulty": 3},
+        {"prompt": "y", "difficulty": 3},
+        {"prompt": "z", "difficulty": 9},
+    ]
+    controller, state = left_after(rows, [[4, 3, 0]], length=0.9, target=0.5, gain=0.5)
+    everywhere, three, nine = 0.5 * 0.25 / 3, 0.5 * 0.375, 0.5 * -0.5
+    logs = [everywhere + three + 0.25, everywhere + three + 0.125, everywhere + nine - 0.25]
+    for row, log in zip(rows, logs, strict=True):
+        assert controller.strength(state, row) == Strength("ratio", pytest.approx(1 - 0.1 * math.exp(log)))
+    unseen: Row = {"prompt": "new", "difficulty": 3}
+    assert controller.strength(state, unseen).amount == pytest.approx(1 - 0.1 * math.exp(everywhere + three))
+    assert controller.strength(state, {"prompt": "new"}).amount == pytest.approx(1 - 0.1 * math.exp(everywhere))
+
+
+def test_left_ends_at_nothing_and_at_nearly_everything_without_winding_up() -> None:
+    rows: list[Row] = [{"prompt": "x"}]
+    controller, state = left_after(rows, [[4]] * 30, length=0.9, target=0.5, gain=0.5)
+    assert controller.strength(state, rows[0]).amount == 0.0  # the policy does it all
+    state = controller.update(
+        state, StepFeedback(31, 0.1, 0, 4, problems=(ProblemFeedback(problem_key(rows[0]), 0, 0, 4),))
+    )
+    assert controller.strength(state, rows[0]).amount > 0.0  # one failure and it gets help again
+    controller, state = left_after(rows, [[0]] * 30, length=0.9, target=0.5, gain=0.5)
+    assert controller.strength(state, rows[0]).amount == pytest.approx(1 - LEAST_LEFT)
+    state = controller.update(
+        state, StepFeedback(31, 0.1, 4, 4, problems=(ProblemFeedback(problem_key(rows[0]), 0, 4, 4),))
+    )
+    assert controller.strength(state, rows[0]).amount < 1 - LEAST_LEFT
+
+
+def test_left_learns_nothing_from_a_group_without_verdicts() -> None:
+    rows: list[Row] = [{"prompt": "x"}]
+    controller, state = left_after(rows, [[2]], length=0.9, target=0.5, gain=0.5)
+    unseen = StepFeedback(2, 0.1, 0, 0, problems=(ProblemFeedback(problem_key(rows[0]), 0, 0, 0),))
+    assert controller.update(state, unseen).left == state.left
 
 
 def test_unknown_strength_is_an_error() -> None:

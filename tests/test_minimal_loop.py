@@ -66,11 +66,12 @@ class Spy:
         trainer.training_step = spied_step  # type: ignore[method-assign]
 
 
-@pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize(("weight", "credit"), [(0.0, "signed"), (0.5, "signed"), (1.0, "signed"),
+                                                (0.5, "positive"), (1.0, "positive")])  # fmt: skip
 @pytest.mark.parametrize("iterations", [1, 2])
 @pytest.mark.parametrize("beta", [0.0, 0.2])
 def test_loss_and_gradients_equal_the_specification(
-    weight: float, iterations: int, beta: float, policy_folder: Path, tokenizer: Any, tmp_path: Path
+    weight: float, credit: str, iterations: int, beta: float, policy_folder: Path, tokenizer: Any, tmp_path: Path
 ) -> None:
     config = make_config(
         tmp_path,
@@ -78,6 +79,7 @@ def test_loss_and_gradients_equal_the_specification(
         guidance_length=7,
         guidance_ratio=0.5,
         guidance_weight=weight,
+        guidance_credit=credit,
         num_iterations=iterations,
         beta=beta,
         max_steps=2,
@@ -108,7 +110,9 @@ def test_loss_and_gradients_equal_the_specification(
                 rollout.ref_logps_T = minimal_loop.token_logps(reference, rollout) if beta else None
         twin.load_state_dict(spy.weights[step], strict=False)
         twin.zero_grad()
-        loss = minimal_loop.guided_loss(twin, rollouts, guidance_weight=weight, beta=beta)
+        loss = minimal_loop.guided_loss(twin, rollouts, guidance_weight=weight, guidance_credit=credit, beta=beta)
+        if credit == "positive" and weight:  # otherwise this would be the other case again
+            assert any(r.advantage < 0 and r.guidance_ids for r in rollouts)
         loss.backward()
         # Advantages of a group sum to 0, so the loss is a sum that cancels: errors are relative to what is summed.
         summed = sum(abs(r.advantage) * len(r.completion_ids) for r in rollouts)

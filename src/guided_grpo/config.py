@@ -16,6 +16,7 @@ from guided_grpo.guidance.strength import STRENGTHS, StrengthSettings
 from guided_grpo.methods import DEFAULTS, METHODS, resolve
 from guided_grpo.problems.curriculum import CURRICULA
 from guided_grpo.rescue import RULES, LadderSettings
+from guided_grpo.rollout import CREDITS
 
 # These fold the mask into an importance ratio, where half a token has no meaning.
 _SEQUENCE_LOSSES = ("vespo", "luspo")
@@ -44,8 +45,10 @@ class GuidedGRPOConfig(GRPOConfig):
     guidance_decay: float | None = field(default=None, metadata={"help": "γ in (0, 1) of strength stepwise."})
     guidance_interval: int | None = field(default=None, metadata={"help": "s of strength stepwise, optimizer steps."})
     guidance_history: int | None = field(default=None, metadata={"help": "T of strength ratio, generation batches."})
-    guidance_target: float | None = field(default=None, metadata={"help": "Guided success that setpoint holds."})
-    guidance_gain: float | None = field(default=None, metadata={"help": "Step size of strength setpoint."})
+    guidance_target: float | None = field(
+        default=None, metadata={"help": "Guided success that setpoint and left hold."}
+    )
+    guidance_gain: float | None = field(default=None, metadata={"help": "Step size of strengths setpoint and left."})
     guidance_ratio: float | None = field(default=None, metadata={"help": "α: share of a group that is guided."})
     guidance_allocation: str | None = field(default=None, metadata={"help": f"One of {', '.join(ALLOCATIONS)}."})
     guidance_placement: str | None = field(
@@ -60,6 +63,10 @@ class GuidedGRPOConfig(GRPOConfig):
     guidance_leak: bool = field(default=False, metadata={"help": "Let guidance state the final answer."})
     guidance_weight: float | None = field(
         default=None, metadata={"help": "w_g in [0, 1], guidance tokens in the loss."}
+    )
+    guidance_credit: str | None = field(
+        default=None,
+        metadata={"help": "signed: guidance tokens take the rollout's advantage; positive: only where it is above 0."},
     )
     advantage_baseline: str | None = field(
         default=None, metadata={"help": "group, or arm: guided apart from unguided."}
@@ -166,6 +173,7 @@ class GuidedGRPOConfig(GRPOConfig):
             "guidance_allocation": ALLOCATIONS,
             "guidance_placement": PLACEMENTS,
             "guidance_thinking": ("auto", "open", "none"),
+            "guidance_credit": CREDITS,
             "advantage_baseline": ("group", "arm"),
             "curriculum": tuple(CURRICULA),
         }.items():
@@ -206,6 +214,13 @@ class GuidedGRPOConfig(GRPOConfig):
                 field="guidance_max",
                 value=self.guidance_max,
                 fix="raise it",
+            )
+        if self.guidance_strength == "left" and not str(self.guidance_unit).startswith("ratio"):
+            raise InputError(
+                "counts from the start of a trace, and strength left from its end",
+                field="guidance_unit",
+                value=self.guidance_unit,
+                fix="use ratio, ratio-steps or ratio-chars",
             )
         if (
             str(self.guidance_unit).startswith("ratio")

@@ -106,7 +106,7 @@ def count_batch(
         guidance_trained: whether guidance tokens have weight in the loss.
     """
     fact = {name: facts_BK[:, place] for place, name in enumerate(FACTS)}
-    total = {name: int(fact[name].sum()) for name in FACTS if name not in ("problem", "stage")}
+    total = {name: int(fact[name].sum()) for name in FACTS if name not in ("problem", "tier", "stage")}
     rollouts, guided_B, graded_B = len(accuracy_B), fact["guidance_tokens"] > 0, ~accuracy_B.isnan()
     given, generated, spent = total["guidance_tokens"], total["generated_tokens"], total["spent_tokens"]
     guided = int(guided_B.sum())

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from guided_grpo.guidance.placement import (
     HINT_TEMPLATE,
@@ -31,11 +31,16 @@ from guided_grpo.guidance.placement import (
     with_hint,
 )
 from guided_grpo.guidance.slicing import Slice, slice_text, slice_trace
-from guided_grpo.types import Arm, Row, Strength
+from guided_grpo.types import Arm, ProblemFeedback, Row, Strength
+
+if TYPE_CHECKING:
+    import torch
 
 NO_SLICE = Slice()
+CREDITS = ("signed", "positive")
 FACTS = (
     "problem",  # problem_key of the row
+    "tier",  # tier_key of the row
     "stage",  # attempt on the rescue ladder that it comes from; 0 = first sampling
     "wanted",
     "guidance_tokens",  # wherever they stand
@@ -182,6 +187,14 @@ def problem_key(row: Row) -> int:
     return _digest(_key(row.get("prompt", "")))
 
 
+def tier_key(row: Row) -> int:
+    """A number by which problems of one difficulty are known: a tier, or a number to one decimal; 0 = it has none."""
+    difficulty = row.get("difficulty")
+    if difficulty is None:
+        return 0
+    return _digest(str(difficulty) if isinstance(difficulty, str) else f"{float(difficulty):.1f}")
+
+
 def plan_batch(
     rows: Sequence[Row],
     first_index: int,
@@ -209,7 +222,8 @@ def assign(row: Row, share: float, full: Strength, tokenizer: GuidanceTokenizer)
     """What the rollout at a place with this share of the strength gets; share 0 = unguided."""
     if not share:
         return Assignment()
-    return Assignment(tokenizer.slice(row, Strength(full.unit, full.amount * share)), wanted=True)
+    asked = Strength(full.unit, full.amount * share)
+    return Assignment(tokenizer.slice(row, asked), wanted=asked.amount > 0)
 
 
 def prompts_for_sampling(prompt_ids: Sequence[Sequence[int]], plan: GuidancePlan) -> list[list[int]]:
@@ -244,6 +258,7 @@ def rollout_facts(rows: Sequence[Row], rollouts: Sequence[Rollout], ends: set[in
     return [
         (
             problem_key(row),
+            tier_key(row),
             rollout.assignment.stage,
             rollout.assignment.wanted,
             rollout.assignment.slice.tokens,
@@ -255,3 +270,20 @@ def rollout_facts(rows: Sequence[Row], rollouts: Sequence[Rollout], ends: set[in
         )
         for row, rollout in zip(rows, rollouts, strict=True)
     ]
+
+
+def problem_feedback(
+    accuracy_B: torch.Tensor, facts_BK: torch.Tensor, shares_G: Sequence[float]
+) -> tuple[ProblemFeedback, ...]:
+    """What a controller learns of each group: successes among the graded rollouts of its guided places.
+
+    A place counts as guided where it has a share of the strength, also while that strength is nothing: a problem that
+    the policy solves alone must be seen when it fails again.
+    """
+    size = len(shares_G)
+    graded_PG = ~accuracy_B.isnan().view(-1, size)
+    graded_PG[:, [place for place, share in enumerate(shares_G) if not share]] = False
+    right_PG = graded_PG & (accuracy_B.view(-1, size) > 0)
+    keys_PK = facts_BK[::size][:, [FACTS.index("problem"), FACTS.index("tier")]].tolist()
+    right_P, graded_P = right_PG.sum(dim=1).tolist(), graded_PG.sum(dim=1).tolist()
+    return tuple(ProblemFeedback(*keys, *n) for *n, keys in zip(right_P, graded_P, keys_PK, strict=True))

@@ -51,6 +51,7 @@ from guided_grpo.rollout import (
     logprobs_for_training,
     loss_weights,
     plan_batch,
+    problem_feedback,
     prompts_for_sampling,
     rollout_facts,
 )
@@ -241,7 +242,7 @@ class GuidedGRPOTrainer(GradingTrainer):
             self._begin_grading(batch)
         prompt_ids, completion_ids, tool_mask, completions, logprobs, *rest = output
         weight = float(self.args.guidance_weight or 0.0)
-        if self.args.guidance_placement == "prefix" and weight != 1:
+        if self.args.guidance_placement == "prefix" and (weight != 1 or self.args.guidance_credit == "positive"):
             tool_mask = loss_weights(batch.rollouts, weight)
         if batch.rescued is not None:
             prompt_ids = [rollout.prompt_ids for rollout in batch.rollouts]
@@ -304,6 +305,8 @@ class GuidedGRPOTrainer(GradingTrainer):
             output["advantages"] = arm_advantages(
                 weighted_B, guided_B, self.num_generations, str(self.args.scale_rewards)
             )[local]
+        if self.args.guidance_credit == "positive" and self.args.guidance_in_loss:
+            self._spare_failed_guidance(batch, output)
         advantages_B = self.accelerator.gather(output["advantages"])
         accuracy_B = rewards_BF[:, self._accuracy_index]
         self.tokens_generated += count_batch(
@@ -318,7 +321,7 @@ class GuidedGRPOTrainer(GradingTrainer):
         self.metric_sums.latest("tokens/generated_total", self.tokens_generated)
         self.count_problems(batch, facts_BK, accuracy_B, self._first_shares_G)
         self.record_rollouts(batch, output["advantages"], rewards_BF[local], self._ends)
-        self._feed_controller(accuracy_B, guided_B)
+        self._feed_controller(accuracy_B, facts_BK)
         if self.adaptive_order is not None:
             first_B = accuracy_B if batch.first_accuracy_B is None else batch.first_accuracy_B
             self.adaptive_order.observe(float(first_B.nanmean()))
@@ -327,14 +330,24 @@ class GuidedGRPOTrainer(GradingTrainer):
             format_B = rewards_BF[:, self.reward_func_names.index(self.args.format_reward)]
             self.cold_start_over |= bool(format_B.nanmean() >= self._ladder.settings.cold_format)
 
+    def _spare_failed_guidance(self, batch: Batch, output: dict[str, Any]) -> None:
+        """guidance_credit "positive": a trace is right whatever the policy made of it, so that a failed rollout teaches
+        from what it generated, and its guidance leaves the loss and the loss's normaliser."""
+        mask_bT = output["tool_mask"]
+        for place, rollout in enumerate(batch.rollouts):
+            if output["advantages"][place] <= 0:
+                mask_bT[place, : len(rollout.assignment.slice.ids)] = 0
+        weights = (output["completion_mask"] * mask_bT).sum()
+        output["num_items_in_batch"] = self.accelerator.gather(weights).sum()
+
     def _gather_facts(self, batch: Batch) -> torch.Tensor:
         """`FACTS` of the rollouts of all ranks, shape (B, len(FACTS))."""
         facts = rollout_facts(batch.rows, batch.rollouts, self._ends)
         return self.accelerator.gather(torch.tensor(facts, dtype=torch.long, device=self.accelerator.device))
 
-    def _feed_controller(self, accuracy_B: torch.Tensor, guided_B: torch.Tensor) -> None:
+    def _feed_controller(self, accuracy_B: torch.Tensor, facts_BK: torch.Tensor) -> None:
         graded_B = ~accuracy_B.isnan()
-        both_B = graded_B & guided_B
+        both_B = graded_B & (facts_BK[:, FACTS.index("guidance_tokens")] > 0)
         # This batch is used up by the time of the next one.
         generate_every = self.args.steps_per_generation * self.num_iterations
         done = (self._step + generate_every) // self.args.gradient_accumulation_steps
@@ -347,6 +360,7 @@ class GuidedGRPOTrainer(GradingTrainer):
                 reward_count=int(graded_B.sum()),
                 guided_sum=float(accuracy_B[both_B].sum()),
                 guided_count=int(both_B.sum()),
+                problems=problem_feedback(accuracy_B, facts_BK, self._first_shares_G),
             ),
         )
 

@@ -47,6 +47,16 @@ class Strength:
 
 
 @dataclass(frozen=True)
+class ProblemFeedback:
+    """How the guided rollouts of one group did. A problem and its tier are known again by their keys."""
+
+    problem: int  # rollout.problem_key of its row
+    tier: int  # rollout.tier_key of its row
+    successes: int  # graded rollouts to be guided with a positive accuracy reward
+    rollouts: int  # graded rollouts to be guided
+
+
+@dataclass(frozen=True)
 class StepFeedback:
     """What a controller learns of one training generation batch, equal on all ranks.
 
@@ -59,6 +69,7 @@ class StepFeedback:
     reward_count: int
     guided_sum: float = 0.0  # over the guided ones among them
     guided_count: int = 0
+    problems: tuple[ProblemFeedback, ...] = ()  # one a group, in the order of the batch
 
     @property
     def reward(self) -> float:

@@ -13,6 +13,9 @@ Controllers, with r_k the mean accuracy reward of generation batch k, guided and
     ratio           ℓ_{k+1} = ℓ_k · mean(r_{k−1} … r_{k−min(T,k)}) / r_k                     (G²RPO-A, Eq. 5)
     ratio-official  the same with mean(r_{k−2}, r_{k−1}) / r_k, on every third batch only, ℓ truncated to an integer
     setpoint        ℓ_{k+1} = ℓ_k · exp(η (p* − p_k)), p_k the guided success of batch k: holds p_k near p*
+    left            the same in the share u of the trace that is left to the policy, for every problem its own:
+                    log u(q) = log(1 − ℓ0) + a + b_tier(q) + c_q, where a, b and c are integrators of p − p*,
+                    a += η mean over the batch, b += η mean over the tier's problems, c += η (p_q − p*)
 
 Deviations from the paper. Eq. 5 is printed with the inverse ratio, which lengthens guidance when rewards rise; the
 paper's own explanation and its code do the opposite, and so does this module. A batch whose r_k or history is 0 leaves
@@ -27,11 +30,14 @@ all pure; `State` is frozen and JSON-able.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from guided_grpo.rollout import problem_key, tier_key
 from guided_grpo.types import Row, StepFeedback, Strength, Unit
+
+LEAST_LEFT = 0.02  # share of a trace that left never gives
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,7 @@ class State:
     updates: int = 0  # generation batches fed
     optimizer_step: int = 0  # t
     progress: float = 0.0  # t/T
+    left: Mapping[str, float] = field(default_factory=dict)  # a, b, c of left, by "all", "tier …", "problem …"
 
     def to_json(self) -> dict[str, Any]:
         """A dict for `json.dumps`; floats survive exactly."""
@@ -80,35 +87,35 @@ class Controller:
     strength: Callable[[State, Row], Strength]
 
 
-LengthRule = Callable[[StrengthSettings, State], float]
+LengthRule = Callable[[StrengthSettings, State, Row], float]
 UpdateRule = Callable[[StrengthSettings, State, StepFeedback], State]
 
 
-def _nothing(settings: StrengthSettings, state: State) -> float:
+def _nothing(settings: StrengthSettings, state: State, row: Row) -> float:
     return 0.0
 
 
-def _constant(settings: StrengthSettings, state: State) -> float:
+def _constant(settings: StrengthSettings, state: State, row: Row) -> float:
     return settings.length
 
 
-def _linear(settings: StrengthSettings, state: State) -> float:
+def _linear(settings: StrengthSettings, state: State, row: Row) -> float:
     return settings.length * (1 - state.progress)
 
 
-def _concave(settings: StrengthSettings, state: State) -> float:
+def _concave(settings: StrengthSettings, state: State, row: Row) -> float:
     return settings.length * float((1 - state.progress) ** settings.power)
 
 
-def _stepwise(settings: StrengthSettings, state: State) -> float:
+def _stepwise(settings: StrengthSettings, state: State, row: Row) -> float:
     return settings.length * settings.decay ** (state.optimizer_step // settings.interval)
 
 
-def _rdp(settings: StrengthSettings, state: State) -> float:
+def _rdp(settings: StrengthSettings, state: State, row: Row) -> float:
     return settings.final + (settings.length - settings.final) * (1 - state.progress)
 
 
-def _tracked(settings: StrengthSettings, state: State) -> float:
+def _tracked(settings: StrengthSettings, state: State, row: Row) -> float:
     return state.length
 
 
@@ -141,6 +148,36 @@ def _setpoint(settings: StrengthSettings, state: State, feedback: StepFeedback) 
     return replace(state, length=_clamp(settings, state.length * math.exp(settings.gain * (settings.target - guided))))
 
 
+def _keys(problem: int, tier: int) -> tuple[str, ...]:
+    return ("all", *([f"tier {tier}"] if tier else []), f"problem {problem}")
+
+
+def _log_left(settings: StrengthSettings, state: State, keys: Sequence[str]) -> float:
+    start = math.log(max(1 - settings.length, LEAST_LEFT))
+    return start + sum(state.left.get(key, 0.0) for key in keys)
+
+
+def _given(settings: StrengthSettings, state: State, row: Row) -> float:
+    keys = _keys(problem_key(row), tier_key(row)) if row else ("all",)
+    left = math.exp(_log_left(settings, state, keys))
+    return 1 - min(max(left, LEAST_LEFT), 1.0)
+
+
+def _left(settings: StrengthSettings, state: State, feedback: StepFeedback) -> State:
+    errors: dict[str, list[float]] = {}
+    for seen in feedback.problems:
+        if not seen.rollouts:
+            continue
+        keys = _keys(seen.problem, seen.tier)
+        error, stands = seen.successes / seen.rollouts - settings.target, _log_left(settings, state, keys)
+        if (stands >= 0 and error > 0) or (stands <= math.log(LEAST_LEFT) and error < 0):
+            error = 0.0  # at its end already: nothing is wound up that would have to be unwound
+        for key in keys:
+            errors.setdefault(key, []).append(error)
+    moved = {key: state.left.get(key, 0.0) + settings.gain * sum(e) / len(e) for key, e in errors.items()}
+    return replace(state, left={**state.left, **moved})
+
+
 def _clamp(settings: StrengthSettings, length: float) -> float:
     return min(max(length, settings.minimum), settings.maximum)
 
@@ -155,6 +192,7 @@ STRENGTHS: dict[str, tuple[LengthRule, UpdateRule]] = {
     "ratio": (_tracked, _ratio),
     "ratio-official": (_tracked, _ratio_official),
     "setpoint": (_tracked, _setpoint),
+    "left": (_given, _left),
 }
 
 
@@ -172,6 +210,6 @@ def make_controller(name: str, settings: StrengthSettings) -> Controller:
         )
 
     def strength(state: State, row: Row) -> Strength:
-        return Strength(settings.unit, max(0.0, length_rule(settings, state)))
+        return Strength(settings.unit, max(0.0, length_rule(settings, state, row)))
 
     return Controller(init=lambda: State(length=settings.length), update=update, strength=strength)
