@@ -262,6 +262,12 @@ def test_evaluation_during_training_is_kept_and_watched(
     rows = list(rundir.whole_rows(run / "evals.jsonl"))
     assert [row["step"] for row in rows] == [2, 4]
     assert all(row["problems"] == 6 for row in rows)
+    log = {row["step"]: row for row in rundir.whole_rows(run / "metrics.jsonl")}
+    assert [row["tokens"] for row in rows] == [log[2]["tokens/generated_total"], log[4]["tokens/generated_total"]]
+    seconds = [sum(log[step]["step_time"] for step in range(1, last + 1)) for last in (2, 4)]
+    assert [row["seconds"] for row in rows] == pytest.approx(seconds, abs=1e-3)
+    assert all(sum(row["scores"]) / 6 == pytest.approx(row["accuracy"]) for row in rows)
+    assert sorted(set(rundir.read_json(run / "eval.json")["after"]["difficulty"])) <= ["3", "4", "5"]
     # It samples with its own random state: the run is the one that is not evaluated.
     plain = {**settings, "eval_every": 0, "output_dir": str(tmp_path / "plain")}
     (tmp_path / "plain.yaml").write_text(yaml.safe_dump(plain))
