@@ -124,14 +124,14 @@ def test_every_shipped_config_is_read(path: Path) -> None:
 
 
 def test_every_shipped_comparison_names_runs_that_are_read() -> None:
-    from guided_grpo.commands.compare import _read_plan, _settings
+    from guided_grpo.commands.compare import _read_plan, _words
 
     for path in sorted((CONFIGS / "compare").glob("*.yaml")):
         plan = _read_plan(path)
         assert plan["baseline"] in plan["variants"], path
         for overrides in plan["variants"].values():
             fields = {**(plan.get("common") or {}), **(overrides or {})}
-            settings = _settings(path.parent / plan["config"], Path("x"), 5, fields, quiet=True)
+            settings = parse(_words(path.parent / plan["config"], Path("x"), 5, fields, quiet=True))
             assert settings.training.seed == 5
 
 
