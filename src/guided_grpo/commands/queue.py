@@ -1,8 +1,8 @@
 """Training runs side by side: each a process of its own, with its GPU or its share of the cores, and a log of its own.
 
 The parent holds no run's state: a run that is cut off goes on from its checkpoint when the queue is started again. A
-child holds the lock of its log as long as it lives, even where its parent was killed, so that no run is trained twice at
-once.
+child holds the lock of its log as long as it lives, even where its parent was killed, so that no run is trained twice
+at once.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def _differences(summary: Mapping[str, Any]) -> Iterator[str]:
     """By variant and tier, beside the baseline. Nothing where there is nothing to compare and no tier."""
     variants, baseline = summary["variants"], summary["baseline"]
     tiers = list(dict.fromkeys(tier for entry in variants.values() for tier in (entry["after"] or {}).get("tiers", {})))
-    if not tiers and not any(entry["difference"] for entry in variants.values()):
+    if not tiers and len(variants) < 2:
         return
     width = max(map(len, (ALL, "tier", *tiers)))
     titles = f" {'tier':<{width}} {'before':>8} {'after':>8}  {'95 % interval':<18}" if tiers else ""
