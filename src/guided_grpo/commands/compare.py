@@ -77,7 +77,7 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
         summary["warnings"] = warnings
     output.mkdir(parents=True, exist_ok=True)
     rundir.write_json(output / rundir.SUMMARY, summary)
-    finished = [Path(result["run"]) for result in results if "error" not in result]
+    finished = [Path(r["run"]) for name in variants for r in results if r["variant"] == name and "error" not in r]
     if finished:
         summary["report"] = str(build_report(finished, output / "report.html"))
     print(json.dumps(summary, indent=2) if as_json else table(summary))
