@@ -124,14 +124,14 @@ def test_every_shipped_config_is_read(path: Path) -> None:
 
 
 def test_every_shipped_comparison_names_runs_that_are_read() -> None:
-    from guided_grpo.commands.compare import _read_plan, _settings
+    from guided_grpo.commands.compare import _read_plan, _words
 
     for path in sorted((CONFIGS / "compare").glob("*.yaml")):
         plan = _read_plan(path)
         assert plan["baseline"] in plan["variants"], path
         for overrides in plan["variants"].values():
             fields = {**(plan.get("common") or {}), **(overrides or {})}
-            settings = _settings(path.parent / plan["config"], Path("x"), 5, fields, quiet=True)
+            settings = parse(_words(path.parent / plan["config"], Path("x"), 5, fields, quiet=True))
             assert settings.training.seed == 5
 
 
@@ -262,6 +262,12 @@ def test_evaluation_during_training_is_kept_and_watched(
     rows = list(rundir.whole_rows(run / "evals.jsonl"))
     assert [row["step"] for row in rows] == [2, 4]
     assert all(row["problems"] == 6 for row in rows)
+    log = {row["step"]: row for row in rundir.whole_rows(run / "metrics.jsonl")}
+    assert [row["tokens"] for row in rows] == [log[2]["tokens/generated_total"], log[4]["tokens/generated_total"]]
+    seconds = [sum(log[step]["step_time"] for step in range(1, last + 1)) for last in (2, 4)]
+    assert [row["seconds"] for row in rows] == pytest.approx(seconds, abs=1e-3)
+    assert all(sum(row["scores"]) / 6 == pytest.approx(row["accuracy"]) for row in rows)
+    assert sorted(set(rundir.read_json(run / "eval.json")["after"]["difficulty"])) <= ["3", "4", "5"]
     # It samples with its own random state: the run is the one that is not evaluated.
     plain = {**settings, "eval_every": 0, "output_dir": str(tmp_path / "plain")}
     (tmp_path / "plain.yaml").write_text(yaml.safe_dump(plain))

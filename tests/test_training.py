@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -249,6 +250,35 @@ def test_schedules_end_with_the_steps_or_with_the_token_budget(policy: Any, toke
     spent = [0, *(row["tokens/generated_total"] for row in rows)]
     expected = [12 * (1 - min(1, tokens / 300)) for tokens in spent[:-1]]
     assert [row["guidance/length"] for row in rows] == pytest.approx(expected)
+
+
+def test_training_stops_on_its_seconds_and_schedules_end_with_them(policy: Any, tokenizer: Any, tmp_path: Path) -> None:
+    common = {**GUIDED, "method": "linear", "guidance_length": 12, "max_steps": 400}
+    trainer = make_trainer(policy, tokenizer, make_config(tmp_path, **common, max_train_seconds=1.0))
+    trainer.train()
+    rows = metrics(tmp_path)
+    spent = list(itertools.accumulate((row["step_time"] for row in rows), initial=0.0))
+    assert spent[-1] >= 1.0 > spent[-2]
+    assert trainer.train_seconds == pytest.approx(spent[-1])
+    # The length of a step follows from the batch before it, whose own time was not known yet.
+    known = [0.0, *spent[:-2]]
+    assert [row["guidance/length"] for row in rows] == pytest.approx([12 * (1 - s) for s in known])
+
+
+def test_seconds_count_whole_steps_and_survive_a_kill(policy: Any, tokenizer: Any, tmp_path: Path) -> None:
+    """Two micro-batches a step; only every second step is in the log, which then holds means."""
+    common = {**GUIDED, "gradient_accumulation_steps": 2, "save_strategy": "steps", "save_steps": 2}
+    first = make_trainer(policy, tokenizer, make_config(tmp_path, **common, max_steps=4, logging_steps=2))
+    first.train()
+    rows = metrics(tmp_path)
+    assert len(rows) == 2
+    assert first.train_seconds == pytest.approx(2 * sum(row["step_time"] for row in rows))
+    # Resumed with a budget that the kept sum is over already: one step more, and not another 400.
+    longer = make_config(tmp_path, **common, max_steps=400, max_train_seconds=first.train_seconds)
+    resumed = make_trainer(policy, tokenizer, longer)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    assert resumed.state.global_step == 5
+    assert resumed.train_seconds > first.train_seconds
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,9 @@ class GuidedGRPOConfig(GRPOConfig):
         metadata={"help": "Reward function that feeds controller and ladder; unset = 'accuracy', or the only one."},
     )
     max_generated_tokens: int = field(default=0, metadata={"help": "Stop once this many are generated; 0 = off."})
+    max_train_seconds: float = field(
+        default=0.0, metadata={"help": "Stop once the steps (step_time) took so long; 0 = off."}
+    )
     rollouts_every: int = field(default=10, metadata={"help": "Steps between samples in rollouts.jsonl; 0 = off."})
 
     def __post_init__(self) -> None:
@@ -197,6 +200,7 @@ class GuidedGRPOConfig(GRPOConfig):
             ("curriculum_gain", 0.0, math.inf, "0 or more"),
             ("rescue_gain", 0.0, math.inf, "0 or more"),
             ("max_generated_tokens", 0, math.inf, "0 (off) or more"),
+            ("max_train_seconds", 0, math.inf, "0 (off) or more"),
             ("rollouts_every", 0, math.inf, "0 (off) or more"),
         ):
             value = getattr(self, name)

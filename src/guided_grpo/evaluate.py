@@ -61,6 +61,7 @@ class Evaluation:
     tiers: dict[str, dict[str, Any]] = field(default_factory=dict)
     verdicts: dict[str, int] = field(default_factory=dict)  # how many responses ended in each; {} = a reward without
     scores: tuple[float | None, ...] = ()  # mean accuracy of each problem, in the data's order; None = not graded
+    difficulty: tuple[str, ...] = ()  # the tier of each problem, in the data's order
 
     def to_json(self) -> dict[str, Any]:
         """The form of eval.json; the decoding settings stand beside the figures."""
@@ -142,6 +143,7 @@ def evaluate(
         decoding=decoding,
         tiers={tier: _tier(by_tier[tier]) for tier in sorted(by_tier, key=tier_order)},
         scores=tuple(means.get(i) for i in range(len(problems))),
+        difficulty=tuple(problem.tier for problem in problems),
         verdicts={status.value: count for status, count in sorted((_statuses(reward) - counted).items())},
     )
 

@@ -1,7 +1,8 @@
 """Stage 7, what a run keeps: rows of the log, warnings, and checkpoints from which it goes on to the bit.
 
 A checkpoint is TRL's, and beside it
-    guidance_state.json    controller, problem history, sums between two rows of the log, tokens generated
+    guidance_state.json    controller, problem history, sums between two rows of the log, tokens generated,
+                           seconds of its steps
     rollouts.rank{r}.pt    the batch that this rank is in the middle of
     complete.json          written last: everything is there
 """
@@ -10,13 +11,14 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from transformers.trainer_utils import rotate_checkpoints
 from trl import GRPOTrainer
 
@@ -55,6 +57,7 @@ class KeepingTrainer(GRPOTrainer):
         self.history, self.watch = history, watch
         self.metric_sums, self.gradient_norms = MetricSums(), RunningVariance()
         self.tokens_generated = 0
+        self.train_seconds = 0.0  # of steps, as in step_time: no evaluation, no saving; equal on all ranks
         self.cold_start_over = False  # by format; by steps it is read off the step
         self._parts: dict[str, Any] = {
             "metric_sums": self.metric_sums,
@@ -63,6 +66,17 @@ class KeepingTrainer(GRPOTrainer):
             "watch": self.watch,
             **({} if self.adaptive_order is None else {"adaptive_order": self.adaptive_order}),
         }
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any) -> torch.Tensor:
+        """TRL's, and its time is added up: a budget of seconds needs the sum at the end of every step."""
+        metrics = self._metrics["train"]
+        known = len(metrics.get("step_time", ()))
+        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        seconds = [sum(metrics.get("step_time", ())[known:])]  # of an optimizer step; nothing in the middle of one
+        if self.accelerator.num_processes > 1:
+            seconds = broadcast_object_list(seconds)  # ranks must stop after the same step
+        self.train_seconds += seconds[0]
+        return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """TRL's log, with our metrics; a row of metrics.jsonl for every logged training step, and its warnings."""
@@ -146,6 +160,7 @@ class KeepingTrainer(GRPOTrainer):
                 "controller": self.guidance_state.to_json(),
                 "micro_step": self._step,
                 "tokens_generated": self.tokens_generated,
+                "train_seconds": self.train_seconds,
                 "cold_start_over": self.cold_start_over,
                 "trl_metrics": self._metrics["train"],
                 **{name: part.state_dict() for name, part in self._parts.items()},
@@ -174,9 +189,13 @@ class KeepingTrainer(GRPOTrainer):
                 fix="load its weights as the model of a new run",
             )
         state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+        if "train_seconds" not in state:  # from before there was such a budget
+            rows = rundir.whole_rows(folder.parent / rundir.METRICS)
+            state["train_seconds"] = math.fsum(row.get("step_time") or 0.0 for row in rows)
         self.guidance_state = State.from_json(state["controller"])
         self._step = state["micro_step"]
         self.tokens_generated = state["tokens_generated"]
+        self.train_seconds = state["train_seconds"]
         self.cold_start_over = state["cold_start_over"]
         self._metrics["train"].update(state["trl_metrics"])
         for name, part in self._parts.items():

@@ -1,4 +1,4 @@
-"""Progress bars, and the callback that ends a run on its token budget."""
+"""Progress bars, and the callback that ends a run on its budget of tokens or seconds."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 
-class _CountsTokens(Protocol):
+class _Counts(Protocol):
     tokens_generated: int
+    train_seconds: float
     args: Any
 
 
@@ -21,16 +22,17 @@ def wants_bars(quiet: bool) -> bool:
 
 
 class BudgetCallback(TrainerCallback):
-    """Stops training after the step in which `max_generated_tokens` is reached; equal on all ranks."""
+    """Stops training after the step in which a budget is reached; equal on all ranks."""
 
-    def __init__(self, trainer: _CountsTokens) -> None:
+    def __init__(self, trainer: _Counts) -> None:
         self.trainer = trainer
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
-        budget = self.trainer.args.max_generated_tokens
-        if budget and self.trainer.tokens_generated >= budget:
+        tokens, seconds = self.trainer.args.max_generated_tokens, self.trainer.args.max_train_seconds
+        over = tokens and self.trainer.tokens_generated >= tokens
+        if over or (seconds and self.trainer.train_seconds >= seconds):
             control.should_training_stop = True
         return control
 

@@ -5,6 +5,7 @@ metrics.jsonl    one row a step      } appended; cut back to the checkpoint on r
 rollouts.jsonl   sampled groups      }
 evals.jsonl      unguided accuracy during training, where eval_every asks for it }
 warnings.jsonl   hint-collapse, format-drift (signals.py)                        }
+train.log        what the run said, where `compare --jobs` ran it
 checkpoint-*/    TRL's, plus guidance state; whole once it holds `complete.json`
 model/           the trained policy
 eval.json        unguided accuracy before and after
@@ -30,6 +31,9 @@ EVALS, WARNINGS = "evals.jsonl", "warnings.jsonl"
 APPENDED = (METRICS, ROLLOUTS, EVALS, WARNINGS)
 EVAL, SUMMARY, MODEL, COMPLETE = "eval.json", "summary.json", "model", "complete.json"
 CHECKPOINT_PREFIX = "checkpoint-"
+LOG = "train.log"  # opened by who starts the run, so it may be there first
+# Fields that came after runs had been made, with the value that those runs had.
+_LATER_FIELDS: dict[str, Any] = {"max_train_seconds": 0.0}
 
 
 def write_text(path: Path, text: str) -> None:
@@ -117,7 +121,7 @@ def check(run: Path, config: dict[str, Any], volatile: frozenset[str]) -> None:
     """
     path = run / CONFIG
     if path.exists():
-        found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        found = {**_LATER_FIELDS, **(yaml.safe_load(path.read_text(encoding="utf-8")) or {})}
         plain = json.loads(json.dumps(config))
         names = sorted(k for k in {*found, *plain} - volatile if found.get(k) != plain.get(k))
         if names:
@@ -130,7 +134,7 @@ def check(run: Path, config: dict[str, Any], volatile: frozenset[str]) -> None:
                 fix="choose another output_dir, or repeat the settings of that run to resume it",
             )
         return
-    if run.exists() and any(run.iterdir()):
+    if run.exists() and any(path.name != LOG for path in run.iterdir()):
         raise InputError(
             "is not empty and holds no config.yaml of a run",
             field="output_dir",

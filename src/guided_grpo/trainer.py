@@ -66,6 +66,7 @@ SEAMS: dict[str, tuple[str, ...]] = {
     "_calculate_rewards": ("inputs", "prompts", "completions", "completion_ids_list"),
     "_get_train_sampler": ("dataset",),
     "_set_signature_columns_if_needed": (),
+    "training_step": ("model", "inputs", "num_items_in_batch"),
     "_save_checkpoint": ("model", "trial"),
     "_load_optimizer_and_scheduler": ("checkpoint",),
     "log": ("logs", "start_time"),
@@ -365,9 +366,11 @@ class GuidedGRPOTrainer(GradingTrainer):
         )
 
     def _progress(self, done: int) -> float:
-        """t/T: the share of the token budget where there is one, else of the optimizer steps."""
+        """t/T: the share of the token budget where there is one, else of the seconds, else of the optimizer steps."""
         if self.args.max_generated_tokens:
             return min(1.0, self.tokens_generated / self.args.max_generated_tokens)
+        if self.args.max_train_seconds:
+            return min(1.0, self.train_seconds / self.args.max_train_seconds)
         return min(1.0, done / self.state.max_steps) if self.state.max_steps > 0 else 0.0
 
 

@@ -10,9 +10,11 @@ The config names a training config and what varies:
     variants:
       grpo: {method: grpo}
       g2rpo-a: {method: g2rpo-a, guidance_length: 45}
+    tiers: {easy: [3, 9], hard: [10, 14]}   # optional: figures by difficulty, both ends included
+    target: hard                            # optional: the tier of "tokens to an accuracy"
 
-Give every variant the same `max_generated_tokens` (or `max_steps`) to compare on equal budgets. One bad run does not
-end the rest: its error is in summary.json, and the exit code is 1.
+Give every variant the same `max_generated_tokens`, `max_steps` or `max_train_seconds` to compare on equal budgets. One
+bad run does not end the rest: its error is in summary.json, and the exit code is 1. More: docs/comparing.md.
 """
 
 from __future__ import annotations
@@ -20,137 +22,184 @@ from __future__ import annotations
 import json
 import time
 import traceback
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from guided_grpo import rundir
+from guided_grpo.commands.queue import Job, run_jobs
 from guided_grpo.commands.report import OneLineParser
-from guided_grpo.commands.settings import parse, read_yaml, say
+from guided_grpo.commands.settings import EMBEDDED, VOLATILE, parse, read_yaml, say
+from guided_grpo.commands.train import load_held_out, policy_source
 from guided_grpo.commands.train import run as train
+from guided_grpo.comparison import read_tiers, summarise, table
 from guided_grpo.errors import InputError
+from guided_grpo.evaluate import questions
+from guided_grpo.progress import wants_bars
 from guided_grpo.report import build_report
-from guided_grpo.stats import mean_interval, seeds_interval
 
-_FIELDS = {"config", "output_dir", "seeds", "variants", "baseline", "common"}
+_FIELDS = {"config", "output_dir", "seeds", "variants", "baseline", "common", "tiers", "target"}
+_BUDGETS = ("max_generated_tokens", "max_train_seconds", "max_steps", "num_train_epochs")
 
 
 def main(arguments: list[str], *, as_json: bool = False) -> int:
     """Run the queue, write summary.json and report.html, print the table."""
-    parser = OneLineParser(prog="guided-grpo compare", description="Variants × seeds of one training config.")
-    parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", help="instead of the config's")
-    parser.add_argument("--variants", nargs="+", help="a part of the config's")
-    parser.add_argument("--output_dir", type=Path, help="instead of the config's")
-    parser.add_argument("--quiet", action="store_true")
-    options = parser.parse_args(arguments)
+    options = _options(arguments)
     plan = _read_plan(options.config)
-    seeds = options.seeds or plan["seeds"]
-    chosen = _chosen(plan["variants"], options.variants)
-    variants = {name: {**(plan.get("common") or {}), **overrides} for name, overrides in chosen.items()}
+    tiers, target = read_tiers(plan, options.config)
     output = Path(options.output_dir or plan["output_dir"])
+    variants = _chosen(plan, options.variants)
+    baseline = str(plan.get("baseline") or next(iter(variants)))
+    if baseline not in plan["variants"]:
+        fix = f"use {', '.join(plan['variants'])}"
+        raise InputError("is not a variant", file=options.config, field="baseline", value=baseline, fix=fix)
     common = options.config.parent / plan["config"]
-    queue = [
-        (name, seed, _settings(common, output / f"{name}-seed{seed}", seed, overrides, quiet=options.quiet))
-        for seed in seeds
-        for name, overrides in variants.items()
-    ]  # every variant is checked before the first one runs
-    started, results = time.perf_counter(), []
-    for number, (name, seed, settings) in enumerate(queue, 1):
-        say(f"[{number}/{len(queue)}] {name}, seed {seed} → {settings.output}")
-        try:
-            summary: dict[str, Any] = train(settings)
-        except InputError:
-            raise
-        except Exception as error:  # one bad run must not take the others with it
-            traceback.print_exc()
-            summary = {"error": f"{type(error).__name__}: {error}"}
-        results.append({"variant": name, **summary, "seed": seed, "run": str(settings.output)})
-    summary = summarise(results, str(plan.get("baseline") or next(iter(variants))))
+    queue = list(_queue(common, output, options.seeds or plan["seeds"], variants, quiet=options.quiet))
+    for job in queue:  # every run is checked before the first one starts
+        rundir.check(job.run, job.settings.to_json(), VOLATILE)
+    if options.plan:
+        print(
+            json.dumps([_state(job) for job in queue], indent=2) if as_json else _shown([_state(job) for job in queue])
+        )
+        return 0
+    warnings = _unequal_budgets(queue)
+    for warning in warnings:
+        say(f"warning: {warning}")
+    started = time.perf_counter()
+    if options.jobs > 1:
+        _make_bases(queue)
+        results = run_jobs(queue, options.jobs, bar=wants_bars(options.quiet))
+    else:
+        results = _one_by_one(queue)
+    summary = summarise(results, baseline, tiers, target, _difficulty(queue, results) if tiers else None)
     summary["wall_seconds"] = round(time.perf_counter() - started, 1)
+    if warnings:
+        summary["warnings"] = warnings
+    output.mkdir(parents=True, exist_ok=True)
     rundir.write_json(output / rundir.SUMMARY, summary)
-    finished = [Path(result["run"]) for result in results if "error" not in result]
+    finished = [Path(r["run"]) for name in variants for r in results if r["variant"] == name and "error" not in r]
     if finished:
         summary["report"] = str(build_report(finished, output / "report.html"))
     print(json.dumps(summary, indent=2) if as_json else table(summary))
     return 0 if len(finished) == len(results) else 1
 
 
-def summarise(results: list[dict[str, Any]], baseline: str) -> dict[str, Any]:
-    """Runs, and by variant the mean over seeds with the interval over problems (one seed) or seeds (several)."""
-    summary: dict[str, Any] = {"baseline": baseline, "variants": {}, "runs": results}
-    for name in dict.fromkeys(result["variant"] for result in results):
-        runs = [result for result in results if result["variant"] == name and "after" in result]
-        if not runs:
-            continue
-        entry: dict[str, Any] = {"seeds": [run["seed"] for run in runs]}
-        for when in ("before", "after"):
-            entry[when] = _over_runs([Path(run["run"]) for run in runs], when)
-        for key in _AVERAGED:
-            entry[key] = _over_seeds([run[key] for run in runs])
-        summary["variants"][name] = entry
-    return summary
+def _options(arguments: list[str]) -> Any:
+    parser = OneLineParser(prog="guided-grpo compare", description="Variants × seeds of one training config.")
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", help="instead of the config's")
+    parser.add_argument("--variants", nargs="+", help="a part of the config's")
+    parser.add_argument("--output_dir", type=Path, help="instead of the config's")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="runs at a time, each on a GPU of its own where there are any"
+    )
+    parser.add_argument(
+        "--plan", "--dry-run", action="store_true", help="print the queue and what is done of it, and exit"
+    )
+    parser.add_argument("--quiet", action="store_true")
+    options = parser.parse_args(arguments)
+    if options.jobs < 1:
+        raise InputError("is below 1", field="jobs", value=options.jobs, fix="use 1 or more")
+    return options
 
 
-_AVERAGED = (
-    "tokens_generated", "rescue_tokens", "steps", "train_seconds",
-    "zero_groups", "difficult_groups", "grad_norm_mean", "grad_norm_variance",
-)  # fmt: skip
+def _one_by_one(queue: Sequence[Job]) -> list[dict[str, Any]]:
+    """Train in this process; the results in the queue's order."""
+    results = []
+    for number, job in enumerate(queue, 1):
+        say(f"[{number}/{len(queue)}] {job.variant}, seed {job.seed} → {job.run}")
+        try:
+            summary: dict[str, Any] = train(job.settings)
+        except InputError as error:
+            say(f"{job.run}: {error}")
+            summary = {"error": str(error)}
+        except Exception as error:  # one bad run must not take the others with it
+            traceback.print_exc()
+            summary = {"error": f"{type(error).__name__}: {error}"}
+        results.append(job.result(summary))
+    return results
 
 
-def _over_seeds(values: list[float]) -> dict[str, Any]:
-    """Mean of a figure of the runs; from three seeds on with the 95 % interval over them."""
-    mean = sum(values) / len(values)
-    if len(values) < 3:
-        return {"mean": mean}
-    interval = seeds_interval(values)
-    return {"mean": mean, "interval": [interval.low, interval.high], "by_seed": values}
+def _make_bases(queue: Sequence[Job]) -> None:
+    """Pre-train the embedded policies that the queue needs, so that its processes do not race for them."""
+    made = set()
+    for job in queue:
+        base = job.settings.run.embedded_base
+        if job.settings.model.model_name_or_path == EMBEDDED and base not in made and not job.finished:
+            policy_source(job.settings, None)
+            made.add(base)
 
 
-def _over_runs(runs: list[Path], when: str) -> dict[str, Any]:
-    """Mean accuracy; the interval is over problems, and from three seeds on over seeds too, the wider of both."""
-    evaluations = [rundir.read_json(run / rundir.EVAL)[when] for run in runs]
-    scores = [[score for score in evaluation["scores"] if score is not None] for evaluation in evaluations]
-    problems = mean_interval([sum(column) / len(column) for column in zip(*scores, strict=False)])
-    low, high = problems.low, problems.high
-    entry: dict[str, Any] = {"accuracy": problems.mean, "by_seed": [sum(s) / len(s) for s in scores]}
-    if len(runs) >= 3:
-        seeds = seeds_interval(entry["by_seed"])
-        low, high = max(0.0, min(low, seeds.low)), min(1.0, max(high, seeds.high))
-    return {**entry, "interval": [low, high], "problems": problems.problems}
+def _difficulty(queue: Sequence[Job], results: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """By run directory, the difficulty of each held-out problem, for runs whose eval.json does not say it."""
+    found = {}
+    for job, result in zip(queue, results, strict=True):
+        evaluation = rundir.read_json(job.run / rundir.EVAL) or {}
+        if "after" in result and not (evaluation.get("after") or {}).get("difficulty"):
+            found[str(job.run)] = [question.tier for question in questions(load_held_out(job.settings) or ())]
+    return found
 
 
-def table(summary: dict[str, Any]) -> str:
-    """The comparison, for people."""
-    titles = f"{'method':<20} {'before':>8} {'after':>8}  {'95 % interval':<18}"
-    lines = [f"{titles} {'no signal':>9} {'grad variance':>13} {'tokens':>10} {'rescue':>7} {'seconds':>8}  seeds"]
-    for name, entry in summary["variants"].items():
-        low, high = entry["after"]["interval"]
-        mean = {key: entry[key]["mean"] for key in _AVERAGED}
-        lines.append(
-            f"{name:<20} {entry['before']['accuracy']:>8.1%} {entry['after']['accuracy']:>8.1%}  "
-            f"{f'[{low:.1%}, {high:.1%}]':<18} {mean['zero_groups']:>9.0%} {mean['grad_norm_variance']:>13.3g} "
-            f"{mean['tokens_generated']:>10,.0f} {mean['rescue_tokens'] / mean['tokens_generated']:>7.0%} "
-            f"{mean['train_seconds']:>8.0f}  {len(entry['seeds'])}"
-        )
-    lines += [f"failed: {run['run']}: {run['error']}" for run in summary["runs"] if "error" in run]
-    lines += [f"{run['run']}: {', '.join(run['warnings'])}" for run in summary["runs"] if run.get("warnings")]
-    if "report" in summary:
-        lines.append(f"report: {summary['report']}")
-    return "\n".join(lines)
+def _unequal_budgets(queue: Sequence[Job]) -> list[str]:
+    """One line naming the variants whose budgets differ."""
+    by_variant = {job.variant: {name: getattr(job.settings.training, name) for name in _BUDGETS} for job in queue}
+    differ = [name for name in _BUDGETS if len({budget[name] for budget in by_variant.values()}) > 1]
+    if not differ:
+        return []
+    shown = [
+        f"{variant} ({', '.join(f'{name} {budget[name]:g}' for name in differ)})"
+        for variant, budget in by_variant.items()
+    ]
+    return [f"the budgets differ: {', '.join(shown)}"]
 
 
-def _settings(common: Path, output: Path, seed: int, overrides: dict[str, Any], *, quiet: bool) -> Any:
-    words = ["--config", str(common), "--output_dir", str(output), "--seed", str(seed)]
+def _state(job: Job) -> dict[str, Any]:
+    """What is done of a run: `finished`, `partly done` with the step it goes on from, or `to do`."""
+    checkpoint = rundir.last_checkpoint(job.run)
+    step = None if checkpoint is None else int(checkpoint.name.removeprefix(rundir.CHECKPOINT_PREFIX))
+    begun = (job.run / rundir.CONFIG).exists()
+    state = "finished" if job.finished else "partly done" if begun else "to do"
+    if begun and step is None and not job.finished:
+        step = 0  # begun, and no checkpoint yet
+    if job.finished:
+        step = rundir.read_json(job.run / rundir.SUMMARY).get("steps")
+    return {"variant": job.variant, "seed": job.seed, "run": str(job.run), "state": state, "step": step}
+
+
+def _shown(states: Sequence[Mapping[str, Any]]) -> str:
+    width = max(len(state["variant"]) for state in states)
+    lines = []
+    for state in states:
+        at = "" if state["step"] is None else f" at step {state['step']}"
+        lines.append(f"{state['variant']:<{width}}  seed {state['seed']:<4} {state['run']}  {state['state']}{at}")
+    done = sum(state["state"] == "finished" for state in states)
+    return "\n".join([*lines, f"{done} of {len(states)} runs are finished"])
+
+
+def _queue(
+    common: Path, output: Path, seeds: Sequence[int], variants: Mapping[str, Mapping[str, Any]], *, quiet: bool
+) -> Iterator[Job]:
+    for seed in seeds:
+        for name, overrides in variants.items():
+            words = _words(common, output / f"{name}-seed{seed}", seed, overrides, quiet=quiet)
+            yield Job(name, seed, words, parse(words, prog="guided-grpo compare"))
+
+
+def _words(common: Path, run: Path, seed: int, overrides: Mapping[str, Any], *, quiet: bool) -> list[str]:
+    """The command line of `guided-grpo train` for one run."""
+    words = ["--config", str(common), "--output_dir", str(run), "--seed", str(seed)]
     for name, value in overrides.items():
         words += [f"--{name}", *([str(v) for v in value] if isinstance(value, list) else [str(value)])]
-    return parse([*words, *(["--quiet"] if quiet else [])], prog="guided-grpo compare")
+    return [*words, *(["--quiet"] if quiet else [])]
 
 
-def _chosen(variants: dict[str, Any], names: list[str] | None) -> dict[str, Any]:
+def _chosen(plan: Mapping[str, Any], names: list[str] | None) -> dict[str, dict[str, Any]]:
+    """All fields of the variants that are asked for."""
+    variants, common = plan["variants"], plan.get("common") or {}
     unknown = [name for name in names or [] if name not in variants]
     if unknown:
         raise InputError("is not a variant", field="variants", value=unknown[0], fix=f"use {', '.join(variants)}")
-    return {name: variants[name] or {} for name in names or variants}
+    return {name: {**common, **(variants[name] or {})} for name in names or variants}
 
 
 def _read_plan(path: Path) -> dict[str, Any]:

@@ -270,13 +270,15 @@ class _Results:
         self.trainer.evaluated(rundir.read_json(path)[when]["accuracy"])
 
     def evaluate_during(self, step: int, held_out: Dataset) -> None:
-        """Append a row to evals.jsonl, and tell the trainer's watch."""
+        """Append a row to evals.jsonl with what training has cost so far, and tell the trainer's watch."""
         if self._sharded():
             return
         path = self.output / rundir.EVALS
         if self.state.is_main_process:
             found = self._measure(held_out, f"step {step}").to_json()
-            rundir.append_rows(path, [{"step": step, **{key: found[key] for key in _EVALUATED}}])
+            cost = {"tokens": self.trainer.tokens_generated, "seconds": round(self.trainer.train_seconds, 3)}
+            row = {"step": step, **cost, **{key: found[key] for key in (*_EVALUATED, "scores")}}
+            rundir.append_rows(path, [row])
         self.state.wait_for_everyone()
         self.trainer.evaluated(list(rundir.whole_rows(path))[-1]["accuracy"])
 
@@ -313,7 +315,7 @@ class _Results:
             "rescue_tokens": int(sum(row.get("rescue/tokens") or 0 for row in rows)),
             "grad_norm_mean": self.trainer.gradient_norms.mean,
             "grad_norm_variance": self.trainer.gradient_norms.variance,
-            "train_seconds": round(sum(row.get("step_time") or 0.0 for row in rows), 1),
+            "train_seconds": round(self.trainer.train_seconds, 1),
             "seconds": round(seconds, 1),
         }
         for when, result in evaluation.items():

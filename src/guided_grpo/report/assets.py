@@ -25,7 +25,7 @@ code { overflow-wrap: anywhere; }
 #legend { position: sticky; top: 0; z-index: 5; background: var(--page); border-bottom: 1px solid var(--line);
   margin-top: 8px; }
 #legend div { max-width: 1240px; margin: 0 auto; padding: 8px 20px; display: flex; gap: 8px; flex-wrap: wrap;
-  align-items: center; max-height: 30vh; overflow-y: auto; }
+  align-items: center; max-height: min(30vh, 116px); overflow-y: auto; }
 #legend button { font: inherit; font-size: 14px; color: var(--ink); background: var(--card); cursor: pointer;
   border: 1px solid var(--line); border-radius: 999px; padding: 3px 12px 3px 9px; display: inline-flex; gap: 7px;
   align-items: center; white-space: nowrap; }
@@ -176,9 +176,9 @@ SCRIPT = """
   }
 
   function toggle(button) {
-    const run = Number(button.dataset.run);
-    const show = hidden.has(run);
-    if (show) hidden.delete(run); else hidden.add(run);
+    const runs = button.dataset.run.split(" ").map(Number);
+    const show = hidden.has(runs[0]);
+    runs.forEach(function (run) { if (show) hidden.delete(run); else hidden.add(run); });
     button.setAttribute("aria-pressed", String(show));
     document.querySelectorAll(".run[data-run]").forEach(function (block) {
       block.hidden = hidden.has(Number(block.dataset.run));

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from guided_grpo.report.runs import Points, Run
+import numpy as np
+
+from guided_grpo.report.runs import Points, Run, by_variant
 
 MAX_POINTS = 1500  # a trace with more is thinned evenly: the eye sees no more, and the page stays small
 SMOOTHED_FROM = 20  # points; shorter traces are drawn as they are
@@ -156,6 +158,8 @@ def curve_plot(curve: Curve, runs: Sequence[Run]) -> Plot:
     missing: dict[str, list[str]] = {}
     values: list[float] = []
     drawn: set[Line] = set()
+    seeds: dict[tuple[str, Line], list[tuple[Run, Points]]] = {}
+    several = {run.index for group in by_variant(runs) if len(group) > 1 for run in group}
     for run in runs:
         lines = _lines(curve, run, notes)
         for line in lines:
@@ -165,10 +169,15 @@ def curve_plot(curve: Curve, runs: Sequence[Run]) -> Plot:
             if points.y:
                 drawn.add(line)
                 values += points.y
-                traces += _traces(run, line, points, curve)
+                if run.index in several:
+                    seeds.setdefault((run.variant, line), []).append((run, points))
+                else:
+                    traces += _traces(run, line, points, curve)
             else:
                 reason = line.metric if not run.points(line.metric).y else line.over or "tokens/generated"
                 missing.setdefault(reason, []).append(run.name)
+    for (_, line), found in seeds.items():
+        traces += _mean_traces(found, line, curve)
     if not traces:
         recorded = ", ".join(missing)
         return Plot(curve.id, curve.title, curve.text, None, [f"Left out: no run records {recorded}.", *notes])
@@ -225,6 +234,43 @@ def _traces(run: Run, line: Line, points: Points, curve: Curve) -> list[dict[str
         **coordinates(points.x, smooth),
     }
     return [bold] if smooth == points.y else [raw, bold]
+
+
+def _mean_traces(found: Sequence[tuple[Run, Points]], line: Line, curve: Curve) -> list[dict[str, Any]]:
+    """A thin line for every seed of a variant, and their bold mean as far as all of them go."""
+    thin, smooth = [], []
+    for run, points in found:
+        values = running_mean(points.y) if curve.smooth else points.y
+        smooth.append((points.x, values))
+        thin.append(
+            {
+                "type": "scatter",
+                "meta": {"run": run.index},
+                "name": plain(run.name),
+                "mode": "lines",
+                "opacity": 0.3,
+                "line": {"color": run.colour, "width": 1, "dash": line.dash},
+                "hoverinfo": "skip",
+                "showlegend": False,
+                **coordinates(points.x, values),
+            }
+        )
+    start, end = max(x[0] for x, _ in smooth), min(x[-1] for x, _ in smooth)
+    places = [x for x in smooth[0][0] if start <= x <= end] or [end]
+    mean = np.mean([np.interp(places, x, y) for x, y in smooth], axis=0).tolist()
+    first = found[0][0]
+    bold = {
+        **thin[0],
+        "name": plain(f"{first.variant} · {line.label}" if len(curve.lines) > 1 else first.variant),
+        "mode": "lines" if len(places) >= SMOOTHED_FROM else "lines+markers",
+        "opacity": 1,
+        "line": {"color": first.colour, "width": 2, "dash": line.dash},
+        "hovertemplate": "%{y:.3~g}",
+        "showlegend": True,
+        **coordinates(places, mean),
+    }
+    del bold["hoverinfo"]
+    return [*thin, bold]
 
 
 def coordinates(x: Sequence[float], y: Sequence[float]) -> dict[str, list[float]]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from guided_grpo.report.curves import Plot, plain
-from guided_grpo.report.runs import SETTINGS, Evaluation, Run, Score
+from guided_grpo.report.runs import SETTINGS, Evaluation, Run, Score, by_variant
 from guided_grpo.report.samples import Group, Rollout, Sample
 
 MAX_GROUPS = 64  # rows of a heatmap
@@ -34,8 +34,17 @@ def tiers_plot(runs: Sequence[Run]) -> Plot:
     if not moments:
         return Plot(identifier, title, text, None, ["Left out: no run holds an evaluation."])
     tiers = list(dict.fromkeys(tier for _, _, evaluation in moments for tier in evaluation.tiers))
-    traces = [_bars(run, label, evaluation, tiers) for run, label, evaluation in moments]
-    notes = []
+    traces, notes = [], []
+    for group in by_variant(runs):
+        for label in ("before", "after"):
+            seeds = [evaluation for run, when, evaluation in moments if run in group and when == label]
+            if len(seeds) > 1:
+                traces.append(_bars(group[0], label, _mean_of(seeds), tiers, group[0].variant))
+            elif seeds:
+                [owner] = [run for run, when, _ in moments if run in group and when == label]
+                traces.append(_bars(owner, label, seeds[0], tiers, owner.name))
+    if any(len(group) > 1 for group in by_variant(runs)):
+        notes.append("Several seeds: the bar is their mean, the whisker spans their own intervals.")
     for label, side in (("before", "before"), ("after", "after")):
         without = [run.name for run in runs if (run.before if side == "before" else run.after) is None]
         if without:
@@ -55,14 +64,27 @@ def tiers_plot(runs: Sequence[Run]) -> Plot:
     )
 
 
-def _bars(run: Run, label: str, evaluation: Evaluation, tiers: Sequence[str]) -> dict[str, Any]:
+def _mean_of(seeds: Sequence[Evaluation]) -> Evaluation:
+    """The mean over seeds, from the lowest to the highest end of their intervals: never narrower than either."""
+
+    def mean(scores: Sequence[Score]) -> Score:
+        ends = [score.interval or (score.accuracy, score.accuracy) for score in scores]
+        bounds = (min(low for low, _ in ends), max(high for _, high in ends))
+        return Score(math.fsum(score.accuracy for score in scores) / len(scores), bounds, scores[0].problems)
+
+    names = [name for name in seeds[0].tiers if all(name in seed.tiers for seed in seeds)]
+    tiers = {name: mean([seed.tiers[name] for seed in seeds]) for name in names}
+    return Evaluation(mean([seed.total for seed in seeds]), tiers, seeds[0].settings)
+
+
+def _bars(run: Run, label: str, evaluation: Evaluation, tiers: Sequence[str], name: str) -> dict[str, Any]:
     named: list[tuple[str, Score]] = [(ALL_PROBLEMS, evaluation.total)]
     named += [(tier, evaluation.tiers[tier]) for tier in tiers if tier in evaluation.tiers]
     scores = [score for _, score in named]
     bounds = [score.interval or (score.accuracy, score.accuracy) for score in scores]
     return {
         "type": "bar",
-        "name": plain(f"{run.name} · {label}"),
+        "name": plain(f"{name} · {label}"),
         "meta": {"run": run.index},
         "offsetgroup": f"{run.index}-{label}",
         "x": [plain(name) for name, _ in named],

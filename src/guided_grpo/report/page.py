@@ -19,7 +19,7 @@ from guided_grpo.report.assets import SCRIPT, STYLE
 from guided_grpo.report.curves import Plot, curve_plot
 from guided_grpo.report.figures import REWARD_COLOURS, batch_summary, heatmap, reward_range, tiers_plot
 from guided_grpo.report.rollouts import NO_SAMPLES, rollouts_section
-from guided_grpo.report.runs import PALETTE, Run, load_runs
+from guided_grpo.report.runs import PALETTE, Run, by_variant, load_runs
 from guided_grpo.report.tables import settings_table, summary_table, warning_list
 
 
@@ -121,6 +121,8 @@ def _title(runs: Sequence[Run]) -> str:
 def _header(runs: Sequence[Run]) -> str:
     count = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
     hint = "" if len(runs) == 1 else "; a click on a name hides or shows that run in every plot"
+    if len(by_variant(runs)) < len(runs):
+        hint += ". Seeds of one variant share a colour: thin lines are seeds, bold ones their mean"
     return f'<header><h1>Guided GRPO report</h1><p class="lead">{count}{hint}.</p></header>'
 
 
@@ -130,12 +132,16 @@ def _section(heading: str, text: str, content: str) -> str:
 
 
 def _legend(runs: Sequence[Run]) -> str:
-    buttons = "".join(
-        f'<button type="button" data-run="{run.index}" aria-pressed="true" title="Show or hide this run">'
-        f'<span class="swatch" style="background:{run.colour}"></span>{escape(run.name)}</button>'
-        for run in runs
-    )
-    repeat = f'<span class="note">colours repeat after {len(PALETTE)} runs</span>' if len(runs) > len(PALETTE) else ""
+    groups, buttons = by_variant(runs), ""
+    for group in groups:
+        places = " ".join(str(run.index) for run in group)
+        name = group[0].name if len(group) == 1 else f"{group[0].variant} × {len(group)}"
+        what = "this run" if len(group) == 1 else "these seeds"
+        buttons += (
+            f'<button type="button" data-run="{places}" aria-pressed="true" title="Show or hide {what}">'
+            f'<span class="swatch" style="background:{group[0].colour}"></span>{escape(name)}</button>'
+        )
+    repeat = f'<span class="note">colours repeat after {len(PALETTE)}</span>' if len(groups) > len(PALETTE) else ""
     return f'<nav id="legend" aria-label="Runs"><div>{buttons}{repeat}</div></nav>'
 
 

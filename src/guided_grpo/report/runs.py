@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from guided_grpo.errors import InputError
 from guided_grpo.report.records import as_text, optional_integer, optional_number, read_jsonl
 from guided_grpo.report.samples import Sample, first_and_last
 
-# Okabe and Ito's colours that show on white and on black, then three of Tol's; they repeat after ten runs.
+# Okabe and Ito's colours that show on white and on black, then some of Tol's; they repeat after fourteen variants.
 PALETTE = (
     "#0072b2",
     "#d55e00",
@@ -28,7 +28,12 @@ PALETTE = (
     "#aa4499",
     "#999933",
     "#6f6fd8",
+    "#117733",
+    "#ee6677",
+    "#882255",
+    "#44aa99",
 )
+SEED = re.compile(r"[-_/ ]?seed[-_=]?\d+$")  # at the end of a run's name: such runs are one variant
 # The metrics that the page reads; other keys of a record are ignored, whatever they hold.
 KEYS = (
     "step",
@@ -102,7 +107,10 @@ class RunWarning:
 
 @dataclass(frozen=True)
 class Run:
-    """One run directory, ready to plot. `index` is its place on the page and stays its identity in every plot."""
+    """One run directory, ready to plot. `index` is its place on the page and stays its identity in every plot.
+
+    Runs whose names differ in the seed alone are one variant, with one `group`: one colour, one button, one mean curve.
+    """
 
     index: int
     name: str
@@ -114,11 +122,17 @@ class Run:
     notes: list[str]
     warnings: list[RunWarning]
     summary: Mapping[str, float]  # what summary.json holds of SUMMARY_KEYS
+    group: int = 0  # place of its variant on the page
 
     @property
     def colour(self) -> str:
-        """The run's colour in every plot."""
-        return PALETTE[self.index % len(PALETTE)]
+        """The run's colour in every plot, that of its variant."""
+        return PALETTE[self.group % len(PALETTE)]
+
+    @property
+    def variant(self) -> str:
+        """The name without the seed."""
+        return SEED.sub("", self.name) or self.name
 
     @property
     def has_ladder(self) -> bool:
@@ -172,7 +186,19 @@ def load_runs(paths: Sequence[Path]) -> list[Run]:
     if not paths:
         raise InputError("names no run directory", field="runs", fix="give at least one directory with metrics.jsonl")
     distinct = list({path.resolve(): path for path in paths}.values())
-    return [_load(index, name, path) for index, (name, path) in enumerate(zip(_names(distinct), distinct, strict=True))]
+    loaded = [
+        _load(index, name, path) for index, (name, path) in enumerate(zip(_names(distinct), distinct, strict=True))
+    ]
+    places = {variant: place for place, variant in enumerate(dict.fromkeys(run.variant for run in loaded))}
+    return [replace(run, group=places[run.variant]) for run in loaded]
+
+
+def by_variant(runs: Sequence[Run]) -> list[list[Run]]:
+    """The runs of each variant, in the order of their first ones."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.variant, []).append(run)
+    return list(groups.values())
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
