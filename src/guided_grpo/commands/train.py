@@ -208,7 +208,7 @@ def load_model(source: str, settings: Any) -> PreTrainedModel:
 def policy_source(settings: Any, recipe: BaseRecipe | None) -> str:
     """Where the policy of a run's settings is; an embedded one is made on first use."""
     model, folder = str(settings.model.model_name_or_path), settings.run.embedded_base
-    if embedded_recipe(model) is None:
+    if embedded_recipe(model, field="model_name_or_path") is None:
         return model
     state = PartialState()
     if state.is_main_process:

@@ -81,15 +81,19 @@ POLICIES = {
 }
 
 
-def embedded_recipe(model: str) -> BaseRecipe | None:
+def embedded_recipe(model: str, *, field: str = "model") -> BaseRecipe | None:
     """The recipe of the embedded policy `model`; None where it is a hub id or a folder instead.
+
+    Args:
+        model: as the user named it.
+        field: where it stood, for the message.
 
     Raises InputError for an id that begins like an embedded policy, and is none.
     """
     if model in POLICIES:
         return POLICIES[model]
     if model.startswith(f"{EMBEDDED}-") and not Path(model).exists():
-        raise InputError("is no embedded policy", field="model", value=model, fix=f"choose from {', '.join(POLICIES)}")
+        raise InputError("is no embedded policy", field=field, value=model, fix=f"choose from {', '.join(POLICIES)}")
     return None
 
 
