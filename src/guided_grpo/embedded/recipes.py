@@ -70,13 +70,26 @@ class BaseRecipe:
 POLICIES = {
     EMBEDDED: BaseRecipe(),
     "embedded-small": BaseRecipe(
-        hidden_size=64,
-        intermediate_size=192,
-        learning_rate=2e-3,
-        phases=(Phase(400, 3, 7, 0.2), Phase(120, 3, 12, 0.2), Phase(90, 3, 14, 0.45)),
+        hidden_size=96,
+        layers=2,
+        intermediate_size=256,
+        batch_size=64,
+        learning_rate=3e-3,
+        phases=(
+            *(Phase(900, 3, 6, 0.1), Phase(100, 3, 8, 0.1), Phase(100, 3, 10, 0.1)),
+            *(Phase(150, 3, 14, 0.1), Phase(80, 3, 14, 0.3)),
+        ),
     ),
+    # Lengths grow in small steps: one that has seen programs of 2–5 lines for long does not find its place in longer
+    # ones.
     "embedded-code": BaseRecipe(
-        domain="programs", phases=(Phase(300, 2, 5, 0.2), Phase(80, 3, 12, 0.2), Phase(80, 3, 14, 0.25))
+        batch_size=64,
+        learning_rate=1.5e-3,
+        phases=(
+            *(Phase(150, 2, 5, 0.1), Phase(100, 2, 7, 0.1), Phase(100, 3, 10, 0.1)),
+            *(Phase(150, 3, 14, 0.1), Phase(80, 3, 14, 0.2)),
+        ),
+        domain="programs",
     ),
 }
 
