@@ -16,9 +16,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
 
 from conftest import TINY
+from guided_grpo import rundir
 from guided_grpo.cli import main
 from guided_grpo.commands.policies import embedded_source
-from guided_grpo.commands.settings import parse
+from guided_grpo.commands.settings import VOLATILE, parse
 from guided_grpo.commands.train import policy_source
 from guided_grpo.embedded import (
     DOMAINS,
@@ -30,6 +31,7 @@ from guided_grpo.embedded import (
     embedded_recipe,
     new_policy,
 )
+from guided_grpo.errors import InputError
 from guided_grpo.problems import programs
 from guided_grpo.problems.chains import chain, chains, solution
 from guided_grpo.verifiers.maths import check_maths
@@ -185,6 +187,15 @@ def test_each_named_policy_has_a_folder_of_its_own(tmp_path: Path, monkeypatch: 
     assert policy_source(run_settings("owner/embedded-small"), None) == "owner/embedded-small"
     Path("embedded-mine").mkdir()
     assert embedded_recipe("embedded-mine") is None  # the user's own folder
+
+
+def test_a_run_from_when_the_folder_had_a_default_goes_on(tmp_path: Path) -> None:
+    settings = run_settings("embedded").to_json()
+    assert settings["embedded_base"] is None
+    rundir.claim(tmp_path, {**settings, "embedded_base": "runs/embedded-base"})
+    rundir.check(tmp_path, settings, VOLATILE)
+    with pytest.raises(InputError, match="embedded-small"):
+        rundir.check(tmp_path, run_settings("embedded-small").to_json(), VOLATILE)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from guided_grpo.commands.options import mapping_of
 from guided_grpo.commands.policies import embedded_source
 from guided_grpo.commands.report import OneLineParser
 from guided_grpo.commands.train import load_tokenizer
-from guided_grpo.embedded.recipes import POLICIES
+from guided_grpo.embedded.recipes import POLICIES, embedded_recipe
 from guided_grpo.errors import InputError
 from guided_grpo.guidance.placement import HINT_TEMPLATE, PLACEMENTS, check_hint_template
 from guided_grpo.problems.sources import load_rows
@@ -132,6 +132,7 @@ def _check(options: argparse.Namespace) -> None:
             if not least <= value <= most:
                 raise InputError("is out of range", field=name, value=value, fix=f"use {words}")
     check_hint_template(options.hint_template)
+    embedded_recipe(options.model)  # refuses an unknown one before anything is written
 
 
 def _trials(options: argparse.Namespace, rows: Dataset) -> list[Trial]:
