@@ -16,7 +16,23 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
 
 from conftest import TINY
-from guided_grpo.embedded import Phase, build_base
+from guided_grpo import rundir
+from guided_grpo.cli import main
+from guided_grpo.commands.policies import embedded_source
+from guided_grpo.commands.settings import VOLATILE, parse
+from guided_grpo.commands.train import policy_source
+from guided_grpo.embedded import (
+    DOMAINS,
+    POLICIES,
+    Phase,
+    base_folder,
+    build_base,
+    character_tokenizer,
+    embedded_recipe,
+    new_policy,
+)
+from guided_grpo.errors import InputError
+from guided_grpo.problems import programs
 from guided_grpo.problems.chains import chain, chains, solution
 from guided_grpo.verifiers.maths import check_maths
 
@@ -109,6 +125,101 @@ def test_interrupted_pre_training_goes_on_where_it_was(tmp_path: Path, monkeypat
     ours, theirs = load_file(cut / "model.safetensors"), load_file(whole / "model.safetensors")
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert {path.name for path in tmp_path.iterdir()} == {"whole", "cut"}
+
+
+def test_folders_of_the_first_policy_stay_whole() -> None:
+    """What its recipe.json has held since there were no others."""
+    assert POLICIES["embedded"].to_json() == {
+        "hidden_size": 128, "layers": 4, "heads": 4, "intermediate_size": 384, "batch_size": 128,
+        "learning_rate": 0.001, "seed": 0,
+        "phases": [
+            {"steps": 300, "low": 3, "high": 7, "noise": 0.2},
+            {"steps": 100, "low": 3, "high": 12, "noise": 0.2},
+            {"steps": 90, "low": 3, "high": 14, "noise": 0.45},
+        ],
+    }  # fmt: skip
+    assert character_tokenizer().get_vocab() == {
+        character: place for place, character in enumerate(["<pad>", "<eos>", "<unk>", *"0123456789+-*=;# "])
+    }
+    assert POLICIES["embedded-code"].to_json()["domain"] == "programs"
+
+
+def test_sizes_of_the_policies() -> None:
+    sizes = {
+        name: new_policy(recipe, character_tokenizer(DOMAINS[recipe.domain].alphabet)).num_parameters()
+        for name, recipe in POLICIES.items()
+    }
+    assert sizes["embedded-small"] < 0.25e6 < 0.85e6 < sizes["embedded"] < 0.87e6
+    assert sizes["embedded-code"] == pytest.approx(sizes["embedded"], rel=0.01)
+
+
+def test_a_policy_of_the_program_domain(tmp_path: Path) -> None:
+    recipe = replace(TINY, batch_size=4, domain="programs", phases=(Phase(2, 2, 3, 0.1),))
+    tokenizer = AutoTokenizer.from_pretrained(build_base(tmp_path / "base", recipe))
+    row = programs.program(14, random.Random(3))
+    text = row["prompt"] + programs.solution(row)
+    for written in (text, "\n\n x+=3\n\n"):
+        ids = tokenizer(written)["input_ids"]
+        assert len(ids) == len(written) and tokenizer.decode(ids) == written
+        assert tokenizer.unk_token_id not in ids
+
+
+def run_settings(model: str, *more: str) -> Any:
+    return parse(
+        ["--model_name_or_path", model, "--output_dir", "out", "--train_data", "chains:steps=3,count=4", "--quiet",
+         "--bf16", "false", "--use_cpu", *more]
+    )  # fmt: skip
+
+
+def test_each_named_policy_has_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert [str(base_folder(name, None)) for name in ("embedded", "embedded-small", "embedded-code")] == [
+        "runs/embedded-base",
+        "runs/embedded-small-base",
+        "runs/embedded-code-base",
+    ]
+    tiny = replace(TINY, batch_size=4, phases=(Phase(1, 2, 3, 0.1),))
+    assert policy_source(run_settings("embedded-small"), tiny) == "runs/embedded-small-base"
+    assert Path("runs/embedded-small-base/model.safetensors").is_file()
+    assert policy_source(run_settings("embedded", "--embedded_base", "mine"), tiny) == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "runs"]
+    assert embedded_source("owner/embedded-small", None, quiet=True) is None
+    assert policy_source(run_settings("owner/embedded-small"), None) == "owner/embedded-small"
+    Path("embedded-mine").mkdir()
+    assert embedded_recipe("embedded-mine") is None  # the user's own folder
+
+
+def test_a_run_from_when_the_folder_had_a_default_goes_on(tmp_path: Path) -> None:
+    settings = run_settings("embedded").to_json()
+    assert settings["embedded_base"] is None
+    rundir.claim(tmp_path, {**settings, "embedded_base": "runs/embedded-base"})
+    rundir.check(tmp_path, settings, VOLATILE)
+    with pytest.raises(InputError, match="embedded-small"):
+        rundir.check(tmp_path, run_settings("embedded-small").to_json(), VOLATILE)
+
+
+@pytest.mark.parametrize(
+    ("words", "field"),
+    [
+        (["train", "--train_data", "chains:steps=3,count=8", "--output_dir", "out", "--method", "grpo",
+          "--per_device_train_batch_size", "8", "--use_cpu", "--bf16", "false", "--model_name_or_path"],
+         "model_name_or_path"),
+        (["audit", "--data", "chains:steps=3,count=8", "--output", "out", "--problems", "2", "--model"], "model"),
+    ],
+    ids=["train", "audit"],
+)  # fmt: skip
+def test_an_unknown_embedded_policy(
+    words: list[str], field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*words, "embedded-xyz"]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.endswith(
+        f"field '{field}': 'embedded-xyz' is no embedded policy; "
+        "fix: choose from embedded, embedded-small, embedded-code"
+    )
+    assert len(error.splitlines()) == 1
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("rescue", [False, True])

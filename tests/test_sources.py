@@ -44,6 +44,9 @@ def test_generator() -> None:
         ("chains:steps=2-5,count=8", r"field 'steps': '2' .* at least 3"),
         ("chains:steps=9-5,count=8", r"field 'steps': '5' .* at least 9"),
         ("chains:steps=5-,count=8", r"field 'steps': ''"),
+        ("programs:steps=5", r"lacks count; fix: write programs:steps=10-14,count=640,seed=1"),
+        ("programs:steps=0-5,count=8", r"field 'steps': '0' .* at least 1"),
+        ("programs:steps=5,count=8,noise=1", r"'noise=1' is no setting of programs"),
     ],
 )
 def test_generator_mistakes(source: str, message: str) -> None:

@@ -27,10 +27,10 @@ from guided_grpo.audit.sampling import Drawing, Problem, Sampler, TrialJournal, 
 from guided_grpo.audit.table import Table
 from guided_grpo.audit.trials import Setting, Trial
 from guided_grpo.commands.options import mapping_of
+from guided_grpo.commands.policies import embedded_source
 from guided_grpo.commands.report import OneLineParser
-from guided_grpo.commands.settings import EMBEDDED, say
 from guided_grpo.commands.train import load_tokenizer
-from guided_grpo.embedded import BaseRecipe, build_base
+from guided_grpo.embedded.recipes import POLICIES, embedded_recipe
 from guided_grpo.errors import InputError
 from guided_grpo.guidance.placement import HINT_TEMPLATE, PLACEMENTS, check_hint_template
 from guided_grpo.problems.sources import load_rows
@@ -73,7 +73,9 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
 def _parse(arguments: list[str]) -> argparse.Namespace:
     usual = Drawing()
     parser = OneLineParser(prog="guided-grpo audit", description="Can guidance help this model on this data, and how?")
-    parser.add_argument("--model", required=True, help="hub id, checkpoint folder, run directory, or 'embedded'")
+    parser.add_argument(
+        "--model", required=True, help=f"hub id, checkpoint folder, run directory, or one of {', '.join(POLICIES)}"
+    )
     parser.add_argument("--data", required=True, help="the training data: hub id, file, or generator")
     parser.add_argument("--output", type=Path, default=Path("runs/audit"), help="folder for page, figures and config")
     parser.add_argument("--map", action="append", default=[], metavar="OURS=YOURS", help="column mapping, repeatable")
@@ -102,7 +104,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--thinking", default="auto", choices=("auto", "open", "none"), help="guidance_thinking")
     parser.add_argument("--hint-template", default=HINT_TEMPLATE, help="wording around {problem} and {hint}")
     parser.add_argument("--dtype", default="auto", help="of the weights")
-    parser.add_argument("--embedded-base", type=Path, default=Path("runs/embedded-base"), help="of model 'embedded'")
+    parser.add_argument("--embedded-base", type=Path, help="folder of an embedded model; default: runs/NAME-base")
     parser.add_argument("--against", type=Path, nargs="+", default=[], metavar="RUN", help="compare with finished runs")
     parser.add_argument("--quiet", action="store_true")
     options = parser.parse_args(arguments)
@@ -130,6 +132,7 @@ def _check(options: argparse.Namespace) -> None:
             if not least <= value <= most:
                 raise InputError("is out of range", field=name, value=value, fix=f"use {words}")
     check_hint_template(options.hint_template)
+    embedded_recipe(options.model)  # refuses an unknown one before anything is written
 
 
 def _trials(options: argparse.Namespace, rows: Dataset) -> list[Trial]:
@@ -174,11 +177,8 @@ def _trials(options: argparse.Namespace, rows: Dataset) -> list[Trial]:
 
 
 def _source(options: argparse.Namespace) -> str:
-    if options.model == EMBEDDED:
-        if not options.embedded_base.exists():
-            say(f"pre-training the embedded base policy into {options.embedded_base} (once, some minutes)")
-        return str(build_base(options.embedded_base, BaseRecipe(), bars=wants_bars(options.quiet)))
-    return rundir.model_of(options.model)
+    folder = embedded_source(options.model, options.embedded_base, quiet=options.quiet)
+    return rundir.model_of(options.model) if folder is None else str(folder)
 
 
 def _model(source: str, dtype: str) -> PreTrainedModel:

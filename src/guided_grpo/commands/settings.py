@@ -14,11 +14,11 @@ from trl import ModelConfig, TrlParser
 
 from guided_grpo.commands.grading import GradingArguments
 from guided_grpo.config import GuidedGRPOConfig
+from guided_grpo.embedded.recipes import POLICIES
 from guided_grpo.errors import InputError
 from guided_grpo.evaluate import Decoding
 from guided_grpo.methods import DEFAULTS
 
-EMBEDDED = "embedded"
 # These may change between a kill and the resume: they leave the numbers of the run as they are.
 VOLATILE = frozenset(
     {
@@ -65,8 +65,8 @@ class RunArguments:
     eval_top_k: int = field(default=20, metadata={"help": "0 = off."})
     eval_max_tokens: int | None = field(default=None, metadata={"help": "Unset = max_completion_length."})
     eval_batch_size: int = field(default=128, metadata={"help": "Responses at a time."})
-    embedded_base: str = field(
-        default="runs/embedded-base", metadata={"help": "Where model 'embedded' is pre-trained on first use."}
+    embedded_base: str | None = field(
+        default=None, metadata={"help": "Folder that an embedded model is pre-trained into; unset = runs/NAME-base."}
     )
     quiet: bool = field(default=False, metadata={"help": "No progress bars."})
 
@@ -165,7 +165,7 @@ def help_text(prog: str) -> str:
             shown = "" if preset in (None, "", False) else f" [{preset}]"
             lines.append(f"  --{item.name:<21} {text}{shown}")
         lines.append("")
-    lines.append("--model_name_or_path M    hub id, checkpoint folder, or 'embedded'")
+    lines.append(f"--model_name_or_path M    hub id, checkpoint folder, or one of {', '.join(POLICIES)}")
     lines.append("--output_dir DIR          the run directory; the same command resumes a killed run")
     lines.append("")
     lines.append("Every field of trl.GRPOConfig and trl.ModelConfig works too: --help-all lists them.")
@@ -197,7 +197,9 @@ def parse(arguments: list[str], prog: str = "guided-grpo train") -> Settings:
         raise InputError("is missing", field="output_dir", fix="say where the run directory goes")
     if not model.model_name_or_path:
         raise InputError(
-            "is missing", field="model_name_or_path", fix=f"name a hub id, a checkpoint folder, or '{EMBEDDED}'"
+            "is missing",
+            field="model_name_or_path",
+            fix=f"name a hub id, a checkpoint folder, or one of {', '.join(POLICIES)}",
         )
     return Settings(run, grading, training, model)
 

@@ -24,8 +24,9 @@ from transformers.utils.logging import disable_progress_bar
 from trl import get_peft_config
 
 from guided_grpo import rundir
-from guided_grpo.commands.settings import EMBEDDED, VOLATILE, RunArguments, Settings, parse, say
-from guided_grpo.embedded import BaseRecipe, build_base
+from guided_grpo.commands.policies import embedded_source
+from guided_grpo.commands.settings import VOLATILE, RunArguments, Settings, parse, say
+from guided_grpo.embedded import BaseRecipe, base_folder, embedded_recipe
 from guided_grpo.errors import InputError
 from guided_grpo.evaluate import Evaluation, evaluate, questions
 from guided_grpo.problems.check import check_columns, check_fit
@@ -205,17 +206,15 @@ def load_model(source: str, settings: Any) -> PreTrainedModel:
 
 
 def policy_source(settings: Any, recipe: BaseRecipe | None) -> str:
-    """Where the policy of a run's settings is; the embedded one is made on first use."""
-    if settings.model.model_name_or_path != EMBEDDED:
-        return str(settings.model.model_name_or_path)
-    folder = Path(settings.run.embedded_base)
+    """Where the policy of a run's settings is; an embedded one is made on first use."""
+    model, folder = str(settings.model.model_name_or_path), settings.run.embedded_base
+    if embedded_recipe(model, field="model_name_or_path") is None:
+        return model
     state = PartialState()
     if state.is_main_process:
-        if not folder.exists():
-            say(f"pre-training the embedded base policy into {folder} (once, some minutes)")
-        build_base(folder, recipe or BaseRecipe(), bars=wants_bars(settings.run.quiet))
+        embedded_source(model, folder, quiet=settings.run.quiet, recipe=recipe)
     state.wait_for_everyone()
-    return str(folder)
+    return str(base_folder(model, folder))
 
 
 def _context(source: str) -> int | None:

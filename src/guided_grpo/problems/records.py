@@ -8,19 +8,26 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from guided_grpo.errors import InputError
 from guided_grpo.problems.chains import ANSWER_VALUES, chains
+from guided_grpo.problems.programs import programs
 from guided_grpo.problems.rows import Written
+from guided_grpo.types import Row
 
 Record = Mapping[str, Any]
 Numbered = tuple[int, Record]  # line or record number from 1, and the record
 
-GENERATORS = ("chains", "reasoning-gym")
+# Problems by number of steps: what makes them, and the fewest steps.
+BY_STEPS: dict[str, tuple[Callable[[int, int, int, int], Iterator[Row]], int]] = {
+    "chains": (chains, ANSWER_VALUES),
+    "programs": (programs, 1),
+}
+GENERATORS = (*BY_STEPS, "reasoning-gym")
 SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".parquet")
 JSON_FIX = "write one JSON object a line"
 
@@ -45,15 +52,15 @@ def items(source: str, split: str = "train") -> Iterator[Item]:
     """All lines or records of `source`, faulty lines too. Raises `InputError` where the source itself cannot be read.
 
     Args:
-        source: a generator (`chains:steps=10-14,count=640,seed=1`, `reasoning-gym:chain_sum,count=100,seed=1`), a
-            file (`.jsonl`, `.json` with one object a line, `.jsonl.gz`, `.parquet`), a folder, or a hub id
-            `owner/name` or `owner/name:subset`.
+        source: a generator (`chains:steps=10-14,count=640,seed=1`, `programs:…` with the same settings,
+            `reasoning-gym:chain_sum,count=100,seed=1`), a file (`.jsonl`, `.json` with one object a line, `.jsonl.gz`,
+            `.parquet`), a folder, or a hub id `owner/name` or `owner/name:subset`.
         split: of a hub data set or folder; files and generators have one split only.
     """
     path = Path(source).expanduser()
     name = source.partition(":")[0]
     if name in GENERATORS:
-        made: Iterator[Record] = _chains(source) if name == "chains" else _reasoning_gym(source)
+        made: Iterator[Record] = _by_steps(source, name) if name in BY_STEPS else _reasoning_gym(source)
         return (Item(source, number, record) for number, record in enumerate(made, 1))
     if path.name.endswith(SUFFIXES):
         if not path.is_file():
@@ -170,23 +177,24 @@ def _data_set(source: str, path: Path, split: str) -> Iterator[Record]:
     return iter(data)
 
 
-def _chains(source: str) -> Iterator[Record]:
-    """The rows of `chains:steps=LOW-HIGH,count=N,seed=S`; steps and count are required, seed is 0 unless given."""
-    example = "write chains:steps=10-14,count=640,seed=1"
+def _by_steps(source: str, name: str) -> Iterator[Record]:
+    """The rows of `NAME:steps=LOW-HIGH,count=N,seed=S`; steps and count are required, seed is 0 unless given."""
+    generate, fewest = BY_STEPS[name]
+    example = f"write {name}:steps=10-14,count=640,seed=1"
     given: dict[str, str] = {}
     for part in source.partition(":")[2].split(","):
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if key not in ("steps", "count", "seed") or not equals or key in given:
-            raise InputError("is no setting of chains, or stands twice", field=source, value=part.strip(), fix=example)
+            raise InputError(f"is no setting of {name}, or stands twice", field=source, value=part.strip(), fix=example)
         given[key] = value
     for key in ("steps", "count"):
         if key not in given:
             raise InputError(f"lacks {key}", field=source, fix=example)
     low, dash, high = given["steps"].partition("-")
-    lowest = _whole(low, "steps", ANSWER_VALUES)
+    lowest = _whole(low, "steps", fewest)
     highest = _whole(high, "steps", lowest) if dash else lowest
     count, seed = _whole(given["count"], "count", 1), _whole(given.get("seed", "0"), "seed", 0)
-    return (dict(row) for row in chains(count, lowest, highest, seed))
+    return (dict(row) for row in generate(count, lowest, highest, seed))
 
 
 def _reasoning_gym(source: str) -> Iterator[Record]:

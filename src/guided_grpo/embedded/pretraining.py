@@ -1,5 +1,5 @@
-"""The embedded policy: a small Qwen3 over single characters, pre-trained on first use to be good at single steps of the
-chain domain and poor at long chains.
+"""From a recipe to an embedded policy: a small Qwen3 over single characters, pre-trained to be good at single steps of
+its domain and poor at long problems.
 
 Phases, as `BaseRecipe` names them: learn the rule from short, then longer demonstrations with little noise, then become
 unreliable on demonstrations with much noise. The folder that results is an ordinary checkpoint: `AutoModelForCausalLM`
@@ -8,10 +8,8 @@ and `AutoTokenizer` load it, and nothing downstream knows that it is not from a 
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,41 +30,19 @@ from transformers import (
 )
 
 from guided_grpo import rundir
-from guided_grpo.problems.chains import ALPHABET, chain, solution
+from guided_grpo.embedded.recipes import DOMAINS, BaseRecipe
+from guided_grpo.problems.chains import ALPHABET
 
 MAX_POSITIONS = 256
 _RECIPE = "recipe.json"
 
 
-@dataclass(frozen=True)
-class Phase:
-    """`steps` batches of demonstrations with `low`–`high` steps, each step wrong with probability `noise`."""
-
-    steps: int
-    low: int
-    high: int
-    noise: float
-
-
-@dataclass(frozen=True)
-class BaseRecipe:
-    """How a base policy is made. Two recipes that differ in anything give two folders."""
-
-    hidden_size: int = 128
-    layers: int = 4
-    heads: int = 4
-    intermediate_size: int = 384
-    batch_size: int = 128
-    learning_rate: float = 1e-3
-    seed: int = 0
-    phases: tuple[Phase, ...] = (Phase(300, 3, 7, 0.2), Phase(100, 3, 12, 0.2), Phase(90, 3, 14, 0.45))
-
-
-def character_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a character of the chain domain; `<pad>` and `<eos>` are two different tokens."""
-    vocabulary = {token: i for i, token in enumerate(["<pad>", "<eos>", "<unk>", *ALPHABET])}
+def character_tokenizer(alphabet: str = ALPHABET) -> PreTrainedTokenizerFast:
+    """One token a character of `alphabet` (the chain domain's); `<pad>` and `<eos>` are two different tokens."""
+    vocabulary = {token: i for i, token in enumerate(["<pad>", "<eos>", "<unk>", *alphabet])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), behavior="isolated")
+    any_character = r"[\s\S]" if "\n" in alphabet else "."  # a dot is no line break
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(any_character), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -104,7 +80,7 @@ class _Demonstrations(Dataset[dict[str, list[int]]]):
     """Demonstrations of all phases in order; item i is a pure function of the seed and i."""
 
     def __init__(self, recipe: BaseRecipe, tokenizer: PreTrainedTokenizerFast) -> None:
-        self.recipe, self.tokenizer = recipe, tokenizer
+        self.recipe, self.tokenizer, self.domain = recipe, tokenizer, DOMAINS[recipe.domain]
         self.phases = [phase for phase in recipe.phases for _ in range(phase.steps * recipe.batch_size)]
 
     def __len__(self) -> int:
@@ -112,9 +88,9 @@ class _Demonstrations(Dataset[dict[str, list[int]]]):
 
     def __getitem__(self, index: int) -> dict[str, list[int]]:
         phase, rng = self.phases[index], random.Random(f"base/{self.recipe.seed}/{index}")
-        row = chain(rng.randint(phase.low, phase.high), rng, phase.noise)
+        row = self.domain.demonstrate(rng.randint(phase.low, phase.high), rng, phase.noise)
         prompt = self.tokenizer(str(row["prompt"]))["input_ids"]
-        response = [*self.tokenizer(solution(row))["input_ids"], self.tokenizer.eos_token_id]
+        response = [*self.tokenizer(self.domain.solution(row))["input_ids"], self.tokenizer.eos_token_id]
         return {"input_ids": [*prompt, *response], "labels": [-100] * len(prompt) + response}
 
 
@@ -148,7 +124,7 @@ def build_base(folder: Path, recipe: BaseRecipe, *, bars: bool = False, save_eve
     The folder appears by one rename at the end: an interrupted pre-training leaves nothing that looks finished, and
     goes on from its last checkpoint, `save_every` steps apart.
     """
-    wanted = json.loads(json.dumps(asdict(recipe)))
+    wanted = recipe.to_json()
     if rundir.read_json(folder / _RECIPE) == wanted:
         return folder
     scratch = folder.with_name(folder.name + ".partial")
@@ -157,7 +133,7 @@ def build_base(folder: Path, recipe: BaseRecipe, *, bars: bool = False, save_eve
         scratch.mkdir(parents=True)
         rundir.write_json(scratch / _RECIPE, wanted)
     rundir.drop_partial_checkpoints(scratch)
-    tokenizer = character_tokenizer()
+    tokenizer = character_tokenizer(DOMAINS[recipe.domain].alphabet)
     model = new_policy(recipe, tokenizer)
     trainer = _InOrderTrainer(
         model=model,
