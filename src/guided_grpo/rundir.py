@@ -33,7 +33,7 @@ EVAL, SUMMARY, MODEL, COMPLETE = "eval.json", "summary.json", "model", "complete
 CHECKPOINT_PREFIX = "checkpoint-"
 LOG = "train.log"  # opened by who starts the run, so it may be there first
 # Fields that came after runs had been made, with the value that those runs had.
-_LATER_FIELDS: dict[str, Any] = {"max_train_seconds": 0.0}
+_LATER_FIELDS: dict[str, Any] = {"max_train_seconds": 0.0, "guidance_credit": "signed"}
 
 
 def write_text(path: Path, text: str) -> None:
