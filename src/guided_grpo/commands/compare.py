@@ -29,10 +29,11 @@ from typing import Any
 from guided_grpo import rundir
 from guided_grpo.commands.queue import Job, run_jobs
 from guided_grpo.commands.report import OneLineParser
-from guided_grpo.commands.settings import EMBEDDED, VOLATILE, parse, read_yaml, say
+from guided_grpo.commands.settings import VOLATILE, parse, read_yaml, say
 from guided_grpo.commands.train import load_held_out, policy_source
 from guided_grpo.commands.train import run as train
 from guided_grpo.comparison import read_tiers, summarise, table
+from guided_grpo.embedded import embedded_recipe
 from guided_grpo.errors import InputError
 from guided_grpo.evaluate import questions
 from guided_grpo.progress import wants_bars
@@ -124,10 +125,10 @@ def _make_bases(queue: Sequence[Job]) -> None:
     """Pre-train the embedded policies that the queue needs, so that its processes do not race for them."""
     made = set()
     for job in queue:
-        base = job.settings.run.embedded_base
-        if job.settings.model.model_name_or_path == EMBEDDED and base not in made and not job.finished:
+        policy = (str(job.settings.model.model_name_or_path), job.settings.run.embedded_base)
+        if embedded_recipe(policy[0]) is not None and policy not in made and not job.finished:
             policy_source(job.settings, None)
-            made.add(base)
+            made.add(policy)
 
 
 def _difficulty(queue: Sequence[Job], results: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
