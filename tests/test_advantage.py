@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from guided_grpo.advantage import arm_advantages, zero_groups
+from guided_grpo.advantage import arm_advantages, spare_failed_guidance, zero_groups
 
 GUIDED = torch.tensor([True, True, False, False])
 
@@ -56,3 +56,10 @@ def test_batch_scale_pools_groups() -> None:
 def test_zero_groups_counts_groups_without_signal() -> None:
     advantages = torch.tensor([0, 0, 0, 0, 1.0, -1.0, 0, 0])
     assert zero_groups(advantages, 4) == (1, 2)
+
+
+def test_guidance_of_failures_has_no_weight() -> None:
+    weights = torch.tensor([[0.5, 0.5, 1.0, 1.0], [0.5, 0.5, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0], [0.5, 1.0, 1.0, 1.0]])
+    found = spare_failed_guidance(weights, torch.tensor([0.3, -0.3, -2.0, 0.0]), [2, 2, 0, 1])
+    assert found.tolist() == [[0.5, 0.5, 1, 1], [0, 0, 1, 1], [1, 1, 1, 1], [0, 1, 1, 1]]
+    assert weights[1, 0] == 0.5  # a new tensor

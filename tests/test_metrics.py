@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from guided_grpo.metrics import MetricSums, count_batch
+from guided_grpo.rollout import problem_feedback
+from guided_grpo.types import ProblemFeedback
 
 
 def test_a_mean_weighs_every_rollout_once() -> None:
@@ -42,16 +44,16 @@ def test_a_batch_by_hand() -> None:
     """Two groups of four: two guided each; one rollout not graded; the second group teaches nothing."""
     nan = float("nan")
     facts_BK = torch.tensor(
-        # problem, stage, wanted, guidance, generated, spent (the fifth row threw 30 tokens away), clipped, leaked, truncated
+        # problem, tier, stage, wanted, guidance, generated, spent (the fifth row threw 30 tokens away), clipped, leaked, truncated
         [
-            [7, 0, 1, 5, 10, 10, 0, 0, 0],
-            [7, 0, 1, 5, 12, 12, 1, 0, 0],
-            [7, 0, 0, 0, 20, 20, 0, 0, 1],
-            [7, 0, 0, 0, 18, 18, 0, 0, 0],
-            [8, 1, 1, 0, 20, 50, 0, 0, 0],
-            [8, 0, 1, 3, 10, 10, 0, 1, 0],
-            [8, 0, 0, 0, 20, 20, 0, 0, 1],
-            [8, 0, 0, 0, 10, 10, 0, 0, 0],
+            [7, 5, 0, 1, 5, 10, 10, 0, 0, 0],
+            [7, 5, 0, 1, 5, 12, 12, 1, 0, 0],
+            [7, 5, 0, 0, 0, 20, 20, 0, 0, 1],
+            [7, 5, 0, 0, 0, 18, 18, 0, 0, 0],
+            [8, 5, 1, 1, 0, 20, 50, 0, 0, 0],
+            [8, 5, 0, 1, 3, 10, 10, 0, 1, 0],
+            [8, 5, 0, 0, 0, 20, 20, 0, 0, 1],
+            [8, 5, 0, 0, 0, 10, 10, 0, 0, 0],
         ]
     )
     accuracy_B = torch.tensor([1.0, 0.0, 0.0, nan, 0.0, 0.0, 0.0, 0.0])
@@ -81,4 +83,15 @@ def test_a_batch_by_hand() -> None:
             "completions/generated_length": 15,
             "completions/truncated": 0.25,
         }
+    )
+
+
+def test_feedback_of_problems_counts_guided_places_also_without_guidance() -> None:
+    """Three places of four guided; one of them not graded; the second group gets a length of 0."""
+    nan = float("nan")
+    facts_BK = torch.tensor([[7, 5, 0, 1, 3, 9, 9, 0, 0, 0]] * 4 + [[8, 6, 0, 0, 0, 9, 9, 0, 0, 0]] * 4)
+    accuracy_B = torch.tensor([1.0, nan, 0.0, 1.0, 0.5, 0.0, 1.0, 1.0])
+    assert problem_feedback(accuracy_B, facts_BK, [1.0, 1.0, 0.5, 0.0]) == (
+        ProblemFeedback(problem=7, tier=5, successes=1, rollouts=2),
+        ProblemFeedback(problem=8, tier=6, successes=2, rollouts=3),
     )

@@ -35,8 +35,12 @@ def rows(folder: Path, name: str) -> list[dict[str, Any]]:
     [
         {"guidance_weight": 0.5, "curriculum": "adaptive", "curriculum_gain": 0.5, "curriculum_target": 0.1},
         {"beta": 0.1, "num_iterations": 2, "advantage_baseline": "arm", "guidance_allocation": "spread"},
+        {
+            "guidance_strength": "left", "guidance_unit": "ratio", "guidance_length": 0.5, "guidance_credit": "positive",
+            "guidance_gain": 0.2, "num_iterations": 2,
+        },
     ],
-)
+)  # fmt: skip
 def test_two_processes_agree_with_one(options: dict[str, Any], policy_folder: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     launch(one, policy_folder, 1, options)
@@ -66,6 +70,8 @@ def test_two_processes_agree_with_one(options: dict[str, Any], policy_folder: Pa
     alone = json.loads((one / "states.json").read_text())[0]
     assert states[0]["length"] == pytest.approx(alone["length"], rel=1e-6)
     assert states[0]["rewards"] == pytest.approx(alone["rewards"], rel=1e-6)
+    assert states[0]["left"] == pytest.approx(alone["left"], rel=1e-6)
+    assert bool(alone["left"]) == (options.get("guidance_strength") == "left")
 
 
 LADDER: dict[str, Any] = {

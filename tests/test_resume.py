@@ -50,6 +50,7 @@ CASES: dict[str, dict[str, Any]] = {
         "method": "fixed", "curriculum": "adaptive", "curriculum_gain": 0.4, "curriculum_target": 0.05, "max_steps": -1,
         "num_train_epochs": 3, "num_iterations": 2, "steps_per_generation": 1,
     },
+    "auto": {"method": "auto", "guidance_length": 0.5, "guidance_ratio": 1.0, "max_steps": -1, "num_train_epochs": 2},
     "sparse log": {"method": "stepwise", "guidance_interval": 2, "gradient_accumulation_steps": 2, "logging_steps": 1},
 }  # fmt: skip
 

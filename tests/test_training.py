@@ -317,6 +317,8 @@ def test_guidance_that_outgrows_the_context_is_refused(policy: Any, tokenizer: A
             "guidance_unit.*tokens, ratio, steps, ratio-steps, chars, ratio-chars",
         ),
         ({"method": "fixed", "guidance_unit": "ratio", "guidance_length": 40}, "share above 1"),
+        ({"method": "auto", "guidance_unit": "tokens"}, "guidance_unit.*use ratio, ratio-steps or ratio-chars"),
+        ({"method": "auto", "guidance_credit": "always"}, "guidance_credit.*signed, positive"),
         ({"method": "concave", "guidance_power": 1.0}, "guidance_power"),
         ({"method": "stepwise", "guidance_decay": 1.0}, "guidance_decay"),
         ({"method": "g2rpo-a", "guidance_min": 9, "guidance_max": 3}, "guidance_max.*below guidance_min"),

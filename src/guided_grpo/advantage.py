@@ -10,6 +10,8 @@ an arm's advantages keep their size relative to the other's. An arm of one rollo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 EPSILON = 1e-4  # TRL's
@@ -44,6 +46,26 @@ def arm_advantages(rewards_B: torch.Tensor, guided_B: torch.Tensor, group_size: 
     if scale == "batch":
         squares, freedom = squares.sum().expand_as(squares), freedom.sum().expand_as(freedom)
     return (centred / ((squares / freedom.clamp(min=1)).sqrt() + EPSILON)).flatten()
+
+
+def spare_failed_guidance(
+    weights_bT: torch.Tensor, advantages_b: torch.Tensor, guidance_b: Sequence[int]
+) -> torch.Tensor:
+    """Weights in the loss with guidance_credit "positive" (not in the papers): those of guidance are 0 where A ≤ 0.
+
+    A trace is right whatever the policy made of it. A rollout that failed after it teaches from what it generated; its
+    guidance neither takes the blame nor counts among the tokens that the loss is divided by.
+
+    Args:
+        weights_bT: weight of each completion token, guidance in front, shape (b, T).
+        advantages_b: shape (b,).
+        guidance_b: guidance tokens at the start of each completion.
+    """
+    weights_bT = weights_bT.clone()
+    for row, given in enumerate(guidance_b):
+        if advantages_b[row] <= 0:
+            weights_bT[row, :given] = 0
+    return weights_bT
 
 
 def mask_ungraded(rewards_BF: torch.Tensor, accuracy: int, group_size: int) -> torch.Tensor:

@@ -27,7 +27,7 @@ import torch
 from accelerate.utils import gather_object
 from torch.utils.data import Sampler
 
-from guided_grpo.advantage import arm_advantages
+from guided_grpo.advantage import arm_advantages, spare_failed_guidance
 from guided_grpo.batch import Batch, rollouts_of
 from guided_grpo.config import GuidedGRPOConfig
 from guided_grpo.errors import InputError
@@ -307,7 +307,10 @@ class GuidedGRPOTrainer(GradingTrainer):
                 weighted_B, guided_B, self.num_generations, str(self.args.scale_rewards)
             )[local]
         if self.args.guidance_credit == "positive" and self.args.guidance_in_loss:
-            self._spare_failed_guidance(batch, output)
+            given_b = [len(rollout.assignment.slice.ids) for rollout in batch.rollouts]
+            output["tool_mask"] = spare_failed_guidance(output["tool_mask"], output["advantages"], given_b)
+            weights = (output["completion_mask"] * output["tool_mask"]).sum()
+            output["num_items_in_batch"] = self.accelerator.gather(weights).sum()
         advantages_B = self.accelerator.gather(output["advantages"])
         accuracy_B = rewards_BF[:, self._accuracy_index]
         self.tokens_generated += count_batch(
@@ -330,16 +333,6 @@ class GuidedGRPOTrainer(GradingTrainer):
         if self._ladder.settings.cold_format is not None:
             format_B = rewards_BF[:, self.reward_func_names.index(self.args.format_reward)]
             self.cold_start_over |= bool(format_B.nanmean() >= self._ladder.settings.cold_format)
-
-    def _spare_failed_guidance(self, batch: Batch, output: dict[str, Any]) -> None:
-        """guidance_credit "positive": a trace is right whatever the policy made of it, so that a failed rollout teaches
-        from what it generated, and its guidance leaves the loss and the loss's normaliser."""
-        mask_bT = output["tool_mask"]
-        for place, rollout in enumerate(batch.rollouts):
-            if output["advantages"][place] <= 0:
-                mask_bT[place, : len(rollout.assignment.slice.ids)] = 0
-        weights = (output["completion_mask"] * mask_bT).sum()
-        output["num_items_in_batch"] = self.accelerator.gather(weights).sum()
 
     def _gather_facts(self, batch: Batch) -> torch.Tensor:
         """`FACTS` of the rollouts of all ranks, shape (B, len(FACTS))."""
