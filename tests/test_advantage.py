@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from guided_grpo.advantage import arm_advantages, spare_failed_guidance, zero_groups
+from guided_grpo.advantage import arm_advantages, credited, zero_groups
 
 GUIDED = torch.tensor([True, True, False, False])
 
@@ -60,6 +60,9 @@ def test_zero_groups_counts_groups_without_signal() -> None:
 
 def test_guidance_of_failures_has_no_weight() -> None:
     weights = torch.tensor([[0.5, 0.5, 1.0, 1.0], [0.5, 0.5, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0], [0.5, 1.0, 1.0, 1.0]])
-    found = spare_failed_guidance(weights, torch.tensor([0.3, -0.3, -2.0, 0.0]), [2, 2, 0, 1])
-    assert found.tolist() == [[0.5, 0.5, 1, 1], [0, 0, 1, 1], [1, 1, 1, 1], [0, 1, 1, 1]]
+    given = torch.tensor([0.3, -0.3, -2.0, 0.0]), [2, 2, 0, 1], [True, True, False, True]
+    assert credited(weights, *given, "signed").tolist() == weights.tolist()
+    positive = credited(weights, *given, "positive")
+    assert positive.tolist() == [[0.5, 0.5, 1, 1], [0, 0, 1, 1], [1, 1, 1, 1], [0, 1, 1, 1]]
+    assert credited(weights, *given, "unguided").tolist() == [[0] * 4, [0] * 4, [1, 1, 1, 1], [0] * 4]
     assert weights[1, 0] == 0.5  # a new tensor

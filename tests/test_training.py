@@ -318,7 +318,7 @@ def test_guidance_that_outgrows_the_context_is_refused(policy: Any, tokenizer: A
         ),
         ({"method": "fixed", "guidance_unit": "ratio", "guidance_length": 40}, "share above 1"),
         ({"method": "auto", "guidance_unit": "tokens"}, "guidance_unit.*use ratio, ratio-steps or ratio-chars"),
-        ({"method": "auto", "guidance_credit": "always"}, "guidance_credit.*signed, positive"),
+        ({"method": "auto", "guidance_credit": "always"}, "guidance_credit.*signed, positive, unguided"),
         ({"method": "concave", "guidance_power": 1.0}, "guidance_power"),
         ({"method": "stepwise", "guidance_decay": 1.0}, "guidance_decay"),
         ({"method": "g2rpo-a", "guidance_min": 9, "guidance_max": 3}, "guidance_max.*below guidance_min"),

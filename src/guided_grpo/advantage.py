@@ -48,23 +48,36 @@ def arm_advantages(rewards_B: torch.Tensor, guided_B: torch.Tensor, group_size: 
     return (centred / ((squares / freedom.clamp(min=1)).sqrt() + EPSILON)).flatten()
 
 
-def spare_failed_guidance(
-    weights_bT: torch.Tensor, advantages_b: torch.Tensor, guidance_b: Sequence[int]
-) -> torch.Tensor:
-    """Weights in the loss with guidance_credit "positive" (not in the papers): those of guidance are 0 where A ≤ 0.
+CREDITS = ("signed", "positive", "unguided")
 
-    A trace is right whatever the policy made of it. A rollout that failed after it teaches from what it generated; its
-    guidance neither takes the blame nor counts among the tokens that the loss is divided by.
+
+def credited(
+    weights_bT: torch.Tensor,
+    advantages_b: torch.Tensor,
+    guidance_b: Sequence[int],
+    guided_b: Sequence[bool],
+    credit: str,
+) -> torch.Tensor:
+    """Weights in the loss under `guidance_credit` (not in the papers); the loss is divided by their sum.
+
+        signed      as they are: guidance takes its rollout's advantage (the official code)
+        positive    guidance has weight 0 where A ≤ 0: a trace is right whatever the policy made of it, and a rollout
+                    that failed after it teaches from what it generated
+        unguided    guided rollouts have weight 0 altogether: they only move the group's mean and deviation
 
     Args:
         weights_bT: weight of each completion token, guidance in front, shape (b, T).
         advantages_b: shape (b,).
         guidance_b: guidance tokens at the start of each completion.
+        guided_b: whether the rollout is guided, by prefix or hint.
+        credit: one of `CREDITS`.
     """
     weights_bT = weights_bT.clone()
-    for row, given in enumerate(guidance_b):
-        if advantages_b[row] <= 0:
+    for row, (given, guided) in enumerate(zip(guidance_b, guided_b, strict=True)):
+        if credit == "positive" and advantages_b[row] <= 0:
             weights_bT[row, :given] = 0
+        elif credit == "unguided" and guided:
+            weights_bT[row] = 0
     return weights_bT
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from trl import GRPOConfig
 
+from guided_grpo.advantage import CREDITS
 from guided_grpo.errors import InputError
 from guided_grpo.guidance.allocation import ALLOCATIONS, guided_count
 from guided_grpo.guidance.placement import HINT_TEMPLATE, PLACEMENTS, check_hint_template
@@ -16,7 +17,6 @@ from guided_grpo.guidance.strength import STRENGTHS, StrengthSettings
 from guided_grpo.methods import DEFAULTS, METHODS, resolve
 from guided_grpo.problems.curriculum import CURRICULA
 from guided_grpo.rescue import RULES, LadderSettings
-from guided_grpo.rollout import CREDITS
 
 # These fold the mask into an importance ratio, where half a token has no meaning.
 _SEQUENCE_LOSSES = ("vespo", "luspo")
@@ -66,7 +66,9 @@ class GuidedGRPOConfig(GRPOConfig):
     )
     guidance_credit: str | None = field(
         default=None,
-        metadata={"help": "signed: guidance tokens take the rollout's advantage; positive: only where it is above 0."},
+        metadata={
+            "help": "signed: guidance takes its rollout's advantage; positive: only above 0; unguided: guided rows none."
+        },
     )
     advantage_baseline: str | None = field(
         default=None, metadata={"help": "group, or arm: guided apart from unguided."}

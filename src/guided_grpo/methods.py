@@ -28,7 +28,7 @@ DEFAULTS: Final[dict[str, Any]] = {
     "guidance_allocation": "first",  # first | spread
     "guidance_placement": "prefix",  # prefix | hint
     "guidance_weight": 1.0,  # w_g, weight of guidance tokens in the loss
-    "guidance_credit": "signed",  # signed | positive: whether failures push guidance tokens down
+    "guidance_credit": "signed",  # advantage.py: signed | positive | unguided
     "advantage_baseline": "group",  # group | arm
     "curriculum": "none",  # none | random | difficulty | tiers | success | adaptive
     "rescue_strength": None,  # rescue.py: stages | memory | controller; None = controller if there is one, or stages

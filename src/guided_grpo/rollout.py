@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     import torch
 
 NO_SLICE = Slice()
-CREDITS = ("signed", "positive")
 FACTS = (
     "problem",  # problem_key of the row
     "tier",  # tier_key of the row

@@ -27,7 +27,7 @@ import torch
 from accelerate.utils import gather_object
 from torch.utils.data import Sampler
 
-from guided_grpo.advantage import arm_advantages, spare_failed_guidance
+from guided_grpo.advantage import arm_advantages, credited
 from guided_grpo.batch import Batch, rollouts_of
 from guided_grpo.config import GuidedGRPOConfig
 from guided_grpo.errors import InputError
@@ -56,7 +56,7 @@ from guided_grpo.rollout import (
     rollout_facts,
 )
 from guided_grpo.signals import Watch
-from guided_grpo.types import Row, StepFeedback, Strength
+from guided_grpo.types import Arm, Row, StepFeedback, Strength
 
 # Method of GRPOTrainer → the parameters that we pass through or read.
 SEAMS: dict[str, tuple[str, ...]] = {
@@ -243,7 +243,7 @@ class GuidedGRPOTrainer(GradingTrainer):
             self._begin_grading(batch)
         prompt_ids, completion_ids, tool_mask, completions, logprobs, *rest = output
         weight = float(self.args.guidance_weight or 0.0)
-        if self.args.guidance_placement == "prefix" and (weight != 1 or self.args.guidance_credit == "positive"):
+        if self.args.guidance_credit != "signed" or (self.args.guidance_placement == "prefix" and weight != 1):
             tool_mask = loss_weights(batch.rollouts, weight)
         if batch.rescued is not None:
             prompt_ids = [rollout.prompt_ids for rollout in batch.rollouts]
@@ -306,11 +306,8 @@ class GuidedGRPOTrainer(GradingTrainer):
             output["advantages"] = arm_advantages(
                 weighted_B, guided_B, self.num_generations, str(self.args.scale_rewards)
             )[local]
-        if self.args.guidance_credit == "positive" and self.args.guidance_in_loss:
-            given_b = [len(rollout.assignment.slice.ids) for rollout in batch.rollouts]
-            output["tool_mask"] = spare_failed_guidance(output["tool_mask"], output["advantages"], given_b)
-            weights = (output["completion_mask"] * output["tool_mask"]).sum()
-            output["num_items_in_batch"] = self.accelerator.gather(weights).sum()
+        if self.args.guided and self.args.guidance_credit != "signed":
+            self._give_credit(batch, output)
         advantages_B = self.accelerator.gather(output["advantages"])
         accuracy_B = rewards_BF[:, self._accuracy_index]
         self.tokens_generated += count_batch(
@@ -333,6 +330,18 @@ class GuidedGRPOTrainer(GradingTrainer):
         if self._ladder.settings.cold_format is not None:
             format_B = rewards_BF[:, self.reward_func_names.index(self.args.format_reward)]
             self.cold_start_over |= bool(format_B.nanmean() >= self._ladder.settings.cold_format)
+
+    def _give_credit(self, batch: Batch, output: dict[str, Any]) -> None:
+        given = [rollout.assignment for rollout in batch.rollouts]
+        output["tool_mask"] = credited(
+            output["tool_mask"],
+            output["advantages"],
+            [len(assignment.slice.ids) for assignment in given],
+            [assignment.arm is Arm.GUIDED for assignment in given],
+            str(self.args.guidance_credit),
+        )
+        weights = (output["completion_mask"] * output["tool_mask"]).sum()
+        output["num_items_in_batch"] = self.accelerator.gather(weights).sum()
 
     def _gather_facts(self, batch: Batch) -> torch.Tensor:
         """`FACTS` of the rollouts of all ranks, shape (B, len(FACTS))."""

@@ -8,9 +8,9 @@ A problem of three steps and its full solution (one character is one token):
 
 Why these choices (measured in docs/log.md): every operation is invertible modulo 10 (`+x`, `-x`, `*3`, `*7`, `*9`), so
 an early mistake stays, and three digits of answer leave 0.1 % to guessing. (All three follow from the value before
-them: who errs early and then computes well is right one time in ten. `benchmarks/exact_chains.py` counts that.) A *noisy
-demonstrator* writes each step wrong with a given probability and goes on from the wrong value: who learns from it knows
-the rule and is unreliable, which is what RL with verifiable rewards sharpens.
+them: who errs early and then computes well is right one time in ten; `benchmarks/exact_chains.py` counts that.) A
+*noisy demonstrator* writes each step wrong with a given probability and goes on from the wrong value: who learns from
+it knows the rule and is unreliable, which is what RL with verifiable rewards sharpens.
 """
 
 from __future__ import annotations
