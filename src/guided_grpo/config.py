@@ -67,7 +67,7 @@ class GuidedGRPOConfig(GRPOConfig):
     guidance_credit: str | None = field(
         default=None,
         metadata={
-            "help": "signed: guidance takes its rollout's advantage; positive: only above 0; unguided: guided rows none."
+            "help": "signed: guidance takes the rollout's advantage; positive: only above 0; unguided: guided none."
         },
     )
     advantage_baseline: str | None = field(

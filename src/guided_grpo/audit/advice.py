@@ -132,7 +132,7 @@ def _guide(
         f"guidance_max {top.setting.amount:g}: the longest guidance that raised success without stating an answer.",
         "guidance_weight 1: with guidance masked out of the loss most of the gain was lost where we measured it.",
         _method_reason(method, variation, problems_per_step),
-        "Or --method auto: it needs none of these numbers, and learned more from equal tokens where both were measured.",
+        "Or --method auto: it needs none of these numbers, and learned more from equal tokens where both were run.",
     ]
     if not ordered:
         reasons.append(
