@@ -1,5 +1,5 @@
-"""`GuidedGRPOTrainer`: TRL's `GRPOTrainer` with guidance. With its bases (grading.py, keeping.py) the only place that
-touches TRL's internals.
+"""`GuidedGRPOTrainer`: TRL's `GRPOTrainer` with guidance. With its bases (feedback.py, grading.py, keeping.py) the only
+place that touches TRL's internals.
 
 The stages of a training generation batch, in order, and the seam of TRL 1.16 that each stands in:
 
@@ -8,9 +8,9 @@ The stages of a training generation batch, in order, and the seam of TRL 1.16 th
     rescue      `_generate`                         groups that failed are sampled again; rows keep their own prompts
     weights     `_generate`                         its `tool_mask` carries w_g
     verdict     `_calculate_rewards`                grading.py: rewards see guidance + generated
-    advantage   `_generate_and_score_completions`   per-arm baseline where asked for
+    advantage   `_generate_and_score_completions`   feedback.py: per-arm baseline, credit of guidance
     loss        `_compute_loss`                     TRL's, untouched
-    controller  `_generate_and_score_completions`   fed by training batches alone
+    controller  `_generate_and_score_completions`   feedback.py: fed by training batches alone
     log         keeping.py                          metrics, warnings, checkpoints
 
 With no guidance planned every stage hands TRL's own values through, which keeps loss and gradients equal to the bit.
@@ -27,15 +27,13 @@ import torch
 from accelerate.utils import gather_object
 from torch.utils.data import Sampler
 
-from guided_grpo.advantage import arm_advantages, credited
 from guided_grpo.batch import Batch, rollouts_of
 from guided_grpo.config import GuidedGRPOConfig
 from guided_grpo.errors import InputError
-from guided_grpo.grading import GradingTrainer
+from guided_grpo.feedback import FeedbackTrainer
 from guided_grpo.guidance.allocation import shares
 from guided_grpo.guidance.slicing import SHARES
 from guided_grpo.guidance.strength import make_controller
-from guided_grpo.metrics import count_batch
 from guided_grpo.problems.adaptive import AdaptiveOrder
 from guided_grpo.problems.check import accuracy_index, check_columns, check_trainable, rows_by_column
 from guided_grpo.problems.curriculum import MATHS_TIERS, OrderedRepeatSampler, hardness, row_order
@@ -43,7 +41,6 @@ from guided_grpo.progress import BudgetCallback
 from guided_grpo.resampling import Ladder, rescue_batch
 from guided_grpo.rescue import ProblemHistory
 from guided_grpo.rollout import (
-    FACTS,
     GuidancePlan,
     GuidanceTokenizer,
     Rollout,
@@ -51,12 +48,10 @@ from guided_grpo.rollout import (
     logprobs_for_training,
     loss_weights,
     plan_batch,
-    problem_feedback,
     prompts_for_sampling,
-    rollout_facts,
 )
 from guided_grpo.signals import Watch
-from guided_grpo.types import Arm, Row, StepFeedback, Strength
+from guided_grpo.types import Row
 
 # Method of GRPOTrainer → the parameters that we pass through or read.
 SEAMS: dict[str, tuple[str, ...]] = {
@@ -73,7 +68,7 @@ SEAMS: dict[str, tuple[str, ...]] = {
 }
 
 
-class GuidedGRPOTrainer(GradingTrainer):
+class GuidedGRPOTrainer(FeedbackTrainer):
     """Drop-in for TRL's `GRPOTrainer`: same arguments, `args` a `GuidedGRPOConfig`, a `guidance` column in the data.
 
     The data set needs `guidance` (trace text or null) where the method guides, and `difficulty` where it orders by it.
@@ -102,13 +97,13 @@ class GuidedGRPOTrainer(GradingTrainer):
         check_columns(self.train_dataset, self.args)
         self._controller = make_controller(str(self.args.guidance_strength), self.args.strength_settings())
         self.guidance_state = self._controller.init()
-        settings, form = self.args.ladder_settings(), self.args.format_reward
+        self._ladder_settings, form = self.args.ladder_settings(), self.args.format_reward
         self.adaptive_order: AdaptiveOrder | None = None
         if self.args.curriculum == "adaptive":
             hard = self._hardness(self.train_dataset)
             assert hard is not None
             self.adaptive_order = AdaptiveOrder(hard, self.args.curriculum_target, self.args.curriculum_gain)
-        self.keep(ProblemHistory(settings), Watch(f"rewards/{form}/mean" if form in names else None))
+        self.keep(ProblemHistory(self._ladder_settings), Watch(f"rewards/{form}/mean" if form in names else None))
         self._shares_G = shares(
             self.num_generations, float(self.args.guidance_ratio or 0), str(self.args.guidance_allocation)
         )
@@ -124,7 +119,7 @@ class GuidedGRPOTrainer(GradingTrainer):
         context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         self._room = math.inf if context is None else context - self.max_completion_length  # for prompt and guidance
         self._ladder = Ladder(
-            settings,
+            self._ladder_settings,
             self._shares_G,
             self._guidance_tokenizer,
             self.history,
@@ -135,9 +130,6 @@ class GuidedGRPOTrainer(GradingTrainer):
         self._ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
         self._batch: Batch | None = None
         self.add_callback(BudgetCallback(self))
-
-    def _strength_of(self, row: Row) -> Strength:
-        return self._controller.strength(self.guidance_state, row)
 
     # ---- plan -------------------------------------------------------------------------------------------------------
 
@@ -253,9 +245,9 @@ class GuidedGRPOTrainer(GradingTrainer):
         return (prompt_ids, completion_ids, tool_mask, completions, logprobs, *rest)
 
     def _ladder_is_open(self) -> bool:
-        if self._ladder.settings.cold_format is not None:
+        if self._ladder_settings.cold_format is not None:
             return self.args.rescues and self.cold_start_over
-        return self.args.rescues and self.state.global_step >= self._ladder.settings.cold_start
+        return self.args.rescues and self.state.global_step >= self._ladder_settings.cold_start
 
     def _climb(self, batch: Batch) -> None:
         """Grade the batch, and sample its difficult groups again until they succeed or the ladder ends."""
@@ -289,91 +281,6 @@ class GuidedGRPOTrainer(GradingTrainer):
         self._pending_metrics.clear()
         self._pending_metrics.update(shares)
         return result
-
-    # ---- advantage, controller, bookkeeping -------------------------------------------------------------------------
-
-    def _after_rewards(self, batch: Batch, output: dict[str, Any]) -> None:
-        """Everything that follows the rewards of a training batch; equal on all ranks."""
-        rewards_BF = batch.rewards_BF
-        assert rewards_BF is not None
-        facts_BK = self._gather_facts(batch)
-        guided_B = facts_BK[:, FACTS.index("guidance_tokens")] > 0
-        here = len(batch.rows)
-        local = slice(self.accelerator.process_index * here, (self.accelerator.process_index + 1) * here)
-        if self.args.advantage_baseline == "arm" and bool(guided_B.any()):
-            weighted_B = (rewards_BF * self.reward_weights.to(rewards_BF.device)).nansum(dim=1)
-            weighted_B[rewards_BF.isnan().all(dim=1)] = torch.nan
-            output["advantages"] = arm_advantages(
-                weighted_B, guided_B, self.num_generations, str(self.args.scale_rewards)
-            )[local]
-        if self.args.guided and self.args.guidance_credit != "signed":
-            self._give_credit(batch, output)
-        advantages_B = self.accelerator.gather(output["advantages"])
-        accuracy_B = rewards_BF[:, self._accuracy_index]
-        self.tokens_generated += count_batch(
-            self.metric_sums,
-            facts_BK,
-            accuracy_B,
-            advantages_B,
-            group_size=self.num_generations,
-            asked=self._strength_of({}).amount if self.args.guided else 0.0,
-            guidance_trained=self.args.guidance_in_loss,
-        )
-        self.metric_sums.latest("tokens/generated_total", self.tokens_generated)
-        self.count_problems(batch, facts_BK, accuracy_B, self._first_shares_G)
-        self.record_rollouts(batch, output["advantages"], rewards_BF[local], self._ends)
-        self._feed_controller(accuracy_B, facts_BK)
-        if self.adaptive_order is not None:
-            first_B = accuracy_B if batch.first_accuracy_B is None else batch.first_accuracy_B
-            self.adaptive_order.observe(float(first_B.nanmean()))
-            self.metric_sums.latest("curriculum/level", self.adaptive_order.level)
-        if self._ladder.settings.cold_format is not None:
-            format_B = rewards_BF[:, self.reward_func_names.index(self.args.format_reward)]
-            self.cold_start_over |= bool(format_B.nanmean() >= self._ladder.settings.cold_format)
-
-    def _give_credit(self, batch: Batch, output: dict[str, Any]) -> None:
-        given = [rollout.assignment for rollout in batch.rollouts]
-        output["tool_mask"] = credited(
-            output["tool_mask"],
-            output["advantages"],
-            [len(assignment.slice.ids) for assignment in given],
-            [assignment.arm is Arm.GUIDED for assignment in given],
-            str(self.args.guidance_credit),
-        )
-        weights = (output["completion_mask"] * output["tool_mask"]).sum()
-        output["num_items_in_batch"] = self.accelerator.gather(weights).sum()
-
-    def _gather_facts(self, batch: Batch) -> torch.Tensor:
-        """`FACTS` of the rollouts of all ranks, shape (B, len(FACTS))."""
-        facts = rollout_facts(batch.rows, batch.rollouts, self._ends)
-        return self.accelerator.gather(torch.tensor(facts, dtype=torch.long, device=self.accelerator.device))
-
-    def _feed_controller(self, accuracy_B: torch.Tensor, facts_BK: torch.Tensor) -> None:
-        graded_B = ~accuracy_B.isnan()
-        both_B = graded_B & (facts_BK[:, FACTS.index("guidance_tokens")] > 0)
-        # This batch is used up by the time of the next one.
-        generate_every = self.args.steps_per_generation * self.num_iterations
-        done = (self._step + generate_every) // self.args.gradient_accumulation_steps
-        self.guidance_state = self._controller.update(
-            self.guidance_state,
-            StepFeedback(
-                optimizer_step=done,
-                progress=self._progress(done),
-                reward_sum=float(accuracy_B[graded_B].sum()),
-                reward_count=int(graded_B.sum()),
-                guided_sum=float(accuracy_B[both_B].sum()),
-                guided_count=int(both_B.sum()),
-                problems=problem_feedback(accuracy_B, facts_BK, self._first_shares_G),
-            ),
-        )
-
-    def _progress(self, done: int) -> float:
-        """t/T: the share of the token budget where there is one, else of the seconds, else of the optimizer steps."""
-        if self.args.max_generated_tokens:
-            return min(1.0, self.tokens_generated / self.args.max_generated_tokens)
-        if self.args.max_train_seconds:
-            return min(1.0, self.train_seconds / self.args.max_train_seconds)
-        return min(1.0, done / self.state.max_steps) if self.state.max_steps > 0 else 0.0
 
 
 class _Resampler:
