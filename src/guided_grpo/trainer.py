@@ -28,6 +28,7 @@ from accelerate.utils import gather_object
 from torch.utils.data import Sampler
 
 from guided_grpo.batch import Batch, rollouts_of
+from guided_grpo.callbacks import BudgetCallback
 from guided_grpo.config import GuidedGRPOConfig
 from guided_grpo.errors import InputError
 from guided_grpo.feedback import FeedbackTrainer
@@ -37,7 +38,6 @@ from guided_grpo.guidance.strength import make_controller
 from guided_grpo.problems.adaptive import AdaptiveOrder
 from guided_grpo.problems.check import accuracy_index, check_columns, check_trainable, rows_by_column
 from guided_grpo.problems.curriculum import MATHS_TIERS, OrderedRepeatSampler, hardness, row_order
-from guided_grpo.progress import BudgetCallback
 from guided_grpo.resampling import Ladder, rescue_batch
 from guided_grpo.rescue import ProblemHistory
 from guided_grpo.rollout import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from guided_grpo.commands.data_stream import reason_lines, stream, wants_bars, write_json
+from guided_grpo.commands.data_stream import reason_lines, stream, write_json
 from guided_grpo.commands.options import mapping_of
 from guided_grpo.commands.report import OneLineParser
 from guided_grpo.errors import InputError
@@ -17,6 +17,7 @@ from guided_grpo.problems.prepare import load_tokenizer
 from guided_grpo.problems.recipe import make_recipe
 from guided_grpo.problems.survey import Lengths, Survey
 from guided_grpo.problems.traces import Graders
+from guided_grpo.progress import wants_bars
 from guided_grpo.types import Strength
 
 SHARES = (0.25, 0.5, 0.75)

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from guided_grpo.commands.data_stream import reason_lines, stream, wants_bars, write_json
+from guided_grpo.commands.data_stream import reason_lines, stream, write_json
 from guided_grpo.commands.options import mapping_of
 from guided_grpo.commands.report import OneLineParser
 from guided_grpo.errors import InputError
@@ -21,6 +21,7 @@ from guided_grpo.problems.prepare import ROWS, check_output, load_tokenizer, wri
 from guided_grpo.problems.recipe import HELP, Recipe, make_recipe
 from guided_grpo.problems.survey import Survey
 from guided_grpo.problems.traces import Graders
+from guided_grpo.progress import wants_bars
 
 
 def main(arguments: list[str], *, as_json: bool = False) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Generator, Sequence
 from itertools import islice
 
@@ -34,11 +33,6 @@ def stream(
             if count % 1000 == 0 and bars:
                 seconds = bar.format_dict["elapsed"] or 1e-9
                 bar.set_postfix_str(f"{count:,} rows, {count / seconds:,.0f} rows/s", refresh=False)
-
-
-def wants_bars(quiet: bool) -> bool:
-    """As in progress.py, without the libraries of training: half a gigabyte that data work has no use for."""
-    return not quiet and sys.stderr.isatty()
 
 
 def reason_lines(counts: Sequence[tuple[str, int]], survey: Survey) -> list[str]:

@@ -18,6 +18,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser, get_peft_config
 
 from guided_grpo import rundir
+from guided_grpo.callbacks import BarCallback
 from guided_grpo.commands.grading import GradingArguments
 from guided_grpo.commands.settings import VOLATILE, RunArguments, check_config_file, config_path, plain_fields, say
 from guided_grpo.commands.train import load_model, load_rows_of, load_tokenizer, policy_source, prepare_resume
@@ -26,7 +27,7 @@ from guided_grpo.errors import InputError
 from guided_grpo.evaluate import evaluate, questions
 from guided_grpo.metrics import plain_number
 from guided_grpo.problems.demonstrations import demonstrations
-from guided_grpo.progress import BarCallback, wants_bars
+from guided_grpo.progress import wants_bars
 from guided_grpo.rollout import GuidanceTokenizer
 from guided_grpo.verifiers import Grader, reward_functions
 

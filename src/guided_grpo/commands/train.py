@@ -24,6 +24,7 @@ from transformers.utils.logging import disable_progress_bar
 from trl import get_peft_config
 
 from guided_grpo import rundir
+from guided_grpo.callbacks import BarCallback, EvaluationCallback
 from guided_grpo.commands.policies import embedded_source
 from guided_grpo.commands.settings import VOLATILE, RunArguments, Settings, parse, say
 from guided_grpo.embedded import BaseRecipe, base_folder, embedded_recipe
@@ -32,7 +33,7 @@ from guided_grpo.evaluate import Evaluation, evaluate, questions
 from guided_grpo.problems.check import check_columns, check_fit
 from guided_grpo.problems.selection import filter_hard
 from guided_grpo.problems.sources import load_rows
-from guided_grpo.progress import BarCallback, EvaluationCallback, wants_bars
+from guided_grpo.progress import wants_bars
 from guided_grpo.trainer import GuidedGRPOTrainer
 from guided_grpo.verifiers import Grader, reward_functions
 
