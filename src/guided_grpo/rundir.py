@@ -121,8 +121,9 @@ def check(run: Path, config: dict[str, Any], volatile: frozenset[str]) -> None:
     """
     path = run / CONFIG
     if path.exists():
-        found = {**_LATER_FIELDS, **(yaml.safe_load(path.read_text(encoding="utf-8")) or {})}
         plain = json.loads(json.dumps(config))
+        later = {name: value for name, value in _LATER_FIELDS.items() if name in plain}  # sft has none of them
+        found = {**later, **(yaml.safe_load(path.read_text(encoding="utf-8")) or {})}
         names = sorted(k for k in {*found, *plain} - volatile if found.get(k) != plain.get(k))
         if names:
             name = names[0]
