@@ -14,7 +14,8 @@ import yaml
 
 from conftest import chain_rows
 from guided_grpo.audit.against import compare, pooled
-from guided_grpo.audit.sampling import Drawing, Problem, Sampler, choose, tiers_of
+from guided_grpo.audit.choice import Problem, choose, choose_first, tiers_of
+from guided_grpo.audit.sampling import Drawing, Sampler
 from guided_grpo.audit.table import Table
 from guided_grpo.audit.trials import Setting, Trial
 from guided_grpo.commands.audit import CONFIG, JOURNAL, PAGE, RESULT, main
@@ -45,6 +46,16 @@ def test_tiers_and_the_part_that_is_drawn() -> None:
     assert [sum(tiers[n] == name for n in chosen) for name in "abc"] == [12, 6, 2]
     assert chosen == sorted(set(chosen)) == choose(tiers, 20, seed=0) != choose(tiers, 20, seed=1)
     assert choose(tiers, 1000, seed=0) == list(range(100))
+
+
+def test_more_of_the_tier_that_is_trained_first() -> None:
+    tiers = ["10"] * 20 + ["9"] * 30 + ["12"] * 10  # 9 is the easiest: numbers, not names
+    chosen = choose(tiers, 12, seed=0)
+    more = choose_first(tiers, chosen, 10, seed=0)
+    assert len(more) == 10 and {tiers[n] for n in more} == {"9"} and not set(more) & set(chosen)
+    assert more != choose_first(tiers, chosen, 10, seed=1)
+    assert len(choose_first(tiers, chosen, 1000, seed=0)) == 30 - 6  # all there are
+    assert choose_first(tiers, chosen, 0, seed=0) == []
 
 
 @pytest.mark.parametrize("placement", ["prefix", "hint"])
@@ -111,6 +122,21 @@ def test_an_untrained_policy_is_sent_to_learn_the_format(policy_folder: Path, tm
     assert found["advice"]["verdict"] in ("format", "too-short")
     assert not (tmp_path / CONFIG).exists()
     assert found["estimates"]["problems"] == 6 and len(found["estimates"]["points"]) == 3
+
+
+def test_more_problems_of_the_tier_trained_first(policy_folder: Path, tmp_path: Path) -> None:
+    found = audited(policy_folder, tmp_path / "out", "--first", "3")["estimates"]
+    assert (found["problems"], found["further"]) == (6, 3)
+    lines = [json.loads(line) for line in (tmp_path / "out" / JOURNAL).read_text().splitlines()]
+    asked = {trial["problem"]: trial["tier"] for line in lines[1:] for trial in line["trials"]}
+    assert sorted(asked.values()).count("3") == 3 + found["tiers"]["3"] and len(asked) == 9
+    assert found["points"][0]["tiers"]["3"]["problems"] == 3 + found["tiers"]["3"]
+    assert found["points"][0]["success"]["problems"] == 6
+    unordered = tmp_path / "plain.jsonl"
+    unordered.write_text("".join(json.dumps({"prompt": f"{n}+1=", "answer": str(n + 1)}) + "\n" for n in range(9)))
+    with pytest.raises(InputError, match=r"field 'first': 3 asks for the tier that a curriculum trains first, and"):
+        audited(policy_folder, tmp_path / "no", "--data", str(unordered), "--first", "3")
+    assert not (tmp_path / "no").exists()
 
 
 def solved_journal(folder: Path, policy: Path) -> None:
@@ -191,9 +217,9 @@ def test_against_a_run_by_hand(tmp_path: Path) -> None:
         for problem, tier in enumerate(["3", "3", "4", "4", "5", "5"])
         for amount in (0.0, 10.0)
     ]  # fmt: skip
-    table, names = Table(trials), {3: "3", 4: "4", 5: "5"}
+    table, names, sizes = Table(trials), {3: "3", 4: "4", 5: "5"}, {"3": 9, "4": 2, "5": 1}
     run = make_run(tmp_path / "a", [0.0, 0.5, 1.0, 1.0], [10, 5, 10, 10])
-    found = compare(table, run, tiers=names)
+    found = compare(table, run, tiers=names, sizes=sizes)
     # Curriculum: easy problems first, two a step; between 0 tokens (all groups dead) and 10 the share is linear.
     steps = [row["difficulty"] for row in sorted(chain_rows(12, 3, 5, seed=2), key=lambda row: row["difficulty"])]
     dead = [{3: 1 - length / 10}.get(steps[2 * n + k], 1.0) for n, length in enumerate([10, 5, 10, 10]) for k in (0, 1)]
@@ -202,10 +228,17 @@ def test_against_a_run_by_hand(tmp_path: Path) -> None:
     [window] = found.windows
     assert (window.first, window.last, window.groups) == (1, 4, 8)
     assert window.measured == pytest.approx(0.625)
-    plain = compare(table, make_run(tmp_path / "b", [1.0], [0], method="grpo", guidance_strength="none"), tiers=names)
+    # Tier 3 is 9 of the 12 problems of the data: at 10 tokens 3/12 of the groups of an unknown tier are dead.
+    average = compare(table, run, tiers={4: "4", 5: "5"}, sizes=sizes)
+    share = {n: 1 - 0.75 * length / 10 for n, length in enumerate([10, 5, 10, 10])}
+    dead = [share[place // 2] if steps[place] == 3 else 1.0 for place in range(8)]
+    assert average.predicted == pytest.approx([(dead[2 * n] + dead[2 * n + 1]) / 2 for n in range(4)])
+    plain = compare(
+        table, make_run(tmp_path / "b", [1.0], [0], method="grpo", guidance_strength="none"), tiers=names, sizes=sizes
+    )
     assert plain.predicted == (1.0,)
     other = make_run(tmp_path / "c", [1.0, 0.0, 0.0, 0.0], [10, 10, 10, 10])
-    [both] = pooled([found, plain, compare(table, other, tiers=names)])
+    [both] = pooled([found, plain, compare(table, other, tiers=names, sizes=sizes)])
     assert both.windows[0].groups == 16 and both.windows[0].measured == pytest.approx((0.625 + 0.25) / 2)
     with pytest.raises(InputError, match="guides by prefix in ratio, which was not audited; fix: audit with"):
-        compare(table, make_run(tmp_path / "d", [1.0], [0.5], guidance_unit="ratio"), tiers=names)
+        compare(table, make_run(tmp_path / "d", [1.0], [0.5], guidance_unit="ratio"), tiers=names, sizes=sizes)

@@ -95,6 +95,43 @@ def test_a_curriculum_starts_with_what_fits_the_easiest_tier() -> None:
     assert advice(trials, ordered=False).settings["guidance_length"] == 0.75
 
 
+def test_further_problems_count_in_their_tier_alone() -> None:
+    """20 problems of each tier, and 20 more of the easy one, of which one in two succeeds where none did before."""
+
+    def made(one: Trial) -> dict[str, Any]:
+        helped = one.setting.amount > 0
+        return {"tier": "10" if one.problem < 20 else "14", "successes": 6 if helped and one.problem < 20 else 0}
+
+    shares = audit({("prefix", 0.0): [0], ("prefix", 0.5): [0]}, change=made)
+    more = [
+        trial(40 + n, Setting("prefix", "ratio", amount), 12 if amount and n % 2 else 0, tier="10")
+        for n in range(20)
+        for amount in (0.0, 0.5)
+    ]
+    alone = estimate(shares, alphas=[0.5], groups=[4])
+    found = estimate([*shares, *more], alphas=[0.5], groups=[4], further=range(40, 60))
+    point, cell = found.points[1], found.cells[1]
+    assert (found.problems, found.further, found.tiers) == (40, 20, {"10": 20, "14": 20})
+    assert found.drawn == "40 problems (20 of tier 10, 20 of tier 14), and 20 more of tier 10"
+    assert point.success == alone.points[1].success and cell.zero == alone.cells[1].zero
+    assert cell.interval == alone.cells[1].interval and cell.wasted == alone.cells[1].wasted
+    assert (point.tiers["10"].mean, point.tiers["10"].problems) == (0.5, 40)
+    # 2 of 4 guided, all fail: (6·5)/(12·11) of the groups of the first 20; 0 or 1 of the others.
+    expected = (20 * 30 / 132 + 10 * 1 + 10 * 0) / 40
+    assert cell.tiers["10"] == pytest.approx(expected, abs=0.03)  # drawn a little towards all
+    assert alone.cells[1].tiers["10"] == pytest.approx(30 / 132, abs=0.03)
+
+
+def test_a_tier_that_few_problems_speak_of_asks_for_more() -> None:
+    def tiers(one: Trial) -> dict[str, Any]:
+        easy = one.problem < 8
+        right = {0.0: (0, 0), 0.5: (12 if one.problem % 2 else 0, 1)}[one.setting.amount]
+        return {"tier": "10" if easy else "14", "successes": right[0 if easy else 1]}
+
+    found = advice(audit({("prefix", 0.0): [0], ("prefix", 0.5): [0]}, change=tiers))
+    assert "Tier 10 was seen by 8 problems; --first 24 narrows that." in found.reasons
+
+
 def test_noise_speaks_for_a_set_point() -> None:
     # A quarter of the problems always succeed with guidance, the others never: batches of 8 differ by chance.
     found = advice(audit({("prefix", 0.0): [0], ("prefix", 0.5): [12, 0, 0, 0]}))

@@ -1,6 +1,7 @@
 """Before training: how much guidance helps this policy on this data, what groups would teach, and what to do.
 
 trials.py     plain values: a setting, and the responses to one problem in it
+choice.py     which problems are asked
 sampling.py   draws them as training would, and keeps them                      (the one module with torch)
 predict.py    from K samples a problem to groups that no one has sampled
 table.py      problems against settings

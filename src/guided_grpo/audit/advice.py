@@ -13,7 +13,7 @@ from typing import Any
 
 from guided_grpo.audit.estimates import Cell, Climbing, Estimates, Point
 from guided_grpo.audit.refusals import not_answering, nothing_to_gain, usable
-from guided_grpo.audit.rules import CLOSE, NEAR_HALF, NOISY, SOLVED, Advice, percent
+from guided_grpo.audit.rules import CLOSE, NEAR_HALF, NOISY, SOLVED, UNSURE, Advice, percent
 from guided_grpo.guidance.allocation import guided_count
 
 
@@ -164,10 +164,12 @@ def _length_reasons(
     found: Estimates, points: Sequence[Point], fitting: Mapping[str, Point], ordered: bool
 ) -> list[str]:
     tier, point = next(iter(fitting.items()))
-    success, alone, of = point.success, found.unguided.success, ""
+    success, alone, of, more = point.success, found.unguided.success, "", ""
     if ordered and len(fitting) > 1:
         success, alone = point.tiers[tier], found.unguided.tiers[tier]
         of = f" of tier {tier}, which a curriculum trains first,"
+        if success.high - success.low > 2 * UNSURE:
+            more = f"Tier {tier} was seen by {success.problems} problems; --first {3 * success.problems} narrows that."
     field = f"guidance_length {point.setting.amount:g} ({point.setting.unit})"
     change = f"{percent(success)} against {percent(alone)} alone"
     if NEAR_HALF[0] <= success.mean <= NEAR_HALF[1]:
@@ -180,10 +182,11 @@ def _length_reasons(
         bracket = _bracket(points, None if not of else tier)
         if bracket is not None:
             words += f" One half lies between {bracket[0]} and {bracket[1]}: audit --strengths there."
+    reasons = [words, more] if more else [words]
     if _same(fitting):
-        return [words]
+        return reasons
     fits = ", ".join(f"{point.setting.length} for tier {tier}" for tier, point in fitting.items())
-    return [words, f"The length that fits is {fits}: the controller has to find its way there."]
+    return [*reasons, f"The length that fits is {fits}: the controller has to find its way there."]
 
 
 def _bracket(points: Sequence[Point], tier: str | None) -> tuple[str, str] | None:

@@ -59,13 +59,14 @@ class Comparison:
     windows: tuple[Window, ...]
 
 
-def compare(table: Table, run: Path, *, tiers: Mapping[Any, str]) -> Comparison:
+def compare(table: Table, run: Path, *, tiers: Mapping[Any, str], sizes: Mapping[str, int]) -> Comparison:
     """Prediction against the metrics of `run`.
 
     Args:
         table: the trials.
         run: a run directory.
         tiers: difficulty → tier, of the audit's data; problems of another difficulty count as average.
+        sizes: tier → problems of it in the data, which that average is over.
 
     Raises InputError for a run that the audit cannot speak of.
     """
@@ -78,7 +79,7 @@ def compare(table: Table, run: Path, *, tiers: Mapping[Any, str]) -> Comparison:
         if guides and config.get(name) == value:
             raise InputError("is not predicted", file=run, field=name, value=value, fix="leave that run out")
     settings, zero = (_ladder if config.get("guidance_trigger") == "rescue" else _levels)(table, config, run, size, m)
-    weights = [table.tier_of.count(tier) for tier in table.names]
+    weights = [sizes[tier] for tier in table.names]
     for one in zero:
         one[""] = float(np.average([one[tier] for tier in table.names], weights=weights))
     amounts = [setting.amount for setting in settings]

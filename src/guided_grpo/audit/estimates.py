@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,9 +85,17 @@ class Estimates:
 
     problems: int
     tiers: Mapping[str, int]  # problems of each, easy to hard
+    further: int  # problems of the easiest tier beyond its share: they count in the figures of that tier alone
     points: tuple[Point, ...]  # unguided first, then by placement and strength
     cells: tuple[Cell, ...]
     ladders: Mapping[str, tuple[Climbing, ...]]  # by placement; those whose stages were all audited
+
+    @property
+    def drawn(self) -> str:
+        """How many problems of which tier, for people."""
+        shares = ", ".join(f"{count} of tier {tier}" for tier, count in self.tiers.items())
+        more = f", and {self.further} more of tier {next(iter(self.tiers))}" if self.further else ""
+        return f"{self.problems} problems ({shares}){more}"
 
     @property
     def unguided(self) -> Point:
@@ -100,7 +108,12 @@ class Estimates:
 
 
 def estimate(
-    trials: Iterable[Trial], *, alphas: Sequence[float], groups: Sequence[int], problems_per_step: int = 8
+    trials: Iterable[Trial],
+    *,
+    alphas: Sequence[float],
+    groups: Sequence[int],
+    further: Collection[int] = (),
+    problems_per_step: int = 8,
 ) -> Estimates:
     """All figures.
 
@@ -108,17 +121,20 @@ def estimate(
         trials: every problem in every setting, one of them unguided.
         alphas: shares of guided rollouts to look at, above 0.
         groups: sizes G to look at.
+        further: problems beyond the share of their tier, left out of the figures over all tiers.
         problems_per_step: of training, for the calls of a step.
     """
-    table = Table(trials)
+    drawn = list(trials)
+    by_tier = Table(drawn)
+    table = Table(trial for trial in drawn if trial.problem not in further) if further else by_tier
     level = 1 - 0.05 / max(1, len(table.guided))  # the best of many settings must not pass by chance
-    points = [_point(table, setting, level) for setting in table.rows]
+    points = [_point(table, by_tier, setting, level) for setting in table.rows]
     lengths = {point.setting: point.generated for point in points}
-    cells = [_cell(table, table.unguided, 0.0, size, lengths) for size in groups]
+    cells = [_cell(table, by_tier, table.unguided, 0.0, size, lengths) for size in groups]
     for setting in table.guided:
         for size in groups:
             wanted = {guided_count(size, alpha): alpha for alpha in reversed(alphas)}  # the smallest α of each count
-            cells += [_cell(table, setting, alpha, size, lengths) for count, alpha in wanted.items() if count]
+            cells += [_cell(table, by_tier, setting, alpha, size, lengths) for count, alpha in wanted.items() if count]
     ladders = {}
     for placement in sorted({setting.placement for setting in table.guided}):
         stages = stages_of(table, placement)
@@ -127,13 +143,14 @@ def estimate(
     return Estimates(
         problems=len(table.order),
         tiers={name: table.tier_of.count(name) for name in table.names},
+        further=len(by_tier.order) - len(table.order),
         points=tuple(points),
         cells=tuple(cells),
         ladders=ladders,
     )
 
 
-def _point(table: Table, setting: Setting, level: float) -> Point:
+def _point(table: Table, by_tier: Table, setting: Setting, level: float) -> Point:
     rows, rates, alone = table.rows[setting], table.rates(setting), table.rates(table.unguided)
     responses = sum(trial.responses for trial in rows)
     ended: Counter[str] = Counter()
@@ -149,7 +166,7 @@ def _point(table: Table, setting: Setting, level: float) -> Point:
     return Point(
         setting=setting,
         success=mean_interval(rates),
-        tiers={tier: mean_interval(part) for tier, part in table.by_tier(rates).items()},
+        tiers={tier: mean_interval(part) for tier, part in by_tier.by_tier(by_tier.rates(setting)).items()},
         gain=gain,
         clean_gain=clean_gain,
         stated=sum(trial.states_answer for trial in guided) / len(guided) if guided else 0.0,
@@ -161,7 +178,9 @@ def _point(table: Table, setting: Setting, level: float) -> Point:
     )
 
 
-def _cell(table: Table, setting: Setting, alpha: float, size: int, lengths: Mapping[Setting, float]) -> Cell:
+def _cell(
+    table: Table, by_tier: Table, setting: Setting, alpha: float, size: int, lengths: Mapping[Setting, float]
+) -> Cell:
     m = guided_count(size, alpha)
     u = size - m
     guided, unguided = table.arm(setting, m), table.arm(table.unguided, u)
@@ -179,9 +198,9 @@ def _cell(table: Table, setting: Setting, alpha: float, size: int, lengths: Mapp
         zero=found.zero,
         interval=(interval.low, interval.high),
         failed=found.failed,
-        tiers=table.zero_by_tier(setting, m, size),
+        tiers=by_tier.zero_by_tier(setting, m, size),
         variance=found.variance,
-        variances=table.variance_by_tier(setting, m, size),
+        variances=by_tier.variance_by_tier(setting, m, size),
         formula=_formula(table, setting, m / size),
         unguided_advantage=found.unguided_advantage,
         tokens=m * lengths[setting] + u * lengths[table.unguided],

@@ -151,9 +151,8 @@ def _measured(found: Estimates) -> str:
             f"{point.stated:.0%}" if point.setting.amount else "",
         ]
         rows.append((point.setting.label.replace(" ", "\u00a0"), values))
-    counts = ", ".join(f"{count} of tier {tier}" for tier, count in found.tiers.items())
     text = (
-        f"{found.problems} problems ({escape(counts)}). Gain is in points against unguided, paired over problems, at "
+        f"{escape(found.drawn)}. Gain is in points against unguided, paired over problems, at "
         "95 % for all strengths together. Given and written are mean tokens."
     )
     return _section(

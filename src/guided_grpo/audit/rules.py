@@ -17,6 +17,7 @@ NEAR_HALF = (0.35, 0.65)  # guided success at the initial length: rewards vary m
 STATED = 0.05  # share of slices that may state the answer
 DOMINANT = 0.5  # share of responses without an answer, or cut off, from which success says nothing
 CLOSE = 0.05  # shares that differ by less are taken as equal, and the cheaper setting wins
+UNSURE = 0.1  # half-width of an interval from which more problems are asked for
 NOISY = 0.35  # coefficient of variation of a batch's mean reward above which Eq. 5 would follow noise
 
 

@@ -7,8 +7,7 @@ seed of its own, so that a run that was killed asks for what is missing and ends
 from __future__ import annotations
 
 import json
-import random
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from guided_grpo import rundir
+from guided_grpo.audit.choice import Problem
 from guided_grpo.audit.trials import Setting, Trial
 from guided_grpo.errors import InputError
 from guided_grpo.guidance.placement import token_ends
@@ -29,7 +29,6 @@ from guided_grpo.types import Row, Strength
 from guided_grpo.verifiers import Grader
 from guided_grpo.verifiers.grader import Question
 
-MAX_TIERS = 6  # numbers of more different values are cut into that many tiers
 ANSWERED = 0.5  # an accuracy reward above it is a success
 
 
@@ -44,47 +43,6 @@ class Drawing:
     max_tokens: int = 512  # generated, max_completion_length of training
     batch_size: int = 96  # responses at a time
     seed: int = 0
-
-
-def tiers_of(difficulties: Sequence[Any]) -> list[str]:
-    """A tier for each row: its difficulty where there are few, else one of `MAX_TIERS` ranges of equally many rows."""
-    known = [value for value in difficulties if value is not None]
-    numbers = [value for value in known if not isinstance(value, str)]
-    if len(set(known)) <= MAX_TIERS or len(numbers) < len(known):
-        rest = "unknown" if known else "all"
-        return [rest if value is None else value if isinstance(value, str) else f"{value:g}" for value in difficulties]
-    ordered = sorted(numbers)
-    cuts = sorted({ordered[len(ordered) * part // MAX_TIERS] for part in range(1, MAX_TIERS)})
-    edges = [ordered[0], *[cut for cut in cuts if cut > ordered[0]], ordered[-1]]
-
-    def name(value: float) -> str:
-        place = max(n for n in range(len(edges) - 1) if value >= edges[n])
-        return f"{edges[place]:g}–{edges[place + 1]:g}"
-
-    return ["unknown" if value is None else name(value) for value in difficulties]
-
-
-def choose(tiers: Sequence[str], count: int, seed: int) -> list[int]:
-    """Numbers of `count` rows, in their order: every tier in proportion, rows of a tier at random."""
-    places: dict[str, list[int]] = defaultdict(list)
-    for place, tier in enumerate(tiers):
-        places[tier].append(place)
-    wanted = min(count, len(tiers))
-    exact = {tier: wanted * len(rows) / len(tiers) for tier, rows in places.items()}
-    shares = {tier: int(value) for tier, value in exact.items()}
-    for tier in sorted(exact, key=lambda tier: shares[tier] - exact[tier])[: wanted - sum(shares.values())]:
-        shares[tier] += 1
-    rng = random.Random(f"audit/{seed}")
-    return sorted(row for tier, rows in places.items() for row in rng.sample(rows, shares[tier]))
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One problem of the audit."""
-
-    index: int  # row of the data
-    tier: str
-    row: Row
 
 
 class Sampler:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -20,10 +22,11 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from guided_grpo import rundir
 from guided_grpo.audit.advice import advise
 from guided_grpo.audit.against import Comparison, compare, pooled
+from guided_grpo.audit.choice import Problem, choose, choose_first, tiers_of
 from guided_grpo.audit.estimates import Estimates, estimate
 from guided_grpo.audit.page import audit_page
 from guided_grpo.audit.rules import Advice
-from guided_grpo.audit.sampling import Drawing, Problem, Sampler, TrialJournal, choose, run_trials, tiers_of
+from guided_grpo.audit.sampling import Drawing, Sampler, TrialJournal, run_trials
 from guided_grpo.audit.table import Table
 from guided_grpo.audit.trials import Setting, Trial
 from guided_grpo.commands.options import mapping_of
@@ -49,11 +52,27 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
     options = _parse(arguments)
     mapping = mapping_of(options.map)
     rows = load_rows(options.data, mapping=mapping, split=options.split, limit=options.limit, reader=options.reader)
-    trials = _trials(options, rows)
-    found = estimate(trials, alphas=options.alphas, groups=options.groups, problems_per_step=PROBLEMS_PER_STEP)
-    ordered = all(isinstance(value, int | float) for value in _difficulties(rows))
+    difficulties = list(rows["difficulty"]) if "difficulty" in rows.column_names else [None] * len(rows)
+    ordered = all(isinstance(value, int | float) for value in difficulties)
+    if options.first and not ordered:
+        raise InputError(
+            "asks for the tier that a curriculum trains first, and the data does not say how hard its problems are",
+            field="first",
+            value=options.first,
+            fix="leave it out, or name the column with --map difficulty=YOURS",
+        )
+    tiers = tiers_of(difficulties)
+    trials, further = _trials(options, rows, tiers)
+    found = estimate(
+        trials,
+        alphas=options.alphas,
+        groups=options.groups,
+        further=further,
+        problems_per_step=PROBLEMS_PER_STEP,
+    )
     advice = advise(found, ordered=ordered, problems_per_step=PROBLEMS_PER_STEP)
-    comparisons = [compare(Table(trials), run, tiers=_tier_of(rows)) for run in options.against]
+    names, sizes = dict(zip(difficulties, tiers, strict=True)), Counter(tiers)
+    comparisons = [compare(Table(trials), run, tiers=names, sizes=sizes) for run in options.against]
     comparisons = pooled(comparisons) + comparisons
     result = {
         "settings": _plain(options),
@@ -83,6 +102,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--reader", help="plain or gsm8k; default: detect")
     parser.add_argument("--limit", type=int, help="draw from the first so many problems")
     parser.add_argument("--problems", type=int, default=60, help="drawn by seed, in proportion to the tiers")
+    parser.add_argument(
+        "--first", type=int, default=0, help="as many more of the easiest tier, which a curriculum trains first"
+    )
     parser.add_argument(
         "--samples", type=int, default=usual.samples, help="K responses a problem and strength; best ≥ G"
     )
@@ -118,6 +140,7 @@ def _check(options: argparse.Namespace) -> None:
     top = 1.0 if options.unit.startswith("ratio") else float("inf")
     for name, least, most, words in (
         ("problems", 2, float("inf"), "2 or more"),
+        ("first", 0, float("inf"), "0 or more"),
         ("samples", 2, float("inf"), "2 or more"),
         ("unguided", 1, float("inf"), "1 or more"),
         ("groups", 2, float("inf"), "sizes of 2 or more"),
@@ -135,10 +158,11 @@ def _check(options: argparse.Namespace) -> None:
     embedded_recipe(options.model)  # refuses an unknown one before anything is written
 
 
-def _trials(options: argparse.Namespace, rows: Dataset) -> list[Trial]:
-    """From the journal, and what it lacks from the policy."""
-    tiers = tiers_of(_difficulties(rows))
-    chosen = choose(tiers, options.problems, options.seed)
+def _trials(options: argparse.Namespace, rows: Dataset, tiers: Sequence[str]) -> tuple[list[Trial], set[int]]:
+    """From the journal, and what it lacks from the policy; and the problems beyond the share of their tier."""
+    shares = choose(tiers, options.problems, options.seed)
+    further = choose_first(tiers, shares, options.first, options.seed)
+    chosen = sorted([*shares, *further])
     problems = [Problem(index, tiers[index], cast(Row, rows[index])) for index in chosen]
     placements = PLACEMENTS if options.placement == "both" else (options.placement,)
     settings = [Setting(placements[0], options.unit, 0.0)] * options.unguided
@@ -160,7 +184,7 @@ def _trials(options: argparse.Namespace, rows: Dataset) -> list[Trial]:
     journal = TrialJournal(options.output / JOURNAL, shaping)
     batches = -(-len(problems) * len(settings) // max(1, drawing.batch_size // drawing.samples))
     if len(journal.batches) >= batches:  # nothing to ask a policy for
-        return [trial for batch in journal.batches for trial in batch]
+        return [trial for batch in journal.batches for trial in batch], set(further)
     source = _source(options)
     tokenizer = load_tokenizer(source)
     guides = {
@@ -173,7 +197,7 @@ def _trials(options: argparse.Namespace, rows: Dataset) -> list[Trial]:
         grader.start(sorted({str(problem.row.get("task")) for problem in problems}))
         sampler = Sampler(_model(source, options.dtype), tokenizer, guides, grader, drawing)
         sampler.check_room(problems, settings)
-        return run_trials(sampler, problems, settings, journal, bars=wants_bars(options.quiet))
+        return run_trials(sampler, problems, settings, journal, bars=wants_bars(options.quiet)), set(further)
 
 
 def _source(options: argparse.Namespace) -> str:
@@ -190,14 +214,6 @@ def _model(source: str, dtype: str) -> PreTrainedModel:
             f"does not load ({reason})", field="model", value=source, fix="check the path or id"
         ) from error
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _difficulties(rows: Dataset) -> list[Any]:
-    return list(rows["difficulty"]) if "difficulty" in rows.column_names else [None] * len(rows)
-
-
-def _tier_of(rows: Dataset) -> dict[Any, str]:
-    return dict(zip(_difficulties(rows), tiers_of(_difficulties(rows)), strict=True))
 
 
 def _plain(options: argparse.Namespace) -> dict[str, Any]:
@@ -237,7 +253,7 @@ def _write_config(options: argparse.Namespace, mapping: dict[str, str], advice: 
 def summary(found: Estimates, advice: Advice, comparisons: list[Comparison]) -> str:
     """For the terminal."""
     tiers = list(found.tiers)
-    lines = [f"{found.problems} problems ({', '.join(f'{n} of {tier}' for tier, n in found.tiers.items())})", ""]
+    lines = [found.drawn, ""]
     head = f"{'setting':<24}{'success':>9}{'95 % interval':>18}"
     lines.append(head + "".join(f"{tier:>9}" for tier in tiers) + f"{'given':>8}{'tokens':>8}{'no answer':>11}")
     for point in found.points:
