@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from transformers import PreTrainedTokenizerFast, PrinterCallback, ProgressCallb
 from guided_grpo.config import GuidedGRPOConfig
 from guided_grpo.embedded import BaseRecipe, Phase, character_tokenizer, new_policy
 from guided_grpo.problems.chains import chains
+from guided_grpo.sandbox import Limits, SandboxPool
 from guided_grpo.trainer import GuidedGRPOTrainer
+from sandbox_places import place
 
 # A shell starts background jobs with interrupts ignored, and their processes would inherit it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -35,6 +38,15 @@ def _two_threads() -> None:
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
     return character_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[SandboxPool]:
+    """Two workers that run programs."""
+    with place("A"):  # skips with its reason where there is none
+        pass
+    with SandboxPool(2, "A", limits=Limits(cpu_seconds=2.0)) as pool:
+        yield pool
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ import pytest
 from guided_grpo import cli
 from guided_grpo.errors import InputError
 from guided_grpo.problems.annotate import JOURNAL
-from guided_grpo.problems.journal import Journal
+from guided_grpo.problems.journal import AnswerJournal
 from guided_grpo.problems.sources import load_rows
 from guided_grpo.problems.teacher import Answer, Asking, read_answer
 from guided_grpo.types import Status
@@ -529,11 +529,11 @@ def test_interrupt_exits_with_130_and_goes_on(
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     settings = {"model": "m"}
-    with Journal(tmp_path / "j", settings) as journal:
+    with AnswerJournal(tmp_path / "j", settings) as journal:
         journal.add(("row", 0), Answer("text", "stop", 1, None))
         with pytest.raises(InputError, match="is in use by another process"):
-            Journal(tmp_path / "j", settings)
-    with Journal(tmp_path / "j", settings) as journal:
+            AnswerJournal(tmp_path / "j", settings)
+    with AnswerJournal(tmp_path / "j", settings) as journal:
         assert journal.text(("row", 0)) == "text" and journal.entries["row", 0].tokens_out is None
 
 

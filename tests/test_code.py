@@ -7,29 +7,19 @@ import gzip
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from guided_grpo.sandbox import Limits, SandboxPool
+from guided_grpo.sandbox import SandboxPool
 from guided_grpo.types import Status
 from guided_grpo.verifiers.code import check_code, check_programs, declared_code, reference_tests, same_output
 from guided_grpo.verifiers.code_forms import parse_tests
 from guided_grpo.verifiers.code_tests import CallTest, Close, Equal
-from sandbox_places import place
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 SQUARES = parse_tests(["assert f(3) == 9", "assert f(-2) == 4", "assert f(0) == 0"])
 BLANK_FIRST = parse_tests([{"input": "2\n", "output": "\n4\n6\n"}, {"input": "0", "output": "\n0\n0"}])
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[SandboxPool]:
-    with place("A"):  # skips with its reason where there is none
-        pass
-    with SandboxPool(2, "A", limits=Limits(cpu_seconds=2.0)) as pool:
-        yield pool
 
 
 def status(pool: SandboxPool, program: str, tests=SQUARES) -> Status:

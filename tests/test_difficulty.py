@@ -44,5 +44,5 @@ def test_rates_are_kept_and_a_cut_journal_goes_on(policy_folder: Path, tmp_path:
     lines[1:5] = ['{"success_rate": 0.75}'] * 4
     (tmp_path / f"cut.jsonl{JOURNAL}").write_text("\n".join(lines[:5]) + '\n{"success_ra')
     assert [row["success_rate"] for row in measure(policy_folder, tmp_path / "cut.jsonl")] == [0.75] * 4 + [0.0] * 6
-    with pytest.raises(InputError, match="was begun with other settings; fix: repeat those"):
+    with pytest.raises(InputError, match="field 'temperature': 0.5 is not 1.0 of the success rates that are there"):
         measure(policy_folder, tmp_path / "cut.jsonl", "--temperature", "0.5")

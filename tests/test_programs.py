@@ -4,29 +4,19 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
 
 import pytest
 
 from guided_grpo.guidance.slicing import step_ends
 from guided_grpo.problems.programs import ALPHABET, program, programs, run_prompt, solution
 from guided_grpo.problems.sources import load_rows
-from guided_grpo.sandbox import Limits, SandboxPool
+from guided_grpo.sandbox import SandboxPool
 from guided_grpo.types import Status
 from guided_grpo.verifiers.code import check_code
 from guided_grpo.verifiers.code_forms import parse_tests
-from sandbox_places import place
 
 LINE = re.compile(r" ([xyz])([+\-*])=(\d)\n")
 AFTER = {"x>": "y", "y>": "z", "z>": "x", "x<": "z", "y<": "x", "z<": "y"}
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[SandboxPool]:
-    with place("A"):  # skips with its reason where there is none
-        pass
-    with SandboxPool(2, "A", limits=Limits(cpu_seconds=2.0)) as pool:
-        yield pool
 
 
 def statuses(pool: SandboxPool, responses: list[str], rows: list) -> list[Status]:

@@ -10,14 +10,12 @@ pieces has the responses of a run in one piece (exactly so on the CPU; on a GPU 
 
 from __future__ import annotations
 
-import fcntl
-import json
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from tqdm.auto import tqdm
 
@@ -26,12 +24,14 @@ from guided_grpo.engines import Engine, Request, Response, seed_of
 from guided_grpo.errors import InputError
 from guided_grpo.evaluate import Decoding, Question
 from guided_grpo.guidance.placement import render
+from guided_grpo.journals import Journal, read
 from guided_grpo.problems.journal import key_of
 from guided_grpo.scoring import figures
 from guided_grpo.verifiers.grader import Grader
 from guided_grpo.verifiers.grader import Question as Graded
 
 COMPLETIONS = "completions.jsonl"
+LINE = "an evaluation"  # what its lines belong to, for errors
 
 
 class EvalRun:
@@ -73,7 +73,7 @@ class EvalRun:
         size = max(1, decoding.batch_size)
         self.batches = [jobs[start : start + size] for start in range(0, len(jobs), size)]
         self.records: list[dict[str, Any]] = []
-        self._file: BinaryIO | None = None
+        self._journal: Journal | None = None
         if folder is not None:
             self._open(folder)
 
@@ -119,9 +119,9 @@ class EvalRun:
 
     def close(self) -> None:
         """Let go of the folder."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
 
     def _sample(self, engine: Engine, number: int) -> tuple[list[Response], float]:
         started, seed = time.perf_counter(), self.decoding.seed
@@ -171,39 +171,24 @@ class EvalRun:
 
     def _append(self, records: list[dict[str, Any]]) -> None:
         self.records += records
-        if self._file is not None:
-            self._file.write(b"".join(_line(record) for record in records))
-            self._file.flush()
+        if self._journal is not None:
+            self._journal.append(*records)
 
     def _open(self, folder: Path) -> None:
-        """Lock the file of completions, check its settings, cut off a batch that is not whole."""
-        path = folder / COMPLETIONS
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            file = path.open("a+b")
-        except OSError as error:
-            raise InputError(f"cannot be written ({error.strerror})", file=path, fix="check the folder") from None
-        self._file = file
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            found, records, starts = _read(path)
-            self.records, end = _whole(records, [len(batch) for batch in self.batches], starts)
-            mine = json.loads(json.dumps(self.settings))
-            if found is None:
-                file.truncate(0)
-                file.write(_line({"settings": self.settings}))
-                file.flush()
-            else:
-                _same_settings(found, mine, path)
-                file.truncate(end)
-        except BlockingIOError:
-            self.close()
-            raise InputError(
-                "is in use by another process", file=path, fix="wait for it, or choose another --output"
-            ) from None
-        except BaseException:
-            self.close()
-            raise
+        """Take up what is kept, without a batch that is not whole."""
+        starts: list[int] = []
+
+        def take(record: dict[str, Any], start: int, size: int) -> None:
+            self.records.append(_completion(record))
+            starts.append(start)
+
+        def unusable() -> int | None:
+            keep = _whole(self.records, [len(batch) for batch in self.batches])
+            self.records = self.records[:keep]
+            return starts[keep] if keep < len(starts) else None
+
+        what = "completions that are"
+        self._journal = Journal(folder / COMPLETIONS, self.settings, take, what=what, line=LINE, unusable=unusable)
 
 
 def kept(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -212,59 +197,19 @@ def kept(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         raise InputError("holds no completions.jsonl", file=folder, fix="name the --output folder of an evaluation")
     if not (folder / rundir.EVAL).is_file():
         raise InputError("is not finished: there is no eval.json", file=folder, fix="run its command again")
-    settings, records, _ = _read(folder / COMPLETIONS)
+    records: list[dict[str, Any]] = []
+    settings, _ = read(folder / COMPLETIONS, LINE, lambda record, *_: records.append(_completion(record)))
     return settings or {}, records
 
 
-def _read(path: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any]], list[int]]:
-    """Settings (None = no whole first line), whole lines, and where each of them begins, the end of the last included.
-
-    Raises InputError where a line other than the last is broken.
-    """
-    settings, records, starts, end = None, [], [], 0
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                break
-            try:
-                record = json.loads(line)
-                if number == 1:
-                    settings = dict(record["settings"])
-                else:
-                    records.append({**record, "batch": int(record["batch"])})
-                    starts.append(end)
-            except (KeyError, TypeError, ValueError):
-                raise InputError(
-                    "is no line of an evaluation", file=path, line=number, fix="choose another --output"
-                ) from None
-            end += len(line)
-    return settings, records, [*starts, end]
+def _completion(record: dict[str, Any]) -> dict[str, Any]:
+    return {**record, "batch": int(record["batch"])}
 
 
-def _whole(
-    records: list[dict[str, Any]], sizes: Sequence[int], starts: Sequence[int]
-) -> tuple[list[dict[str, Any]], int]:
-    """The completions of whole batches, and where in the file they end."""
+def _whole(records: Sequence[Mapping[str, Any]], sizes: Sequence[int]) -> int:
+    """How many of the completions belong to whole batches; only the last batch can be in pieces."""
     if not records:
-        return [], starts[-1]
+        return 0
     last = records[-1]["batch"]
     count = sum(record["batch"] == last for record in records)
-    size = sizes[last] if last < len(sizes) else -1
-    keep = len(records) if count == size else len(records) - count
-    return records[:keep], starts[keep]
-
-
-def _same_settings(found: Mapping[str, Any], mine: Mapping[str, Any], path: Path) -> None:
-    names = [name for name in {**mine, **found} if found.get(name) != mine.get(name)]
-    if names:
-        raise InputError(
-            f"is not {found.get(names[0])!r} of the completions that are there (what differs: {', '.join(names)})",
-            file=path,
-            field=names[0],
-            value=mine.get(names[0], "unset"),
-            fix="choose another --output, or repeat the settings to go on",
-        )
-
-
-def _line(record: Mapping[str, Any]) -> bytes:
-    return (json.dumps(record, ensure_ascii=False) + "\n").encode(errors="surrogatepass")
+    return len(records) if last < len(sizes) and count == sizes[last] else len(records) - count

@@ -61,7 +61,7 @@ class FeedbackTrainer(GradingTrainer):
         self.metric_sums.latest("tokens/generated_total", self.tokens_generated)
         self.count_problems(batch, facts_BK, accuracy_B, self._first_shares_G)
         self.record_rollouts(batch, output["advantages"], rewards_BF[local], self._ends)
-        self._feed_controller(accuracy_B, facts_BK)
+        self._feed_controller(accuracy_B, guided_B, facts_BK)
         if self.adaptive_order is not None:
             first_B = accuracy_B if batch.first_accuracy_B is None else batch.first_accuracy_B
             self.adaptive_order.observe(float(first_B.nanmean()))
@@ -90,9 +90,9 @@ class FeedbackTrainer(GradingTrainer):
         )
         return gathered
 
-    def _feed_controller(self, accuracy_B: torch.Tensor, facts_BK: torch.Tensor) -> None:
+    def _feed_controller(self, accuracy_B: torch.Tensor, guided_B: torch.Tensor, facts_BK: torch.Tensor) -> None:
         graded_B = ~accuracy_B.isnan()
-        both_B = graded_B & (facts_BK[:, FACTS.index("guidance_tokens")] > 0)
+        both_B = graded_B & guided_B
         # This batch is used up by the time of the next one.
         generate_every = self.args.steps_per_generation * self.num_iterations
         done = (self._step + generate_every) // self.args.gradient_accumulation_steps

@@ -25,6 +25,7 @@ from typing import Any
 import yaml
 
 from guided_grpo.errors import InputError
+from guided_grpo.journals import same_settings
 
 CONFIG, METRICS, ROLLOUTS = "config.yaml", "metrics.jsonl", "rollouts.jsonl"
 EVALS, WARNINGS = "evals.jsonl", "warnings.jsonl"
@@ -124,16 +125,8 @@ def check(run: Path, config: dict[str, Any], volatile: frozenset[str]) -> None:
         plain = json.loads(json.dumps(config))
         later = {name: value for name, value in _LATER_FIELDS.items() if name in plain}  # sft has none of them
         found = {**later, **(yaml.safe_load(path.read_text(encoding="utf-8")) or {})}
-        names = sorted(k for k in {*found, *plain} - volatile if found.get(k) != plain.get(k))
-        if names:
-            name = names[0]
-            raise InputError(
-                f"is not {found.get(name)!r} of the run that is there (fields that differ: {', '.join(names[:6])})",
-                file=path,
-                field=name,
-                value=plain.get(name, "unset"),
-                fix="choose another output_dir, or repeat the settings of that run to resume it",
-            )
+        there, mine = ({name: values[name] for name in sorted({*values} - volatile)} for values in (found, plain))
+        same_settings(there, mine, path, "run that is", output="output_dir")
         return
     if run.exists() and any(path.name != LOG for path in run.iterdir()):
         raise InputError(

@@ -6,23 +6,22 @@ seed of its own, so that a run that was killed asks for what is missing and ends
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from guided_grpo import rundir
 from guided_grpo.audit.choice import Problem
 from guided_grpo.audit.trials import Setting, Trial
 from guided_grpo.errors import InputError
 from guided_grpo.guidance.placement import token_ends
 from guided_grpo.guidance.slicing import slice_text
+from guided_grpo.journals import Journal
 from guided_grpo.problems.leak import safe_length, safe_program_length
 from guided_grpo.rollout import Assignment, GuidanceTokenizer, assign, prompts_for_sampling
 from guided_grpo.types import Row, Strength
@@ -173,32 +172,28 @@ class Sampler:
 
 
 class TrialJournal:
-    """Finished batches beside the output, one line each. Raises InputError where the file is another audit's."""
+    """Finished batches beside the output, one line each; a context manager.
+
+    Raises InputError as `journals.Journal`.
+    """
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
-        self.path = path
-        wanted = json.loads(json.dumps(dict(settings)))
-        found = list(rundir.whole_rows(path))
-        if found:
-            first = found[0]
-            names = sorted(name for name in {*first, *wanted} if first.get(name) != wanted.get(name))
-            if names:
-                raise InputError(
-                    f"is not {first.get(names[0])!r} of the audit that is there (what differs: {', '.join(names)})",
-                    file=path,
-                    field=names[0],
-                    value=wanted.get(names[0], "unset"),
-                    fix="repeat those settings, choose another --output, or delete it",
-                )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Without a line that a kill cut off.
-        rundir.write_text(path, "".join(json.dumps(row) + "\n" for row in found or [wanted]))
-        self.batches = [[Trial.from_json(trial) for trial in row["trials"]] for row in found[1:]]
+        self.batches: list[list[Trial]] = []
+        self._kept = Journal(path, settings, self._take, what="audit that is", line="an audit")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._kept.close()
 
     def add(self, trials: Sequence[Trial]) -> None:
         """Keep a batch."""
-        rundir.append_rows(self.path, [{"trials": [asdict(trial) for trial in trials]}])
+        self._kept.append({"trials": [asdict(trial) for trial in trials]})
         self.batches.append(list(trials))
+
+    def _take(self, record: dict[str, Any], *_: int) -> None:
+        self.batches.append([Trial.from_json(trial) for trial in record["trials"]])
 
 
 def run_trials(
@@ -208,8 +203,8 @@ def run_trials(
     journal: TrialJournal,
     *,
     bars: bool = False,
-) -> list[Trial]:
-    """All problems at all settings; what the journal holds is not asked again."""
+) -> None:
+    """All problems at all settings, into the journal; what it holds is not asked again."""
     jobs = [(problem, setting) for setting in settings for problem in problems]
     at_once = max(1, sampler.drawing.batch_size // sampler.drawing.samples)
     starts = range(0, len(jobs), at_once)
@@ -220,4 +215,3 @@ def run_trials(
                 bar.set_postfix_str(chosen[0][1].label)
                 journal.add(sampler.draw(chosen, sampler.drawing.seed * 1_000_003 + number))
             bar.update(len(chosen))
-    return [trial for batch in journal.batches for trial in batch]

@@ -177,27 +177,38 @@ def _trials(options: argparse.Namespace, rows: Dataset, tiers: Sequence[str]) ->
         options.seed,
     )
     kept = (
-        *("model", "data", "map", "split", "reader", "limit", "problems", "unguided", "strengths", "unit"),
-        *("placement", "dtype", "template_kwargs", "thinking", "hint_template"),
+        *("model", "data", "map", "split", "reader", "limit", "problems", "first", "unguided", "strengths"),
+        *("unit", "placement", "dtype", "template_kwargs", "thinking", "hint_template"),
     )
     shaping = {name: getattr(options, name) for name in kept} | asdict(drawing) | {"rows": chosen}
-    journal = TrialJournal(options.output / JOURNAL, shaping)
-    batches = -(-len(problems) * len(settings) // max(1, drawing.batch_size // drawing.samples))
-    if len(journal.batches) >= batches:  # nothing to ask a policy for
+    with TrialJournal(options.output / JOURNAL, shaping) as journal:
+        batches = -(-len(problems) * len(settings) // max(1, drawing.batch_size // drawing.samples))
+        if len(journal.batches) < batches:
+            _ask(options, problems, settings, drawing, journal)
         return [trial for batch in journal.batches for trial in batch], set(further)
+
+
+def _ask(
+    options: argparse.Namespace,
+    problems: Sequence[Problem],
+    settings: Sequence[Setting],
+    drawing: Drawing,
+    journal: TrialJournal,
+) -> None:
+    """What the journal lacks, of the policy."""
     source = _source(options)
     tokenizer = load_tokenizer(source)
     guides = {
         one: GuidanceTokenizer(
             tokenizer, options.template_kwargs, options.thinking, placement=one, template=options.hint_template
         )
-        for one in placements
+        for one in {setting.placement for setting in settings}
     }
     with Grader() as grader:
         grader.start(sorted({str(problem.row.get("task")) for problem in problems}))
         sampler = Sampler(_model(source, options.dtype), tokenizer, guides, grader, drawing)
         sampler.check_room(problems, settings)
-        return run_trials(sampler, problems, settings, journal, bars=wants_bars(options.quiet)), set(further)
+        run_trials(sampler, problems, settings, journal, bars=wants_bars(options.quiet))
 
 
 def _source(options: argparse.Namespace) -> str:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
+from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM
 
@@ -21,6 +21,7 @@ from guided_grpo.commands.report import OneLineParser
 from guided_grpo.commands.train import load_tokenizer
 from guided_grpo.errors import InputError
 from guided_grpo.evaluate import Decoding, evaluate, questions
+from guided_grpo.journals import Journal
 from guided_grpo.problems.sources import load_rows
 from guided_grpo.progress import wants_bars
 from guided_grpo.verifiers import Grader, reward_functions
@@ -43,8 +44,31 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
         batch_size=options.batch_size,
         seed=options.seed,
     )
-    journal = options.output.with_name(options.output.name + JOURNAL)
-    done = _finished(journal, {"model": options.model, "data": options.data, "rows": len(rows), **vars(decoding)})
+    settings = {"model": options.model, "data": options.data, "rows": len(rows), **vars(decoding)}
+    done: list[float | None] = []
+    with Journal(
+        options.output.with_name(options.output.name + JOURNAL), settings,
+        lambda record, *_: done.append(record["success_rate"]), what="success rates that are", line="success rates",
+    ) as journal:  # fmt: skip
+        _measure(options, rows, decoding, journal, done)
+    lines = ({**row, "success_rate": rate} for row, rate in zip(rows, done, strict=True))
+    rundir.write_text(options.output, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    rates = [rate for rate in done if rate is not None]
+    figures = {
+        "rows": len(done),
+        "ungraded": len(done) - len(rates),
+        "mean": sum(rates) / len(rates) if rates else None,
+        "never solved": sum(rate == 0 for rate in rates),
+        "always solved": sum(rate == 1 for rate in rates),
+    }
+    print(json.dumps(figures, indent=2) if as_json else "\n".join(f"{name}: {n}" for name, n in figures.items()))
+    return 0
+
+
+def _measure(
+    options: argparse.Namespace, rows: Dataset, decoding: Decoding, journal: Journal, done: list[float | None]
+) -> None:
+    """The rates that the journal lacks, into it and `done`."""
     model_path = rundir.model_of(options.model)
     tokenizer = load_tokenizer(model_path)
     model = AutoModelForCausalLM.from_pretrained(model_path, dtype="auto").to(
@@ -61,21 +85,9 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
         for start in range(len(done), len(asked), at_once):
             drawn = Decoding(**{**vars(decoding), "seed": decoding.seed + start})  # other responses for every batch
             found = evaluate(model, tokenizer, asked[start : start + at_once], accuracy, drawn)
-            rundir.append_rows(journal, [{"success_rate": score} for score in found.scores])
+            journal.append(*({"success_rate": score} for score in found.scores))
             done += found.scores
             bar.update(len(done) - bar.n)
-    lines = ({**row, "success_rate": rate} for row, rate in zip(rows, done, strict=True))
-    rundir.write_text(options.output, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    rates = [rate for rate in done if rate is not None]
-    figures = {
-        "rows": len(done),
-        "ungraded": len(done) - len(rates),
-        "mean": sum(rates) / len(rates) if rates else None,
-        "never solved": sum(rate == 0 for rate in rates),
-        "always solved": sum(rate == 1 for rate in rates),
-    }
-    print(json.dumps(figures, indent=2) if as_json else "\n".join(f"{name}: {n}" for name, n in figures.items()))
-    return 0
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
@@ -100,19 +112,3 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     if options.samples < 1:
         raise InputError("is below 1", field="samples", value=options.samples, fix="use 1 or more")
     return options
-
-
-def _finished(journal: Path, settings: dict[str, Any]) -> list[float | None]:
-    """Success rates of the rows that are done; starts the journal. Raises InputError where it is another run's."""
-    found = list(rundir.whole_rows(journal))
-    if not found:
-        journal.parent.mkdir(parents=True, exist_ok=True)
-        rundir.write_text(journal, json.dumps(settings) + "\n")
-        return []
-    if found[0] != json.loads(json.dumps(settings)):
-        raise InputError(
-            "was begun with other settings", file=journal, fix="repeat those, choose another --output, or delete it"
-        )
-    text = "".join(json.dumps(row) + "\n" for row in found)
-    rundir.write_text(journal, text)  # without a line that a kill cut off
-    return [row["success_rate"] for row in found[1:]]

@@ -21,7 +21,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from guided_grpo.errors import InputError
-from guided_grpo.problems.journal import Journal, Key, key_of
+from guided_grpo.problems.journal import AnswerJournal, Key, key_of
 from guided_grpo.problems.leak import safe_length
 from guided_grpo.problems.teacher import Asking, NoAnswer, Teacher
 from guided_grpo.problems.verdicts import Verdicts
@@ -133,7 +133,7 @@ def annotate(
         )
     )
     grader.start(sorted({problem.row["task"] for problem in asked}))
-    with Journal(journal_path, asdict(asking)) as journal, Verdicts(grader) as verdicts:
+    with AnswerJournal(journal_path, asdict(asking)) as journal, Verdicts(grader) as verdicts:
         run = _Run(journal, verdicts, asking, choosing)
         totals = asyncio.run(run.go(asked, endpoint, concurrency, quiet))
         filled = (run.filled(row, problem) for row, problem in zip(rows, problems, strict=True))
@@ -174,7 +174,7 @@ def _problem(row: Mapping[str, Any], source: str, number: int, asking: Asking, c
 class _Run:
     """One run over one journal."""
 
-    def __init__(self, journal: Journal, verdicts: Verdicts, asking: Asking, choosing: Choosing) -> None:
+    def __init__(self, journal: AnswerJournal, verdicts: Verdicts, asking: Asking, choosing: Choosing) -> None:
         self.journal, self.verdicts, self.asking, self.choosing = journal, verdicts, asking, choosing
         self.totals = Totals()
         self._ungraded: dict[tuple[Key, str], Status] = {}  # not in the journal: graded again by the next run
