@@ -236,7 +236,7 @@ def test_chats_systems_and_settings_are_sent_as_given(
         turn,
     ]  # the user's turn gets a null name in a table
     data = write(tmp_path / "chat.jsonl", [{"question": chat, "gold": 5}])
-    mapped = ["--map", "prompt=question", "answer=gold"]
+    mapped = ["--map", "prompt=question", "--map", "answer=gold"]
     settings = ["--temperature", "0.7", "--top-p", "0.9", "--max-tokens", "64", "--extra", '{"top_k": 20}']
     asked = Asked(capsys, words(server, data, tmp_path / "a.out", *mapped, *settings))
     assert asked.totals["annotated"] == 1
@@ -479,7 +479,7 @@ def test_settings_that_change_the_answers_need_another_output(
         (["--requests-per-minute", "0"], "field 'requests_per_minute': 0.0 is not above 0"),
         (["--base-url", "localhost:8000"], "field 'base_url': 'localhost:8000' is no address"),
         (["--extra", "[1]"], "field 'extra': '[1]' is no object"),
-        (["--map", "prompt"], "field 'map': 'prompt' is no OURS=THEIRS"),
+        (["--map", "prompt"], "field 'map': 'prompt' is not OURS=YOURS"),
         (["--choose", "best"], "invalid choice: 'best'"),
         (["--output", "nowhere/out.jsonl"], "folder that does not exist"),
     ],

@@ -29,7 +29,7 @@ from guided_grpo.audit.rules import Advice
 from guided_grpo.audit.sampling import Drawing, Sampler, TrialJournal, run_trials
 from guided_grpo.audit.table import Table
 from guided_grpo.audit.trials import Setting, Trial
-from guided_grpo.commands.options import mapping_of
+from guided_grpo.commands.options import add_map, mapping_of
 from guided_grpo.commands.policies import embedded_source
 from guided_grpo.commands.report import OneLineParser
 from guided_grpo.commands.train import load_tokenizer
@@ -97,7 +97,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--data", required=True, help="the training data: hub id, file, or generator")
     parser.add_argument("--output", type=Path, default=Path("runs/audit"), help="folder for page, figures and config")
-    parser.add_argument("--map", action="append", default=[], metavar="OURS=YOURS", help="column mapping, repeatable")
+    add_map(parser)
     parser.add_argument("--split", default="train", help="split of a hub data set")
     parser.add_argument("--reader", help="plain or gsm8k; default: detect")
     parser.add_argument("--limit", type=int, help="draw from the first so many problems")

@@ -27,9 +27,10 @@ from pathlib import Path
 from typing import Any
 
 from guided_grpo import rundir
+from guided_grpo.commands.options import read_yaml
 from guided_grpo.commands.queue import Job, run_jobs
 from guided_grpo.commands.report import OneLineParser
-from guided_grpo.commands.settings import VOLATILE, parse, read_yaml, say
+from guided_grpo.commands.settings import VOLATILE, parse, say
 from guided_grpo.commands.train import load_held_out, policy_source
 from guided_grpo.commands.train import run as train
 from guided_grpo.comparison import read_tiers, summarise, table

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from guided_grpo.commands.options import add_map, mapping_of
 from guided_grpo.commands.report import OneLineParser
 from guided_grpo.errors import InputError
 
@@ -33,7 +34,7 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
         raise InputError(f"needs the package {error.name}", fix="pip install 'guided-grpo[annotate]'") from None
     from guided_grpo.problems.sources import load_rows
 
-    mapping = _mapping(options.map)
+    mapping = mapping_of(options.map) or None
     asking = Asking(
         model=options.model,
         temperature=options.temperature,
@@ -92,7 +93,7 @@ def _parser() -> OneLineParser:
     add = parser.add_argument
     add("--data", required=True, help="JSONL, Parquet, a hub id: prompt, and answer or tests")
     add("--output", type=Path, required=True, help="JSONL: the rows, with guidance and teacher")
-    add("--map", nargs="+", default=[], metavar="OURS=THEIRS", help="columns, such as prompt=problem")
+    add_map(parser)
     add("--limit", type=int, help="the first so many rows")
     add("--again", action="store_true", help="ask for rows that have guidance too")
 
@@ -151,13 +152,6 @@ def _check(options: Namespace) -> None:
         raise InputError(
             "is in a folder that does not exist", field="output", value=str(options.output), fix="make the folder"
         )
-
-
-def _mapping(pairs: list[str]) -> dict[str, str] | None:
-    for pair in pairs:
-        if not all(pair.partition("=")):
-            raise InputError("is no OURS=THEIRS", field="map", value=pair, fix="write such as prompt=problem")
-    return dict(pair.split("=", 1) for pair in pairs) or None
 
 
 def _extra(text: str | None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from guided_grpo.commands.data_stream import reason_lines, stream, write_json
-from guided_grpo.commands.options import mapping_of
+from guided_grpo.commands.options import add_map, mapping_of
 from guided_grpo.commands.report import OneLineParser
 from guided_grpo.errors import InputError
 from guided_grpo.guidance.placement import Tokenizer, opening, render
@@ -29,7 +29,7 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
         prog="guided-grpo data check", description="What is in a data set, and what is wrong with it."
     )
     parser.add_argument("data", nargs="+", help="file, folder, hub id (owner/name or owner/name:subset) or generator")
-    parser.add_argument("--map", action="append", default=[], metavar="OURS=YOURS", help="column mapping, repeatable")
+    add_map(parser)
     parser.add_argument("--split", default="train", help="split of a hub data set")
     parser.add_argument("--reader", help="schema of the data; default: by its columns")
     parser.add_argument("--trace", default="first-correct", help="which of several traces: a column, shortest-correct")

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM
 
 from guided_grpo import rundir
-from guided_grpo.commands.options import mapping_of
+from guided_grpo.commands.options import add_map, mapping_of
 from guided_grpo.commands.report import OneLineParser
 from guided_grpo.commands.train import load_tokenizer
 from guided_grpo.errors import InputError
@@ -96,7 +96,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--model", required=True, help="hub id, checkpoint folder, or a run directory (its model)")
     parser.add_argument("--data", required=True, help="hub id, .jsonl, .parquet, or a generator")
     parser.add_argument("--output", type=Path, required=True, help="JSONL: the rows, with success_rate")
-    parser.add_argument("--map", action="append", default=[], metavar="OURS=YOURS", help="column mapping, repeatable")
+    add_map(parser)
     parser.add_argument("--split", default="train", help="split of a hub data set")
     parser.add_argument("--reader", help="schema of the data; default: detect")
     parser.add_argument("--limit", type=int, help="the first so many problems")

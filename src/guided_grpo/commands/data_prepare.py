@@ -9,10 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from guided_grpo.commands.data_stream import reason_lines, stream, write_json
-from guided_grpo.commands.options import mapping_of
+from guided_grpo.commands.options import add_map, mapping_of, read_yaml
 from guided_grpo.commands.report import OneLineParser
 from guided_grpo.errors import InputError
 from guided_grpo.problems.curate import Curator
@@ -67,12 +65,12 @@ def parse(arguments: list[str]) -> tuple[Recipe, Any]:
             metavar="VALUE",
             help=(HELP[item.name] + preset).replace("%", "%%"),
         )
-    parser.add_argument("--map", action="append", default=[], metavar="OURS=YOURS", help="one column of the mapping")
+    add_map(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace the prepared set in output")
     parser.add_argument("--explain", action="store_true", help="three examples of each reason")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     options = parser.parse_args(arguments)
-    values = read_config(options.config) if options.config else {}
+    values = read_yaml(options.config) if options.config else {}
     for item in dataclasses.fields(Recipe):
         given = getattr(options, item.name)
         if given is not None:
@@ -80,25 +78,6 @@ def parse(arguments: list[str]) -> tuple[Recipe, Any]:
     if options.map:
         values["mapping"] = {**values.get("mapping", {}), **mapping_of(options.map)}
     return make_recipe(values, file=options.config), options
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """The fields in a YAML file. Raises `InputError` with the line."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError("cannot be read", field="config", value=str(path), fix="check the path") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        raise InputError(
-            str(getattr(error, "problem", None) or "is not YAML"),
-            file=path,
-            line=mark.line + 1 if mark else None,
-            fix="correct the YAML",
-        ) from error
-    if not isinstance(values, dict):
-        raise InputError("holds no mapping", file=path, fix="write 'field: value' lines")
-    return values
 
 
 def _typed(name: str, kind: str, given: Any) -> Any:

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from guided_grpo import evalrun, rundir, scoring
 from guided_grpo.commands.eval_tables import compared, figures_table
 from guided_grpo.commands.eval_tasks import STYLES, Task, benchmark_task, data_task, json_option, system_text
-from guided_grpo.commands.options import mapping_of
+from guided_grpo.commands.options import add_map, mapping_of
 from guided_grpo.commands.report import OneLineParser
 from guided_grpo.commands.train import load_tokenizer
 from guided_grpo.engines import Engine, TransformersEngine, VLLMEngine, weights_of
@@ -139,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--data", help="hub id, .jsonl, .parquet, or chains:steps=10-14,count=200,seed=9")
     add("--compare", nargs=2, type=Path, metavar="FOLDER", help="paired difference of two kept evaluations")
     add("--output", type=Path, help="a folder: keeps completions, can be resumed; FILE.json: the figures alone")
-    add("--map", action="append", default=[], metavar="OURS=YOURS", help="column mapping of --data, repeatable")
+    add_map(parser)
     add("--split", default="test", help="split of a hub data set given with --data")
     add("--reader", help="of --data: plain or gsm8k; default: detect")
     add("--limit", type=int, help="the first so many problems")

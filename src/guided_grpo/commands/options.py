@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
 
 from guided_grpo.errors import InputError
+
+
+def add_map(parser: ArgumentParser) -> None:
+    """`--map`, to be read by `mapping_of`."""
+    parser.add_argument(
+        "--map", action="append", default=[], metavar="OURS=YOURS", help="a column of the data, repeatable"
+    )
 
 
 def mapping_of(pairs: Sequence[str]) -> dict[str, str]:
@@ -16,3 +28,24 @@ def mapping_of(pairs: Sequence[str]) -> dict[str, str]:
             raise InputError("is not OURS=YOURS", field="map", value=pair, fix="write --map prompt=COLUMN")
         mapping[ours] = yours
     return mapping
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The fields of a YAML file. Raises InputError, with the line where there is one."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(
+            f"cannot be read ({error.strerror})", field="config", value=str(path), fix="check the path"
+        ) from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise InputError(
+            str(getattr(error, "problem", None) or "is not YAML"),
+            file=path,
+            line=mark.line + 1 if mark else None,
+            fix="correct the YAML",
+        ) from error
+    if not isinstance(data, dict):
+        raise InputError("holds no mapping", file=path, fix="write 'field: value' lines")
+    return data

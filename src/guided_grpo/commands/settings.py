@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
 from trl import ModelConfig, TrlParser
 
 from guided_grpo.commands.grading import GradingArguments
+from guided_grpo.commands.options import read_yaml
 from guided_grpo.config import GuidedGRPOConfig
 from guided_grpo.embedded.recipes import POLICIES
 from guided_grpo.errors import InputError
@@ -202,22 +202,6 @@ def parse(arguments: list[str], prog: str = "guided-grpo train") -> Settings:
             fix=f"name a hub id, a checkpoint folder, or one of {', '.join(POLICIES)}",
         )
     return Settings(run, grading, training, model)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping. Raises `InputError` naming the line."""
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError("does not exist", field="config", value=str(path), fix="check the path") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = None if mark is None else mark.line + 1
-        problem = getattr(error, "problem", None) or "is not YAML"
-        raise InputError(str(problem), file=path, line=line, fix="correct the YAML") from error
-    if not isinstance(data, dict):
-        raise InputError("holds no mapping", file=path, fix="write 'field: value' lines")
-    return data
 
 
 def config_path(arguments: list[str]) -> Path | None:
