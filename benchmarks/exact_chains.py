@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 
 from guided_grpo.evalrun import kept
-from guided_grpo.problems.chains import chains, solution
+from guided_grpo.problems.domains.chains import chains, solution
 from guided_grpo.stats import mean_interval
 
 

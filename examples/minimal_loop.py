@@ -24,7 +24,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from guided_grpo.embedded import BaseRecipe, build_base
-from guided_grpo.problems.chains import chain
+from guided_grpo.problems.domains.chains import chain
 
 
 @dataclass

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast, PrinterCallback, ProgressCallb
 
 from guided_grpo.config import GuidedGRPOConfig
 from guided_grpo.embedded import BaseRecipe, Phase, character_tokenizer, new_policy
-from guided_grpo.problems.chains import chains
+from guided_grpo.problems.domains.chains import chains
 from guided_grpo.sandbox import Limits, SandboxPool
 from guided_grpo.trainer import GuidedGRPOTrainer
 from sandbox_places import place

@@ -18,10 +18,10 @@ import pytest
 
 from guided_grpo import cli
 from guided_grpo.errors import InputError
-from guided_grpo.problems.annotate import JOURNAL
-from guided_grpo.problems.journal import AnswerJournal
+from guided_grpo.problems.annotating.annotate import JOURNAL
+from guided_grpo.problems.annotating.journal import AnswerJournal
+from guided_grpo.problems.annotating.teacher import Answer, Asking, read_answer
 from guided_grpo.problems.sources import load_rows
-from guided_grpo.problems.teacher import Answer, Asking, read_answer
 from guided_grpo.types import Status
 from guided_grpo.verifiers.maths import check_maths
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from guided_grpo.errors import InputError
-from guided_grpo.problems.benchmarks import BENCHMARKS, load_benchmark
-from guided_grpo.problems.overlap import load_benchmarks
+from guided_grpo.problems.preparing.overlap import load_benchmarks
+from guided_grpo.problems.reading.benchmarks import BENCHMARKS, load_benchmark
 from guided_grpo.types import Status
 from guided_grpo.verifiers.grader import Grader, Question
 from sandbox_places import place

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from guided_grpo.errors import InputError
-from guided_grpo.problems.curate import BATCH, REASONS, Curator, Outcome
-from guided_grpo.problems.overlap import Contamination
-from guided_grpo.problems.recipe import Recipe, make_recipe
-from guided_grpo.problems.records import Item
-from guided_grpo.problems.traces import Graders, is_bare
+from guided_grpo.problems.preparing.curate import BATCH, REASONS, Curator, Outcome
+from guided_grpo.problems.preparing.overlap import Contamination
+from guided_grpo.problems.preparing.recipe import Recipe, make_recipe
+from guided_grpo.problems.preparing.traces import Graders, is_bare
+from guided_grpo.problems.reading.records import Item
 
 SUM = {"problem": "What is 2+2?", "answer": "4", "solution": "Two and two are 2+2 = 4. The answer is \\boxed{4}."}
 

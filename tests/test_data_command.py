@@ -19,8 +19,8 @@ import yaml
 
 from guided_grpo.cli import main
 from guided_grpo.commands.data_prepare import parse
-from guided_grpo.problems.curate import REASONS
-from guided_grpo.problems.readers import READERS
+from guided_grpo.problems.preparing.curate import REASONS
+from guided_grpo.problems.reading.readers import READERS
 from guided_grpo.problems.sources import load_rows
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -32,8 +32,8 @@ from guided_grpo.embedded import (
     new_policy,
 )
 from guided_grpo.errors import InputError
-from guided_grpo.problems import programs
-from guided_grpo.problems.chains import chain, chains, solution
+from guided_grpo.problems.domains import programs
+from guided_grpo.problems.domains.chains import chain, chains, solution
 from guided_grpo.verifiers.maths import check_maths
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from guided_grpo.errors import InputError
-from guided_grpo.problems.gsm8k import INSTRUCTION, read_gsm8k
+from guided_grpo.problems.reading.gsm8k import INSTRUCTION, read_gsm8k
 from guided_grpo.problems.sources import load_rows
 
 GSM8K = Path(__file__).resolve().parents[2] / "shared" / "data" / "gsm8k"

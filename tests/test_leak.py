@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from guided_grpo.problems.chains import chains
+from guided_grpo.problems.domains.chains import chains
 from guided_grpo.problems.leak import safe_length
 
 

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from guided_grpo.guidance.slicing import step_ends
-from guided_grpo.problems.programs import ALPHABET, program, programs, run_prompt, solution
+from guided_grpo.problems.domains.programs import ALPHABET, program, programs, run_prompt, solution
 from guided_grpo.problems.sources import load_rows
 from guided_grpo.sandbox import SandboxPool
 from guided_grpo.types import Status

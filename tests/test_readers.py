@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from guided_grpo.errors import InputError
-from guided_grpo.problems.curate import REASONS, Curator
-from guided_grpo.problems.drafts import Draft, RejectedError, asks_for_proof
-from guided_grpo.problems.readers import READERS, find_reader
-from guided_grpo.problems.recipe import make_recipe
-from guided_grpo.problems.records import Item, items
-from guided_grpo.problems.rows import Written
+from guided_grpo.problems.preparing.curate import REASONS, Curator
+from guided_grpo.problems.preparing.recipe import make_recipe
+from guided_grpo.problems.reading.drafts import Draft, RejectedError, asks_for_proof
+from guided_grpo.problems.reading.readers import READERS, find_reader
+from guided_grpo.problems.reading.records import Item, items
+from guided_grpo.problems.reading.rows import Written
 from guided_grpo.verifiers.code_forms import parse_tests
 
 MATH220K: dict[str, Any] = {

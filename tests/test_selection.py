@@ -11,9 +11,9 @@ import pytest
 
 from guided_grpo.errors import InputError
 from guided_grpo.problems import leak
-from guided_grpo.problems.overlap import HashTable, load_benchmarks, text_hash, word_runs
-from guided_grpo.problems.selection import filter_hard, select
-from guided_grpo.problems.survey import EXACT, Lengths, Reservoir
+from guided_grpo.problems.preparing.overlap import HashTable, load_benchmarks, text_hash, word_runs
+from guided_grpo.problems.preparing.selection import filter_hard, select
+from guided_grpo.problems.preparing.survey import EXACT, Lengths, Reservoir
 
 
 def test_word_runs() -> None:

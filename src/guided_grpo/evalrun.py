@@ -25,7 +25,7 @@ from guided_grpo.errors import InputError
 from guided_grpo.evaluate import Decoding, Question
 from guided_grpo.guidance.placement import render
 from guided_grpo.journals import Journal, read
-from guided_grpo.problems.journal import key_of
+from guided_grpo.problems.annotating.journal import key_of
 from guided_grpo.scoring import figures
 from guided_grpo.verifiers.grader import Grader
 from guided_grpo.verifiers.grader import Question as Graded

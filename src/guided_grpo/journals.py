@@ -5,7 +5,7 @@
 
 A line is handed to the system in one piece: the death of the process loses none, a power cut may lose the last seconds.
 A half-written line can only be the last one, and is cut off when the work is taken up again. Answers of a teacher
-(problems/journal.py), completions of an evaluation (evalrun.py), trials of an audit and success rates are kept so.
+(problems/annotating), completions of an evaluation (evalrun.py), trials of an audit and success rates are kept so.
 """
 
 from __future__ import annotations

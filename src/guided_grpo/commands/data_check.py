@@ -11,12 +11,12 @@ from guided_grpo.commands.report import OneLineParser
 from guided_grpo.errors import InputError
 from guided_grpo.guidance.placement import Tokenizer, opening, render
 from guided_grpo.guidance.slicing import slice_text
-from guided_grpo.problems.curate import Curator, Outcome
-from guided_grpo.problems.overlap import NGRAM, load_benchmarks
-from guided_grpo.problems.prepare import load_tokenizer
-from guided_grpo.problems.recipe import make_recipe
-from guided_grpo.problems.survey import Lengths, Survey
-from guided_grpo.problems.traces import Graders
+from guided_grpo.problems.preparing.curate import Curator, Outcome
+from guided_grpo.problems.preparing.overlap import NGRAM, load_benchmarks
+from guided_grpo.problems.preparing.prepare import load_tokenizer
+from guided_grpo.problems.preparing.recipe import make_recipe
+from guided_grpo.problems.preparing.survey import Lengths, Survey
+from guided_grpo.problems.preparing.traces import Graders
 from guided_grpo.progress import wants_bars
 from guided_grpo.types import Strength
 

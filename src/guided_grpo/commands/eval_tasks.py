@@ -13,7 +13,7 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 from guided_grpo.errors import InputError
 from guided_grpo.evaluate import Decoding, Question, questions
 from guided_grpo.guidance.placement import Prompt, render
-from guided_grpo.problems.benchmarks import BENCHMARKS, load_benchmark
+from guided_grpo.problems.reading.benchmarks import BENCHMARKS, load_benchmark
 from guided_grpo.problems.sources import load_rows
 from guided_grpo.protocols import DECODINGS, PLAIN, PLAIN_STOP, SYSTEMS
 

@@ -19,7 +19,7 @@ from guided_grpo.commands.train import load_tokenizer
 from guided_grpo.engines import Engine, TransformersEngine, VLLMEngine, weights_of
 from guided_grpo.errors import InputError
 from guided_grpo.evaluate import Decoding
-from guided_grpo.problems.benchmarks import BENCHMARKS
+from guided_grpo.problems.reading.benchmarks import BENCHMARKS
 from guided_grpo.progress import wants_bars
 from guided_grpo.protocols import DECODINGS, SYSTEMS
 from guided_grpo.verifiers import Grader

@@ -31,7 +31,7 @@ from guided_grpo.embedded import BaseRecipe, base_folder, embedded_recipe
 from guided_grpo.errors import InputError
 from guided_grpo.evaluate import Evaluation, evaluate, questions
 from guided_grpo.problems.check import check_columns, check_fit
-from guided_grpo.problems.selection import filter_hard
+from guided_grpo.problems.preparing.selection import filter_hard
 from guided_grpo.problems.sources import load_rows
 from guided_grpo.progress import wants_bars
 from guided_grpo.trainer import GuidedGRPOTrainer

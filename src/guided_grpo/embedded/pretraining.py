@@ -31,7 +31,7 @@ from transformers import (
 
 from guided_grpo import rundir
 from guided_grpo.embedded.recipes import DOMAINS, BaseRecipe
-from guided_grpo.problems.chains import ALPHABET
+from guided_grpo.problems.domains.chains import ALPHABET
 
 MAX_POSITIONS = 256
 _RECIPE = "recipe.json"

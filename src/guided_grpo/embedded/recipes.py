@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from guided_grpo.errors import InputError
-from guided_grpo.problems import chains, programs
+from guided_grpo.problems.domains import chains, programs
 from guided_grpo.types import Row
 
 EMBEDDED = "embedded"

@@ -16,9 +16,9 @@ import datasets
 import pyarrow as pa  # type: ignore[import-untyped]  # pyarrow ships no types
 
 from guided_grpo.errors import InputError
-from guided_grpo.problems.gsm8k import is_gsm8k, read_gsm8k
-from guided_grpo.problems.records import Record, first_line, records, renamed
-from guided_grpo.problems.rows import checked_row
+from guided_grpo.problems.reading.gsm8k import is_gsm8k, read_gsm8k
+from guided_grpo.problems.reading.records import Record, first_line, records, renamed
+from guided_grpo.problems.reading.rows import checked_row
 
 Reader = Callable[..., dict[str, Any]]  # (record, *, file, line) -> row
 

@@ -7,7 +7,7 @@ import random
 from collections import Counter
 from typing import Any, Generic, TypeVar
 
-from guided_grpo.problems.curate import Outcome
+from guided_grpo.problems.preparing.curate import Outcome
 
 T = TypeVar("T")
 _STEP = math.log1p(0.01)  # bins of one per cent

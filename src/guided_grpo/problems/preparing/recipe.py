@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from guided_grpo.errors import InputError
-from guided_grpo.problems.overlap import NGRAM
-from guided_grpo.problems.selection import FILTERS, ORDERS, Bound, bound_value
+from guided_grpo.problems.preparing.overlap import NGRAM
+from guided_grpo.problems.preparing.selection import FILTERS, ORDERS, Bound, bound_value
 
 VERIFY = ("strict", "lenient", "off")
 DIFFICULTIES = ("auto", "tier", "steps", "length", "none")

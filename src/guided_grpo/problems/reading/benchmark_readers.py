@@ -18,10 +18,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from guided_grpo.errors import InputError
-from guided_grpo.problems.code_readers import read_humaneval
-from guided_grpo.problems.drafts import FUNCTION, MATHS, PROGRAM, RejectedError, fenced, maybe_text, text_of
-from guided_grpo.problems.gsm8k import INSTRUCTION, read_gsm8k
-from guided_grpo.problems.rows import Written
+from guided_grpo.problems.reading.code_readers import read_humaneval
+from guided_grpo.problems.reading.drafts import FUNCTION, MATHS, PROGRAM, RejectedError, fenced, maybe_text, text_of
+from guided_grpo.problems.reading.gsm8k import INSTRUCTION, read_gsm8k
+from guided_grpo.problems.reading.rows import Written
 from guided_grpo.verifiers.answers import declared_answer
 
 Record = Mapping[str, Any]

@@ -20,13 +20,13 @@ from guided_grpo.errors import InputError
 from guided_grpo.guidance.placement import Tokenizer, render
 from guided_grpo.guidance.slicing import step_ends
 from guided_grpo.problems.curriculum import MATHS_TIERS
-from guided_grpo.problems.drafts import Draft, RejectedError, asks_for_proof
-from guided_grpo.problems.overlap import Contamination, HashTable, text_hash
-from guided_grpo.problems.readers import READERS, DraftReader, find_reader
-from guided_grpo.problems.recipe import Recipe
-from guided_grpo.problems.records import Item, renamed
-from guided_grpo.problems.rows import checked_prompt, checked_row, gold_fault
-from guided_grpo.problems.traces import Agreement, Candidates, Graders, candidates, choose
+from guided_grpo.problems.preparing.overlap import Contamination, HashTable, text_hash
+from guided_grpo.problems.preparing.recipe import Recipe
+from guided_grpo.problems.preparing.traces import Agreement, Candidates, Graders, candidates, choose
+from guided_grpo.problems.reading.drafts import Draft, RejectedError, asks_for_proof
+from guided_grpo.problems.reading.readers import READERS, DraftReader, find_reader
+from guided_grpo.problems.reading.records import Item, renamed
+from guided_grpo.problems.reading.rows import checked_prompt, checked_row, gold_fault
 from guided_grpo.verifiers.code_forms import parse_tests
 
 REASONS: dict[str, str] = {

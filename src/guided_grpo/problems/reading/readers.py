@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from guided_grpo.errors import InputError
-from guided_grpo.problems.code_readers import CODE_READERS
-from guided_grpo.problems.drafts import (
+from guided_grpo.problems.reading.code_readers import CODE_READERS
+from guided_grpo.problems.reading.drafts import (
     MATHS,
     Draft,
     RejectedError,
@@ -23,8 +23,8 @@ from guided_grpo.problems.drafts import (
     thought,
     tidy,
 )
-from guided_grpo.problems.gsm8k import INSTRUCTION, is_gsm8k, read_gsm8k
-from guided_grpo.problems.rows import Written
+from guided_grpo.problems.reading.gsm8k import INSTRUCTION, is_gsm8k, read_gsm8k
+from guided_grpo.problems.reading.rows import Written
 from guided_grpo.verifiers.answers import declared_answer
 
 Record = Mapping[str, Any]

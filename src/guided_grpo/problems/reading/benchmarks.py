@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from guided_grpo.errors import InputError
-from guided_grpo.problems import benchmark_readers as readers
-from guided_grpo.problems.drafts import RejectedError
-from guided_grpo.problems.records import records
-from guided_grpo.problems.rows import gold_fault
+from guided_grpo.problems.reading import benchmark_readers as readers
+from guided_grpo.problems.reading.drafts import RejectedError
+from guided_grpo.problems.reading.records import records
+from guided_grpo.problems.reading.rows import gold_fault
 from guided_grpo.verifiers.code_forms import read_tests
 from guided_grpo.verifiers.strict import check_gold
 

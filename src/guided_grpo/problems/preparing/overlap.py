@@ -17,8 +17,8 @@ from hashlib import blake2b
 from typing import Any
 
 from guided_grpo.errors import InputError
-from guided_grpo.problems.benchmarks import BENCHMARKS
-from guided_grpo.problems.records import items
+from guided_grpo.problems.reading.benchmarks import BENCHMARKS
+from guided_grpo.problems.reading.records import items
 
 NGRAM = 8  # words
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from guided_grpo.problems.drafts import Draft, Inputs, Trace
+from guided_grpo.problems.reading.drafts import Draft, Inputs, Trace
 from guided_grpo.sandbox import SandboxPool
 from guided_grpo.types import Status, Verdict
 from guided_grpo.verifiers.answers import BOX, HASHES, PROSE, box_content, clean

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from guided_grpo.problems.drafts import (
+from guided_grpo.problems.reading.drafts import (
     FUNCTION,
     PROGRAM,
     Draft,

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from guided_grpo.errors import InputError
-from guided_grpo.problems.chains import ANSWER_VALUES, chains
-from guided_grpo.problems.programs import programs
-from guided_grpo.problems.rows import Written
+from guided_grpo.problems.domains.chains import ANSWER_VALUES, chains
+from guided_grpo.problems.domains.programs import programs
+from guided_grpo.problems.reading.rows import Written
 from guided_grpo.types import Row
 
 Record = Mapping[str, Any]

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from guided_grpo.journals import Journal
-from guided_grpo.problems.teacher import Answer
+from guided_grpo.problems.annotating.teacher import Answer
 from guided_grpo.types import Status
 
 Key = tuple[str, int]  # key of the row, number of the sample from 0

@@ -21,10 +21,10 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from guided_grpo.errors import InputError
-from guided_grpo.problems.journal import AnswerJournal, Key, key_of
+from guided_grpo.problems.annotating.journal import AnswerJournal, Key, key_of
+from guided_grpo.problems.annotating.teacher import Asking, NoAnswer, Teacher
+from guided_grpo.problems.annotating.verdicts import Verdicts
 from guided_grpo.problems.leak import safe_length
-from guided_grpo.problems.teacher import Asking, NoAnswer, Teacher
-from guided_grpo.problems.verdicts import Verdicts
 from guided_grpo.rundir import write_text
 from guided_grpo.sandbox import Limits
 from guided_grpo.types import Status

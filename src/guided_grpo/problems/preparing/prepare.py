@@ -20,11 +20,11 @@ from typing import IO, Any
 from guided_grpo import __version__
 from guided_grpo.errors import InputError
 from guided_grpo.guidance.placement import Tokenizer
-from guided_grpo.problems.curate import Curator, Outcome
-from guided_grpo.problems.recipe import Recipe
-from guided_grpo.problems.records import Item
-from guided_grpo.problems.selection import select
-from guided_grpo.problems.survey import Survey
+from guided_grpo.problems.preparing.curate import Curator, Outcome
+from guided_grpo.problems.preparing.recipe import Recipe
+from guided_grpo.problems.preparing.selection import select
+from guided_grpo.problems.preparing.survey import Survey
+from guided_grpo.problems.reading.records import Item
 
 ROWS, REJECTS, CARD = "rows.jsonl", "rejects.jsonl", "card.json"
 
