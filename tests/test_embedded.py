@@ -18,9 +18,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
 from conftest import TINY
 from guided_grpo import rundir
 from guided_grpo.cli import main
-from guided_grpo.commands.policies import embedded_source
+from guided_grpo.commands.policies import embedded_source, policy_source
 from guided_grpo.commands.settings import VOLATILE, parse
-from guided_grpo.commands.train import policy_source
 from guided_grpo.embedded import (
     DOMAINS,
     POLICIES,

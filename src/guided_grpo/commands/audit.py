@@ -17,7 +17,6 @@ from typing import Any, cast, get_args
 import torch
 import yaml
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from guided_grpo import rundir
 from guided_grpo.audit.advice import advise
@@ -30,9 +29,8 @@ from guided_grpo.audit.sampling import Drawing, Sampler, TrialJournal, run_trial
 from guided_grpo.audit.table import Table
 from guided_grpo.audit.trials import Setting, Trial
 from guided_grpo.commands.options import add_map, mapping_of
-from guided_grpo.commands.policies import embedded_source
+from guided_grpo.commands.policies import embedded_source, load_for_sampling, load_tokenizer
 from guided_grpo.commands.report import OneLineParser
-from guided_grpo.commands.train import load_tokenizer
 from guided_grpo.embedded.recipes import POLICIES, embedded_recipe
 from guided_grpo.errors import InputError
 from guided_grpo.guidance.placement import HINT_TEMPLATE, PLACEMENTS, check_hint_template
@@ -206,7 +204,13 @@ def _ask(
     }
     with Grader() as grader:
         grader.start(sorted({str(problem.row.get("task")) for problem in problems}))
-        sampler = Sampler(_model(source, options.dtype), tokenizer, guides, grader, drawing)
+        sampler = Sampler(
+            load_for_sampling(source, options.dtype),
+            tokenizer,
+            guides,
+            grader,
+            drawing,
+        )
         sampler.check_room(problems, settings)
         run_trials(sampler, problems, settings, journal, bars=wants_bars(options.quiet))
 
@@ -214,17 +218,6 @@ def _ask(
 def _source(options: argparse.Namespace) -> str:
     folder = embedded_source(options.model, options.embedded_base, quiet=options.quiet)
     return rundir.model_of(options.model) if folder is None else str(folder)
-
-
-def _model(source: str, dtype: str) -> PreTrainedModel:
-    try:
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"does not load ({reason})", field="model", value=source, fix="check the path or id"
-        ) from error
-    return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _plain(options: argparse.Namespace) -> dict[str, Any]:

@@ -28,10 +28,11 @@ from typing import Any
 
 from guided_grpo import rundir
 from guided_grpo.commands.options import read_yaml
+from guided_grpo.commands.policies import policy_source
 from guided_grpo.commands.queue import Job, run_jobs
 from guided_grpo.commands.report import OneLineParser
 from guided_grpo.commands.settings import VOLATILE, parse, say
-from guided_grpo.commands.train import load_held_out, policy_source
+from guided_grpo.commands.train import load_held_out
 from guided_grpo.commands.train import run as train
 from guided_grpo.comparison import read_tiers, summarise, table
 from guided_grpo.embedded import embedded_recipe

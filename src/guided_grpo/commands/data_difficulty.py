@@ -10,15 +10,13 @@ import argparse
 import json
 from pathlib import Path
 
-import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
-from transformers import AutoModelForCausalLM
 
 from guided_grpo import rundir
 from guided_grpo.commands.options import add_map, mapping_of
+from guided_grpo.commands.policies import load_for_sampling, load_tokenizer
 from guided_grpo.commands.report import OneLineParser
-from guided_grpo.commands.train import load_tokenizer
 from guided_grpo.errors import InputError
 from guided_grpo.evaluate import Decoding, evaluate, questions
 from guided_grpo.journals import Journal
@@ -71,9 +69,7 @@ def _measure(
     """The rates that the journal lacks, into it and `done`."""
     model_path = rundir.model_of(options.model)
     tokenizer = load_tokenizer(model_path)
-    model = AutoModelForCausalLM.from_pretrained(model_path, dtype="auto").to(
-        "cuda" if torch.cuda.is_available() else "cpu"
-    )
+    model = load_for_sampling(model_path)
     asked = questions(rows)
     at_once = max(1, decoding.batch_size // decoding.samples)
     with (

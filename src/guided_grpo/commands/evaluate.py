@@ -14,8 +14,8 @@ from guided_grpo import evalrun, rundir, scoring
 from guided_grpo.commands.eval_tables import compared, figures_table
 from guided_grpo.commands.eval_tasks import STYLES, Task, benchmark_task, data_task, json_option, system_text
 from guided_grpo.commands.options import add_map, mapping_of
+from guided_grpo.commands.policies import load_tokenizer
 from guided_grpo.commands.report import OneLineParser
-from guided_grpo.commands.train import load_tokenizer
 from guided_grpo.engines import Engine, TransformersEngine, VLLMEngine, weights_of
 from guided_grpo.errors import InputError
 from guided_grpo.evaluate import Decoding

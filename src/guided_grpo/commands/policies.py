@@ -1,12 +1,21 @@
-"""Where the policy of a command is: an embedded one is made on first use."""
+"""The policy of a command: where it is (an embedded one is made on first use), its weights and its tokenizer."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from guided_grpo.commands.settings import say
 from guided_grpo.embedded import BaseRecipe, base_folder, build_base, embedded_recipe
+from guided_grpo.errors import InputError
 from guided_grpo.progress import wants_bars
+
+disable_progress_bar()  # of loading and saving weights: ours are enough
 
 
 def embedded_source(
@@ -29,3 +38,83 @@ def embedded_source(
     if not folder.exists():
         say(f"pre-training the base policy '{model}' into {folder} (once, some minutes)")
     return build_base(folder, recipe or named, bars=wants_bars(quiet))
+
+
+def policy_source(settings: Any, recipe: BaseRecipe | None) -> str:
+    """Where the policy of a run's settings is; an embedded one is made on first use."""
+    model, folder = str(settings.model.model_name_or_path), settings.run.embedded_base
+    if embedded_recipe(model, field="model_name_or_path") is None:
+        return model
+    state = PartialState()
+    if state.is_main_process:
+        embedded_source(model, folder, quiet=settings.run.quiet, recipe=recipe)
+    state.wait_for_everyone()
+    return str(base_folder(model, folder))
+
+
+def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
+    """The policy's tokenizer, padding on the left. Raises `InputError` where it cannot end or pad a sequence."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", truncation_side="left")
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"has no tokenizer that loads ({reason})",
+            field="model_name_or_path",
+            value=source,
+            fix="check the path or id",
+        ) from error
+    if tokenizer.eos_token_id is None:
+        raise InputError(
+            "has a tokenizer without an eos token: no response would ever end",
+            field="model_name_or_path",
+            value=source,
+            fix="set eos_token in its tokenizer_config.json",
+        )
+    if tokenizer.pad_token_id is None:
+        # Masks come from lengths, never from comparing ids with the pad id, so sharing the id is harmless.
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_policy(source: str, dtype: str = "auto", **options: Any) -> PreTrainedModel:
+    """The weights at `source`, where Transformers puts them.
+
+    Args:
+        source: hub id or folder.
+        dtype: of the weights; "auto" = as they are stored.
+        options: further arguments of `from_pretrained`.
+
+    Raises InputError where they do not load.
+    """
+    try:
+        return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"does not load ({reason})", field="model_name_or_path", value=source, fix="check the path or id"
+        ) from error
+
+
+def load_for_sampling(source: str, dtype: str = "auto") -> PreTrainedModel:
+    """`load_policy`, on the GPU where there is one."""
+    return load_policy(source, dtype).to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_model(source: str, settings: Any) -> PreTrainedModel:
+    """The policy of a run's settings, in float32 unless `dtype` says otherwise (as TRL loads it)."""
+    model = settings.model
+    attention = {} if model.attn_implementation is None else {"attn_implementation": model.attn_implementation}
+    return load_policy(
+        source,
+        model.dtype or "float32",
+        revision=model.model_revision,
+        trust_remote_code=bool(getattr(settings.training, "trust_remote_code", False)),
+        **attention,
+    )
+
+
+def context_of(source: str) -> int | None:
+    """Tokens that the policy at `source` can see; None = its config does not say."""
+    config = AutoConfig.from_pretrained(source)
+    return getattr(config.get_text_config(), "max_position_embeddings", None)

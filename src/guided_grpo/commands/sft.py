@@ -20,8 +20,9 @@ from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser, get_peft_config
 from guided_grpo import rundir
 from guided_grpo.callbacks import BarCallback
 from guided_grpo.commands.grading import GradingArguments
+from guided_grpo.commands.policies import load_model, load_tokenizer, policy_source
 from guided_grpo.commands.settings import VOLATILE, RunArguments, check_config_file, config_path, plain_fields, say
-from guided_grpo.commands.train import load_model, load_rows_of, load_tokenizer, policy_source, prepare_resume
+from guided_grpo.commands.train import load_rows_of, prepare_resume
 from guided_grpo.embedded import BaseRecipe
 from guided_grpo.errors import InputError
 from guided_grpo.evaluate import evaluate, questions
