@@ -21,8 +21,8 @@ from guided_grpo.report import build_report
 from guided_grpo.report import curves as curve_table
 from guided_grpo.report.curves import curve_plot, running_mean
 from guided_grpo.report.figures import batch_summary, heatmap, tiers_plot
+from guided_grpo.report.loading import load_runs
 from guided_grpo.report.rollouts import rollouts_section
-from guided_grpo.report.runs import load_runs
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 EVIL = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">&amp; \ud800"

@@ -17,8 +17,9 @@ from guided_grpo.report import curves as curve_table
 from guided_grpo.report.curves import curve_plot
 from guided_grpo.report.figures import REWARD_COLOURS
 from guided_grpo.report.ladder import COST, in_words, layer_colours, outcome_plots, outcomes
+from guided_grpo.report.loading import load_runs
 from guided_grpo.report.rollouts import rollouts_section
-from guided_grpo.report.runs import Run, load_runs
+from guided_grpo.report.runs import Run
 from guided_grpo.report.tables import summary_table, warning_list
 from test_report import EVIL, PROBE, Elements, dump_dom, figures_of, make_run
 

@@ -10,8 +10,8 @@ import pytest
 
 from guided_grpo.report.curves import TOKENS, curve_plot
 from guided_grpo.report.figures import tiers_plot
+from guided_grpo.report.loading import load_runs
 from guided_grpo.report.page import render
-from guided_grpo.report.runs import load_runs
 
 
 def make_run(folder: Path, name: str, rewards: list[float], tokens: int, after: float) -> Path:

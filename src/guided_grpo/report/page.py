@@ -18,8 +18,9 @@ from guided_grpo.report import curves, ladder
 from guided_grpo.report.assets import SCRIPT, STYLE
 from guided_grpo.report.curves import Plot, curve_plot
 from guided_grpo.report.figures import REWARD_COLOURS, batch_summary, heatmap, reward_range, tiers_plot
+from guided_grpo.report.loading import load_runs
 from guided_grpo.report.rollouts import NO_SAMPLES, rollouts_section
-from guided_grpo.report.runs import PALETTE, Run, by_variant, load_runs
+from guided_grpo.report.runs import PALETTE, Run, by_variant
 from guided_grpo.report.tables import settings_table, summary_table, warning_list
 
 
