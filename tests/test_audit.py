@@ -56,6 +56,9 @@ def test_more_of_the_tier_that_is_trained_first() -> None:
     assert more != choose_first(tiers, chosen, 10, seed=1)
     assert len(choose_first(tiers, chosen, 1000, seed=0)) == 30 - 6  # all there are
     assert choose_first(tiers, chosen, 0, seed=0) == []
+    assert choose_first(["10–12", "9–10", "10–12", "unknown"], [], 9, seed=0) == [
+        1
+    ]  # ranges by their numbers, then names
 
 
 @pytest.mark.parametrize("placement", ["prefix", "hint"])

@@ -139,9 +139,9 @@ def compare(first: Sequence[Record], second: Sequence[Record], samples: int) -> 
 
 
 def tier_order(tier: str) -> tuple[int, float, str]:
-    """Numbers by size, then names."""
+    """Numbers, and ranges such as 10–14, by size; then names."""
     try:
-        return (0, float(tier), tier)
+        return (0, float(tier.split("–")[0]), tier)
     except ValueError:
         return (1, 0.0, tier)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from guided_grpo.audit.table import tier_key
+from guided_grpo.scoring import tier_order
 from guided_grpo.types import Row
 
 MAX_TIERS = 6  # numbers of more different values are cut into that many tiers
@@ -57,6 +57,6 @@ def choose(tiers: Sequence[str], count: int, seed: int) -> list[int]:
 
 def choose_first(tiers: Sequence[str], chosen: Sequence[int], count: int, seed: int) -> list[int]:
     """Numbers of up to `count` further rows of the easiest tier, which a curriculum trains first."""
-    easiest, known = min(tiers, key=tier_key), set(chosen)
+    easiest, known = min(tiers, key=tier_order), set(chosen)
     rest = [row for row, tier in enumerate(tiers) if tier == easiest and row not in known]
     return sorted(random.Random(f"audit/{seed}/first").sample(rest, min(count, len(rest))))

@@ -10,6 +10,7 @@ import numpy as np
 
 from guided_grpo.audit.predict import Array, arm, group, shrunk, zero_by_problem
 from guided_grpo.audit.trials import Setting, Trial
+from guided_grpo.scoring import tier_order
 
 
 class Table:
@@ -24,7 +25,7 @@ class Table:
         graded = [{n for n, trial in found.items() if trial.graded} for found in by_setting.values()]
         whole = set.intersection(*graded) if graded else set()
         first = next(iter(by_setting.values()), {})
-        self.names = sorted({first[n].tier for n in whole}, key=tier_key)
+        self.names = sorted({first[n].tier for n in whole}, key=tier_order)
         self.order = sorted(whole, key=lambda n: (self.names.index(first[n].tier), n))
         self.rows = {
             setting: [found[n] for n in self.order]
@@ -90,11 +91,3 @@ class Table:
             np.array(self.tier_of),
         )
         return {tier: group(with_help[tiers == tier], alone[tiers == tier]).variance for tier in self.names}
-
-
-def tier_key(name: str) -> tuple[int, float, str]:
-    """Numbers and ranges of numbers by size, then names."""
-    try:
-        return 0, float(name.split("–")[0]), name
-    except ValueError:
-        return 1, 0.0, name
