@@ -16,6 +16,7 @@ from guided_grpo import rundir
 from guided_grpo.cli import main
 from guided_grpo.commands.settings import parse
 from guided_grpo.embedded import new_policy
+from guided_grpo.methods import METHODS
 from guided_grpo.trainer import GuidedGRPOTrainer
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -121,6 +122,43 @@ def test_every_shipped_config_is_read(path: Path) -> None:
     words = ["--config", str(path), "--bf16", "false", "--use_cpu", "--use_vllm", "false", "--output_dir", "elsewhere"]
     settings = parse(words)
     assert settings.training.method in path.read_text()
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_every_method_takes_every_shipped_config(path: Path, method: str) -> None:
+    """`auto` and `ghpo` need none of the numbers that a config chose for another method, and are not held to them."""
+    words = ["--config", str(path), "--bf16", "false", "--use_cpu", "--use_vllm", "false", "--output_dir", "elsewhere"]
+    training = parse([*words, "--method", method]).training
+    assert training.method == method
+    if method in ("auto", "ghpo", "naive"):
+        assert training.guidance_ratio == 1.0
+    if method == "auto":
+        assert (training.guidance_unit, training.guidance_length, training.guidance_max) == ("ratio", 0.9, None)
+
+
+def test_fields_of_another_method_give_way_and_the_command_line_wins(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("model_name_or_path: x\ntrain_data: y\nmethod: g2rpo-a\nguidance_length: 45\nguidance_max: 75\nguidance_ratio: 0.5\n"
+                    "guidance_weight: 0.5\ncurriculum: random\n")  # fmt: skip
+    words = ["--config", str(path), "--bf16", "false", "--use_cpu", "--output_dir", "elsewhere"]
+
+    def read(*more: str) -> tuple[Any, ...]:
+        found = parse([*words, *more]).training
+        return found.guidance_length, found.guidance_max, found.guidance_ratio, found.guidance_weight, found.curriculum
+
+    assert read() == read("--method", "g2rpo-a") == (45, 75, 0.5, 0.5, "random")
+    assert read("--method", "fixed") == (45, 75, 0.5, 0.5, "random")  # counts in the same unit, has no ratio of its own
+    assert capsys.readouterr().err == ""
+    assert read("--method", "auto") == (0.9, None, 1.0, 0.5, "random")
+    said = "guidance_length, guidance_max, guidance_ratio of the config: chosen for g2rpo-a, so auto takes its own\n"
+    assert capsys.readouterr().err == said
+    assert read("--method", "auto", "--guidance_length", "0.8") == (0.8, None, 1.0, 0.5, "random")
+    assert read("--method", "ghpo") == (45, 75, 1.0, 0.0, "random")
+    path.write_text(path.read_text().replace("method: g2rpo-a\n", ""))
+    assert read("--method", "ghpo") == (45, 75, 0.5, 0.5, "random")  # no method named: the fields are meant for any
 
 
 def test_every_shipped_comparison_names_runs_that_are_read() -> None:

@@ -1,11 +1,13 @@
 """Methods are named points in the space of axes: trigger, strength, slice, allocation, placement, credit, order.
 One flat dict, values only.
 
-A field that the user sets wins over the preset. Lengths default to the papers' (ℓ0 = 3072 tokens).
+A field that the user sets wins over the preset. Lengths default to the papers' (ℓ0 = 3072 tokens). Where a config file
+was written for one method and the command line names another, `foreign` says which of the file's fields give way.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from guided_grpo.rescue import STAGES
@@ -88,6 +90,25 @@ METHODS: Final[dict[str, dict[str, Any]]] = {
     # Not in the papers: lengths spread over the guided rollouts of a group.
     "spread": {"guidance_strength": "constant", "guidance_allocation": "spread"},
 }
+
+
+_LENGTHS = ("guidance_unit", "guidance_length", "guidance_min", "guidance_max", "guidance_final")
+
+
+def foreign(fields: Mapping[str, Any], method: str) -> tuple[str, ...]:
+    """Fields of a config that was written for another method and that `method` has values of its own for.
+
+    Those are the guidance fields that its preset sets, and all lengths where it counts in another unit: 3072 tokens of
+    `g2rpo-a` are no share of a trace for `auto`. Nothing where the config names no method, or this one.
+    """
+    theirs = fields.get("method")
+    if theirs in (None, method) or method not in METHODS:
+        return ()
+    preset, other = METHODS[method], {**DEFAULTS, **METHODS.get(str(theirs), {}), **fields}
+    own = {name for name in preset if name.startswith("guidance_")}
+    if preset.get("guidance_unit", other["guidance_unit"]) != other["guidance_unit"]:
+        own.update(_LENGTHS)
+    return tuple(name for name in fields if name in own)
 
 
 def resolve(method: str, overrides: dict[str, Any]) -> dict[str, Any]:

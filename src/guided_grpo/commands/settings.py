@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import sys
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from guided_grpo.config import GuidedGRPOConfig
 from guided_grpo.embedded.recipes import POLICIES
 from guided_grpo.errors import InputError
 from guided_grpo.evaluate import Decoding
-from guided_grpo.methods import DEFAULTS
+from guided_grpo.methods import DEFAULTS, foreign
 
 # These may change between a kill and the resume: they leave the numbers of the run as they are.
 VOLATILE = frozenset(
@@ -172,13 +173,28 @@ def help_text(prog: str) -> str:
     return "\n".join(lines)
 
 
+class _Parser(TrlParser):
+    """TRL's, in which a file's fields for one method give way when `--method` names another."""
+
+    method: str | None = None  # of the command line
+
+    def set_defaults_with_config(self, **config: Any) -> list[str]:
+        """The file's fields, without those."""
+        gone = foreign(config, self.method) if self.method else ()
+        if gone and self.prog == "guided-grpo train":
+            say(f"{', '.join(gone)} of the config: chosen for {config['method']}, so {self.method} takes its own")
+        kept: list[str] = super().set_defaults_with_config(**{k: v for k, v in config.items() if k not in gone})
+        return kept
+
+
 def parse(arguments: list[str], prog: str = "guided-grpo train") -> Settings:
     """Settings from a command line with an optional `--config FILE`. Raises `InputError` with one line."""
     if {"-h", "--help"} & set(arguments):
         print(help_text(prog))
         raise SystemExit(0)
     arguments = ["--help" if word == "--help-all" else word for word in arguments]
-    parser = TrlParser((RunArguments, GradingArguments, GuidedGRPOConfig, ModelConfig), prog=prog)
+    parser = _Parser((RunArguments, GradingArguments, GuidedGRPOConfig, ModelConfig), prog=prog)
+    parser.method = next((after for word, after in itertools.pairwise(arguments) if word == "--method"), None)
 
     def fail(message: str) -> NoReturn:
         raise InputError(message, fix=f"see {prog} --help")
