@@ -16,6 +16,7 @@ from guided_grpo import rundir
 from guided_grpo.cli import main
 from guided_grpo.commands.settings import parse
 from guided_grpo.embedded import new_policy
+from guided_grpo.errors import InputError
 from guided_grpo.methods import METHODS
 from guided_grpo.trainer import GuidedGRPOTrainer
 
@@ -159,6 +160,18 @@ def test_fields_of_another_method_give_way_and_the_command_line_wins(
     assert read("--method", "ghpo") == (45, 75, 1.0, 0.0, "random")
     path.write_text(path.read_text().replace("method: g2rpo-a\n", ""))
     assert read("--method", "ghpo") == (45, 75, 0.5, 0.5, "random")  # no method named: the fields are meant for any
+
+
+def test_the_group_size_is_written_at_its_default_too(tmp_path: Path) -> None:
+    """Audit and report read it again; a run of an earlier version, which left G = 8 out, is still that run."""
+    words = ["--model_name_or_path", "x", "--train_data", "y", "--bf16", "false", "--use_cpu", "--output_dir"]
+    fields = parse([*words, str(tmp_path)]).to_json()
+    assert fields["num_generations"] == 8
+    earlier = {name: value for name, value in fields.items() if name not in ("num_generations", "guidance_credit")}
+    rundir.write_text(tmp_path / rundir.CONFIG, yaml.safe_dump(earlier))
+    rundir.check(tmp_path, fields, frozenset())
+    with pytest.raises(InputError, match="field 'num_generations': 12 is not 8 of the run that is there"):
+        rundir.check(tmp_path, {**fields, "num_generations": 12}, frozenset())
 
 
 def test_every_shipped_comparison_names_runs_that_are_read() -> None:

@@ -33,8 +33,8 @@ APPENDED = (METRICS, ROLLOUTS, EVALS, WARNINGS)
 EVAL, SUMMARY, MODEL, COMPLETE = "eval.json", "summary.json", "model", "complete.json"
 CHECKPOINT_PREFIX = "checkpoint-"
 LOG = "train.log"  # opened by who starts the run, so it may be there first
-# Fields that came after runs had been made, with the value that those runs had.
-_LATER_FIELDS: dict[str, Any] = {"max_train_seconds": 0.0, "guidance_credit": "signed"}
+# Fields that config.yaml once lacked, with the value that a training run without them had.
+_LATER_FIELDS: dict[str, Any] = {"max_train_seconds": 0.0, "guidance_credit": "signed", "num_generations": 8}
 
 
 def write_text(path: Path, text: str) -> None:
@@ -114,6 +114,11 @@ def drop_partial_checkpoints(run: Path) -> None:
             shutil.rmtree(path)
 
 
+def complete(config: dict[str, Any]) -> dict[str, Any]:
+    """What config.yaml says, with the fields that it lacks where an earlier version wrote it."""
+    return config if config.get("command") == "sft" else {**_LATER_FIELDS, **config}  # which has none of them
+
+
 def check(run: Path, config: dict[str, Any], volatile: frozenset[str]) -> None:
     """See that `run` is free, or the directory of this very config. Writes nothing.
 
@@ -123,8 +128,7 @@ def check(run: Path, config: dict[str, Any], volatile: frozenset[str]) -> None:
     path = run / CONFIG
     if path.exists():
         plain = json.loads(json.dumps(config))
-        later = {name: value for name, value in _LATER_FIELDS.items() if name in plain}  # sft has none of them
-        found = {**later, **(yaml.safe_load(path.read_text(encoding="utf-8")) or {})}
+        found = complete(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
         there, mine = ({name: values[name] for name in sorted({*values} - volatile)} for values in (found, plain))
         same_settings(there, mine, path, "run that is", output="output_dir")
         return

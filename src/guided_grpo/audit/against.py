@@ -166,8 +166,7 @@ def _config(run: Path) -> dict[str, Any]:
     path = run / rundir.CONFIG
     if not path.exists():
         raise InputError("holds no config.yaml of a run", file=run, field="against", fix="name a run directory")
-    config: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return config
+    return rundir.complete(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
 def _batches(config: Mapping[str, Any], steps: int, tiers: Mapping[Any, str]) -> list[list[str]]:

@@ -121,17 +121,17 @@ class Settings:
         return Path(str(self.training.output_dir))
 
     def to_json(self) -> dict[str, Any]:
-        """What config.yaml holds: everything of ours, and each TRL or Transformers field that is not at its default."""
+        """What config.yaml holds: everything of ours, G, and each field of TRL and Transformers not at its default."""
         shown = dataclasses.asdict(self.run) | dataclasses.asdict(self.grading)
         return shown | plain_fields(self.training) | plain_fields(self.model)
 
 
 def plain_fields(part: Any) -> dict[str, Any]:
-    """The fields of a config that are ours, or not at their default, and can be written."""
+    """The fields of a config that are ours, read again later, or not at their default, and that can be written."""
     shown = {}
     for item in dataclasses.fields(part):
         value = getattr(part, item.name)
-        ours = item.name in DEFAULTS or item.name in GuidedGRPOConfig.__annotations__
+        ours = item.name in {*DEFAULTS, *GuidedGRPOConfig.__annotations__, "num_generations"}
         if item.init and (ours or value != _default(item)) and _is_plain(value):
             shown[item.name] = value
     return shown

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from guided_grpo import rundir
 from guided_grpo.errors import InputError
 from guided_grpo.report.records import as_text, optional_integer, optional_number, read_jsonl
 from guided_grpo.report.runs import ATTEMPT, SETTINGS, Evaluation, Run, RunWarning, Score
@@ -120,7 +121,7 @@ def _load_config(path: Path, notes: list[str]) -> Mapping[str, Any]:
         raise InputError(
             "is no mapping of settings", file=path, value=config, fix="restore the file that the run wrote"
         )
-    return config
+    return rundir.complete(config) if "method" in config else config
 
 
 def _load_warnings(path: Path, notes: list[str]) -> list[RunWarning]:
