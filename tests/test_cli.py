@@ -156,6 +156,7 @@ def test_fields_of_another_method_give_way_and_the_command_line_wins(
     assert read("--method", "auto") == (0.9, None, 1.0, 0.5, "random")
     said = "guidance_length, guidance_max, guidance_ratio of the config: chosen for g2rpo-a, so auto takes its own\n"
     assert capsys.readouterr().err == said
+    assert read("--method=auto") == read("--method", "fixed", "--method", "auto") == (0.9, None, 1.0, 0.5, "random")
     assert read("--method", "auto", "--guidance_length", "0.8") == (0.8, None, 1.0, 0.5, "random")
     assert read("--method", "ghpo") == (45, 75, 1.0, 0.0, "random")
     path.write_text(path.read_text().replace("method: g2rpo-a\n", ""))

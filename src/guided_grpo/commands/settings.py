@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
-import itertools
 import json
 import sys
 from dataclasses import dataclass, field
@@ -128,11 +128,11 @@ class Settings:
 
 def plain_fields(part: Any) -> dict[str, Any]:
     """The fields of a config that are ours, read again later, or not at their default, and that can be written."""
+    always = {*DEFAULTS, *GuidedGRPOConfig.__annotations__, "num_generations"}
     shown = {}
     for item in dataclasses.fields(part):
         value = getattr(part, item.name)
-        ours = item.name in {*DEFAULTS, *GuidedGRPOConfig.__annotations__, "num_generations"}
-        if item.init and (ours or value != _default(item)) and _is_plain(value):
+        if item.init and (item.name in always or value != _default(item)) and _is_plain(value):
             shown[item.name] = value
     return shown
 
@@ -194,7 +194,9 @@ def parse(arguments: list[str], prog: str = "guided-grpo train") -> Settings:
         raise SystemExit(0)
     arguments = ["--help" if word == "--help-all" else word for word in arguments]
     parser = _Parser((RunArguments, GradingArguments, GuidedGRPOConfig, ModelConfig), prog=prog)
-    parser.method = next((after for word, after in itertools.pairwise(arguments) if word == "--method"), None)
+    words = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    words.add_argument("--method")
+    parser.method = words.parse_known_args(arguments)[0].method
 
     def fail(message: str) -> NoReturn:
         raise InputError(message, fix=f"see {prog} --help")
