@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
+from guided_grpo.commands.policies import context_of
 from guided_grpo.errors import InputError
 from guided_grpo.evaluate import Decoding, Question, questions
 from guided_grpo.guidance.placement import Prompt, render
@@ -132,7 +133,7 @@ def _decoding(options: argparse.Namespace, **defaults: Any) -> Decoding:
 
 
 def _within_context(wanted: int, prompt: int, model: str) -> int:
-    context: int | None = getattr(AutoConfig.from_pretrained(model), "max_position_embeddings", None)
+    context = context_of(model)
     if context is None:
         return wanted
     if context <= prompt:
