@@ -26,10 +26,10 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from guided_grpo.errors import InputError
+from guided_grpo.grading.code import check_programs
+from guided_grpo.grading.code_forms import parse_tests
 from guided_grpo.sandbox import End, Executor, Job, Limits, SandboxPool
 from guided_grpo.types import Status
-from guided_grpo.verifiers.code import check_programs
-from guided_grpo.verifiers.code_forms import parse_tests
 
 PROGRAM = "def f(n):\n    return [k for k in range(2, n) if all(k % d for d in range(2, k))]\nprint(len(f(20)))\n"
 SOLUTION = "n = int(input())\nprint(sum(k for k in range(1, n + 1) if n % k == 0))\n"

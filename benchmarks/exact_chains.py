@@ -12,9 +12,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from guided_grpo.evalrun import kept
-from guided_grpo.problems.domains.chains import chains, solution
-from guided_grpo.stats import mean_interval
+from guided_grpo.data.domains.chains import chains, solution
+from guided_grpo.evaluation.evalrun import kept
+from guided_grpo.evaluation.stats import mean_interval
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from tqdm.auto import tqdm
 
-from guided_grpo.stats import Interval, difference_interval, mean_interval, seeds_interval
+from guided_grpo.evaluation.stats import Interval, difference_interval, mean_interval, seeds_interval
 
 PROBLEMS, SAMPLES = (10, 30, 100, 500), (1, 4, 16, 64)
 SHARES, SPREADS = (0.02, 0.1, 0.5, 0.9, 0.98), (0.5, 2.0, 10.0)

@@ -23,9 +23,9 @@ from typing import Any
 from math_verify import parse, verify
 from tqdm.auto import tqdm
 
+from guided_grpo.grading.maths import check_maths, parse_gold
+from guided_grpo.grading.maths_pool import MathsPool
 from guided_grpo.types import Status
-from guided_grpo.verifiers.maths import check_maths, parse_gold
-from guided_grpo.verifiers.pool import MathsPool
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 MODELS = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")

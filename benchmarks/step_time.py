@@ -23,9 +23,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, T
 from trl import GRPOConfig, GRPOTrainer
 
 from guided_grpo import GuidedGRPOConfig, GuidedGRPOTrainer
+from guided_grpo.data.sources import load_rows
 from guided_grpo.embedded import BaseRecipe, build_base
-from guided_grpo.problems.sources import load_rows
-from guided_grpo.verifiers import reward_functions
+from guided_grpo.grading import reward_functions
 
 
 class Clock(TrainerCallback):

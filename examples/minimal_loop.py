@@ -23,8 +23,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from guided_grpo.data.domains.chains import chain
 from guided_grpo.embedded import BaseRecipe, build_base
-from guided_grpo.problems.domains.chains import chain
 
 
 @dataclass

@@ -10,19 +10,19 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from guided_grpo.config import GuidedGRPOConfig
     from guided_grpo.errors import InputError
-    from guided_grpo.methods import METHODS
-    from guided_grpo.trainer import GuidedGRPOTrainer
+    from guided_grpo.train.config import GuidedGRPOConfig
+    from guided_grpo.train.methods import METHODS
+    from guided_grpo.train.trainer import GuidedGRPOTrainer
 
 __version__ = version("guided-grpo")
 __all__ = ["METHODS", "GuidedGRPOConfig", "GuidedGRPOTrainer", "InputError"]
 
 _HOMES = {
-    "GuidedGRPOConfig": "guided_grpo.config",
-    "GuidedGRPOTrainer": "guided_grpo.trainer",
+    "GuidedGRPOConfig": "guided_grpo.train.config",
+    "GuidedGRPOTrainer": "guided_grpo.train.trainer",
     "InputError": "guided_grpo.errors",
-    "METHODS": "guided_grpo.methods",
+    "METHODS": "guided_grpo.train.methods",
 }
 
 

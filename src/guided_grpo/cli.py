@@ -14,7 +14,7 @@ from guided_grpo.errors import InfraLimitError, InputError
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("guided_grpo.commands.train", "train a policy: --config FILE [--field value …]"),
     "sft": ("guided_grpo.commands.sft", "fine-tune on the traces, the baseline: --config FILE [--field value …]"),
-    "eval": ("guided_grpo.commands.evaluate", "unguided accuracy of a model: --model M --data D, or --benchmark NAME"),
+    "eval": ("guided_grpo.commands.eval", "unguided accuracy of a model: --model M --data D, or --benchmark NAME"),
     "audit": ("guided_grpo.commands.audit", "before training, can guidance help: --model M --data D"),
     "compare": ("guided_grpo.commands.compare", "methods × seeds on one budget: --config FILE"),
     "grade": ("guided_grpo.commands.grade", "verdicts for a JSONL of completions and answers: --data FILE"),

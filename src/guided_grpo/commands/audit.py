@@ -18,27 +18,27 @@ import torch
 import yaml
 from datasets import Dataset
 
-from guided_grpo import rundir
-from guided_grpo.audit.advice import advise
-from guided_grpo.audit.against import Comparison, compare, pooled
-from guided_grpo.audit.choice import Problem, choose, choose_first, tiers_of
-from guided_grpo.audit.estimates import Estimates, estimate
-from guided_grpo.audit.page import audit_page
-from guided_grpo.audit.rules import Advice
-from guided_grpo.audit.sampling import Drawing, Sampler, TrialJournal, run_trials
-from guided_grpo.audit.table import Table
-from guided_grpo.audit.trials import Setting, Trial
 from guided_grpo.commands.options import add_map, mapping_of
 from guided_grpo.commands.policies import embedded_source, load_for_sampling, load_tokenizer
+from guided_grpo.commands.progress import wants_bars
 from guided_grpo.commands.report import OneLineParser
+from guided_grpo.data.sources import load_rows
 from guided_grpo.embedded.recipes import POLICIES, embedded_recipe
 from guided_grpo.errors import InputError
+from guided_grpo.grading import Grader
 from guided_grpo.guidance.placement import HINT_TEMPLATE, PLACEMENTS, check_hint_template
-from guided_grpo.problems.sources import load_rows
-from guided_grpo.progress import wants_bars
-from guided_grpo.rollout import GuidanceTokenizer
+from guided_grpo.store import rundir
+from guided_grpo.studies.audit.advice import advise
+from guided_grpo.studies.audit.against import Comparison, compare, pooled
+from guided_grpo.studies.audit.audit_page import audit_page
+from guided_grpo.studies.audit.choice import Problem, choose, choose_first, tiers_of
+from guided_grpo.studies.audit.estimates import Estimates, estimate
+from guided_grpo.studies.audit.rules import Advice
+from guided_grpo.studies.audit.sampling import Drawing, Sampler, TrialJournal, run_trials
+from guided_grpo.studies.audit.trial_table import Table
+from guided_grpo.studies.audit.trials import Setting, Trial
+from guided_grpo.train.rollout import GuidanceTokenizer
 from guided_grpo.types import Row, Unit
-from guided_grpo.verifiers import Grader
 
 JOURNAL, RESULT, PAGE, CONFIG = "trials.jsonl", "audit.json", "audit.html", "config.yaml"
 SHARES = tuple(part / 8 for part in range(1, 9))

@@ -26,20 +26,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from guided_grpo import rundir
 from guided_grpo.commands.options import read_yaml
+from guided_grpo.commands.parsing import VOLATILE, parse, say
 from guided_grpo.commands.policies import policy_source
+from guided_grpo.commands.progress import wants_bars
 from guided_grpo.commands.queue import Job, run_jobs
 from guided_grpo.commands.report import OneLineParser
-from guided_grpo.commands.settings import VOLATILE, parse, say
 from guided_grpo.commands.train import load_held_out
 from guided_grpo.commands.train import run as train
-from guided_grpo.comparison import read_tiers, summarise, table
 from guided_grpo.embedded import embedded_recipe
 from guided_grpo.errors import InputError
-from guided_grpo.evaluate import questions
-from guided_grpo.progress import wants_bars
-from guided_grpo.report import build_report
+from guided_grpo.evaluation.evaluate import questions
+from guided_grpo.store import rundir
+from guided_grpo.studies.comparison import read_tiers, summarise, table
+from guided_grpo.studies.report import build_report
 
 _FIELDS = {"config", "output_dir", "seeds", "variants", "baseline", "common", "tiers", "target"}
 _BUDGETS = ("max_generated_tokens", "max_train_seconds", "max_steps", "num_train_epochs")

@@ -15,7 +15,7 @@ from guided_grpo.commands.report import OneLineParser
 from guided_grpo.errors import InputError
 
 if TYPE_CHECKING:
-    from guided_grpo.problems.annotating.annotate import Totals
+    from guided_grpo.data.annotating.annotate import Totals
 
 COUNTS = ("rows", "annotated", "unverified", "not_solved", "incomplete", "skipped", "answers")
 SPENT = ("requests", "retries", "failed", "refused", "tokens_in", "tokens_out", "uncounted", "cost", "seconds")
@@ -26,13 +26,13 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
     options = _parser().parse_args(arguments)
     _check(options)
     try:
-        from guided_grpo.problems.annotating.annotate import Choosing, annotate
-        from guided_grpo.problems.annotating.teacher import Asking
+        from guided_grpo.data.annotating.annotate import Choosing, annotate
+        from guided_grpo.data.annotating.teacher import Asking
     except ModuleNotFoundError as error:
         if error.name not in ("openai", "httpx2"):
             raise
         raise InputError(f"needs the package {error.name}", fix="pip install 'guided-grpo[annotate]'") from None
-    from guided_grpo.problems.sources import load_rows
+    from guided_grpo.data.sources import load_rows
 
     mapping = mapping_of(options.map) or None
     asking = Asking(

@@ -7,17 +7,17 @@ from typing import Any
 
 from guided_grpo.commands.data_stream import reason_lines, stream, write_json
 from guided_grpo.commands.options import add_map, mapping_of
+from guided_grpo.commands.progress import wants_bars
 from guided_grpo.commands.report import OneLineParser
+from guided_grpo.data.preparing.curate import Curator, Outcome
+from guided_grpo.data.preparing.overlap import NGRAM, load_benchmarks
+from guided_grpo.data.preparing.prepare import load_tokenizer
+from guided_grpo.data.preparing.recipe import make_recipe
+from guided_grpo.data.preparing.survey import Lengths, Survey
+from guided_grpo.data.preparing.traces import Graders
 from guided_grpo.errors import InputError
 from guided_grpo.guidance.placement import Tokenizer, opening, render
 from guided_grpo.guidance.slicing import slice_text
-from guided_grpo.problems.preparing.curate import Curator, Outcome
-from guided_grpo.problems.preparing.overlap import NGRAM, load_benchmarks
-from guided_grpo.problems.preparing.prepare import load_tokenizer
-from guided_grpo.problems.preparing.recipe import make_recipe
-from guided_grpo.problems.preparing.survey import Lengths, Survey
-from guided_grpo.problems.preparing.traces import Graders
-from guided_grpo.progress import wants_bars
 from guided_grpo.types import Strength
 
 SHARES = (0.25, 0.5, 0.75)

@@ -13,16 +13,16 @@ from pathlib import Path
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from guided_grpo import rundir
 from guided_grpo.commands.options import add_map, mapping_of
 from guided_grpo.commands.policies import load_for_sampling, load_tokenizer
+from guided_grpo.commands.progress import wants_bars
 from guided_grpo.commands.report import OneLineParser
+from guided_grpo.data.sources import load_rows
 from guided_grpo.errors import InputError
-from guided_grpo.evaluate import Decoding, evaluate, questions
-from guided_grpo.journals import Journal
-from guided_grpo.problems.sources import load_rows
-from guided_grpo.progress import wants_bars
-from guided_grpo.verifiers import Grader, reward_functions
+from guided_grpo.evaluation.evaluate import Decoding, evaluate, questions
+from guided_grpo.grading import Grader, reward_functions
+from guided_grpo.store import rundir
+from guided_grpo.store.journals import Journal
 
 JOURNAL = ".journal.jsonl"  # behind the name of the output
 

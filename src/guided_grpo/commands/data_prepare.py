@@ -11,15 +11,15 @@ from typing import Any
 
 from guided_grpo.commands.data_stream import reason_lines, stream, write_json
 from guided_grpo.commands.options import add_map, mapping_of, read_yaml
+from guided_grpo.commands.progress import wants_bars
 from guided_grpo.commands.report import OneLineParser
+from guided_grpo.data.preparing.curate import Curator
+from guided_grpo.data.preparing.overlap import load_benchmarks
+from guided_grpo.data.preparing.prepare import ROWS, check_output, load_tokenizer, write_set
+from guided_grpo.data.preparing.recipe import HELP, Recipe, make_recipe
+from guided_grpo.data.preparing.survey import Survey
+from guided_grpo.data.preparing.traces import Graders
 from guided_grpo.errors import InputError
-from guided_grpo.problems.preparing.curate import Curator
-from guided_grpo.problems.preparing.overlap import load_benchmarks
-from guided_grpo.problems.preparing.prepare import ROWS, check_output, load_tokenizer, write_set
-from guided_grpo.problems.preparing.recipe import HELP, Recipe, make_recipe
-from guided_grpo.problems.preparing.survey import Survey
-from guided_grpo.problems.preparing.traces import Graders
-from guided_grpo.progress import wants_bars
 
 
 def main(arguments: list[str], *, as_json: bool = False) -> int:

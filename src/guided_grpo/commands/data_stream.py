@@ -8,9 +8,9 @@ from itertools import islice
 
 from tqdm.auto import tqdm
 
-from guided_grpo.problems.preparing.curate import REASONS
-from guided_grpo.problems.preparing.survey import Survey
-from guided_grpo.problems.reading.records import Item, items, total_bytes
+from guided_grpo.data.preparing.curate import REASONS
+from guided_grpo.data.preparing.survey import Survey
+from guided_grpo.data.reading.streams import Item, items, total_bytes
 
 
 def stream(

@@ -11,12 +11,12 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from guided_grpo.commands.policies import context_of
+from guided_grpo.data.reading.benchmarks import BENCHMARKS, load_benchmark
+from guided_grpo.data.sources import load_rows
 from guided_grpo.errors import InputError
-from guided_grpo.evaluate import Decoding, Question, questions
+from guided_grpo.evaluation.evaluate import Decoding, Question, questions
+from guided_grpo.evaluation.protocols import DECODINGS, PLAIN, PLAIN_STOP, SYSTEMS
 from guided_grpo.guidance.placement import Prompt, render
-from guided_grpo.problems.reading.benchmarks import BENCHMARKS, load_benchmark
-from guided_grpo.problems.sources import load_rows
-from guided_grpo.protocols import DECODINGS, PLAIN, PLAIN_STOP, SYSTEMS
 
 STYLES = ("auto", "chat", "plain")
 _DECIDE = ("task", "answer", "answer_kind", "tests", "entry_point", "setup")  # columns that decide what is right

@@ -11,17 +11,17 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from guided_grpo.commands.progress import wants_bars
 from guided_grpo.commands.report import OneLineParser
 from guided_grpo.errors import InputError
-from guided_grpo.progress import wants_bars
+from guided_grpo.grading.answers import FORMS
+from guided_grpo.grading.code import CodeVerdict
+from guided_grpo.grading.code_forms import read_tests
+from guided_grpo.grading.grader import Grader, Question
+from guided_grpo.grading.strict import KINDS
+from guided_grpo.grading.worth import GraderSettings
 from guided_grpo.sandbox import Limits
 from guided_grpo.types import Verdict
-from guided_grpo.verifiers.answers import FORMS
-from guided_grpo.verifiers.code import CodeVerdict
-from guided_grpo.verifiers.code_forms import read_tests
-from guided_grpo.verifiers.grader import Grader, Question
-from guided_grpo.verifiers.strict import KINDS
-from guided_grpo.verifiers.worth import GraderSettings
 
 BATCH = 512  # lines that are graded together
 

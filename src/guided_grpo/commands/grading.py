@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from guided_grpo.errors import InputError
+from guided_grpo.grading import RewardSettings
+from guided_grpo.grading.answers import FORMS
+from guided_grpo.grading.worth import GraderSettings, read_worth
 from guided_grpo.sandbox import Limits
-from guided_grpo.verifiers import RewardSettings
-from guided_grpo.verifiers.answers import FORMS
-from guided_grpo.verifiers.worth import GraderSettings, read_worth
 
 
 @dataclass

@@ -10,10 +10,10 @@ from accelerate import PartialState
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
-from guided_grpo.commands.settings import say
+from guided_grpo.commands.parsing import say
+from guided_grpo.commands.progress import wants_bars
 from guided_grpo.embedded import BaseRecipe, base_folder, build_base, embedded_recipe
 from guided_grpo.errors import InputError
-from guided_grpo.progress import wants_bars
 
 disable_progress_bar()  # of loading and saving weights: ours are enough
 

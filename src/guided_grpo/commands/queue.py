@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from guided_grpo import rundir
-from guided_grpo.commands.settings import Settings, say
+from guided_grpo.commands.parsing import Settings, say
 from guided_grpo.errors import InputError
+from guided_grpo.store import rundir
 
 GRACE = 10.0  # seconds that a child has for its own end after an interrupt
 POLL = 0.2  # seconds between two looks at the children

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from guided_grpo.errors import InputError
-from guided_grpo.report import build_report
+from guided_grpo.studies.report import build_report
 
 
 class OneLineParser(argparse.ArgumentParser):

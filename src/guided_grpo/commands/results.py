@@ -7,11 +7,11 @@ from typing import Any
 from accelerate import PartialState
 from datasets import Dataset
 
-from guided_grpo import rundir
-from guided_grpo.commands.settings import Settings, say
-from guided_grpo.evaluate import Evaluation, evaluate, questions
-from guided_grpo.progress import wants_bars
-from guided_grpo.trainer import GuidedGRPOTrainer
+from guided_grpo.commands.parsing import Settings, say
+from guided_grpo.commands.progress import wants_bars
+from guided_grpo.evaluation.evaluate import Evaluation, evaluate, questions
+from guided_grpo.store import rundir
+from guided_grpo.train.trainer import GuidedGRPOTrainer
 
 _EVALUATED = ("accuracy", "interval", "problems", "samples")
 

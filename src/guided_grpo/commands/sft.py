@@ -17,20 +17,20 @@ from datasets import Dataset
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser, get_peft_config
 
-from guided_grpo import rundir
-from guided_grpo.callbacks import BarCallback
 from guided_grpo.commands.grading import GradingArguments
+from guided_grpo.commands.parsing import VOLATILE, RunArguments, check_config_file, config_path, plain_fields, say
 from guided_grpo.commands.policies import load_model, load_tokenizer, policy_source
-from guided_grpo.commands.settings import VOLATILE, RunArguments, check_config_file, config_path, plain_fields, say
+from guided_grpo.commands.progress import wants_bars
 from guided_grpo.commands.train import load_rows_of, prepare_resume
+from guided_grpo.data.demonstrations import demonstrations
 from guided_grpo.embedded import BaseRecipe
 from guided_grpo.errors import InputError
-from guided_grpo.evaluate import evaluate, questions
-from guided_grpo.metrics import plain_number
-from guided_grpo.problems.demonstrations import demonstrations
-from guided_grpo.progress import wants_bars
-from guided_grpo.rollout import GuidanceTokenizer
-from guided_grpo.verifiers import Grader, reward_functions
+from guided_grpo.evaluation.evaluate import evaluate, questions
+from guided_grpo.grading import Grader, reward_functions
+from guided_grpo.store import rundir
+from guided_grpo.train.callbacks import BarCallback
+from guided_grpo.train.metrics import plain_number
+from guided_grpo.train.rollout import GuidanceTokenizer
 
 
 @dataclass

@@ -15,19 +15,19 @@ from datasets import Dataset
 from transformers import PrinterCallback, ProgressCallback
 from trl import get_peft_config
 
-from guided_grpo import rundir
-from guided_grpo.callbacks import BarCallback, EvaluationCallback
+from guided_grpo.commands.parsing import VOLATILE, RunArguments, Settings, parse, say
 from guided_grpo.commands.policies import context_of, load_model, load_tokenizer, policy_source
+from guided_grpo.commands.progress import wants_bars
 from guided_grpo.commands.results import Results, headline
-from guided_grpo.commands.settings import VOLATILE, RunArguments, Settings, parse, say
+from guided_grpo.data.preparing.selection import filter_hard
+from guided_grpo.data.sources import load_rows
 from guided_grpo.embedded import BaseRecipe
 from guided_grpo.errors import InputError
-from guided_grpo.problems.check import check_columns, check_fit
-from guided_grpo.problems.preparing.selection import filter_hard
-from guided_grpo.problems.sources import load_rows
-from guided_grpo.progress import wants_bars
-from guided_grpo.trainer import GuidedGRPOTrainer
-from guided_grpo.verifiers import Grader, reward_functions
+from guided_grpo.grading import Grader, reward_functions
+from guided_grpo.store import rundir
+from guided_grpo.train.callbacks import BarCallback, EvaluationCallback
+from guided_grpo.train.checks import check_columns, check_fit
+from guided_grpo.train.trainer import GuidedGRPOTrainer
 
 
 def main(arguments: list[str], *, as_json: bool = False) -> int:

@@ -29,9 +29,9 @@ from transformers import (
     set_seed,
 )
 
-from guided_grpo import rundir
+from guided_grpo.data.domains.chains import ALPHABET
 from guided_grpo.embedded.recipes import DOMAINS, BaseRecipe
-from guided_grpo.problems.domains.chains import ALPHABET
+from guided_grpo.store import rundir
 
 MAX_POSITIONS = 256
 _RECIPE = "recipe.json"

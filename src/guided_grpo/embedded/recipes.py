@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from guided_grpo.data.domains import chains, programs
 from guided_grpo.errors import InputError
-from guided_grpo.problems.domains import chains, programs
 from guided_grpo.types import Row
 
 EMBEDDED = "embedded"

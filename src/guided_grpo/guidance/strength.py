@@ -34,7 +34,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from guided_grpo.rollout import problem_key, tier_key
+from guided_grpo.train.rollout import problem_key, tier_key
 from guided_grpo.types import Row, StepFeedback, Strength, Unit
 
 LEAST_LEFT = 0.02  # share of a trace that left never gives

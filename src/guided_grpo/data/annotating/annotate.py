@@ -1,0 +1,327 @@
+"""Traces from a teacher: every problem without one is asked n times, and the best verified answer becomes its guidance.
+
+    rows → questions not yet answered → teacher.py → journal.py → verdicts.py → choice → rows with guidance
+
+Only the journal grows while a run is under way. The output is made of it, in the order of the rows, at the end and by
+one rename, so that a run that was killed and repeated gives the bytes of one that was not, as far as the teacher gives
+the same answer to the same question with the same seed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from guided_grpo.data.annotating.answer_journal import AnswerJournal, Key, key_of
+from guided_grpo.data.annotating.teacher import Asking, NoAnswer, Teacher
+from guided_grpo.data.annotating.verdicts import Verdicts
+from guided_grpo.data.leak import safe_length
+from guided_grpo.errors import InputError
+from guided_grpo.grading.answers import THINK_OPEN
+from guided_grpo.grading.code_forms import read_tests
+from guided_grpo.grading.grader import Grader, Question
+from guided_grpo.grading.worth import GraderSettings
+from guided_grpo.sandbox import Limits
+from guided_grpo.store.rundir import write_text
+from guided_grpo.types import Status
+
+CHOICES = ("shortest", "longest", "first")
+JOURNAL = ".journal.jsonl"  # behind the name of the output
+HOPELESS = 5  # refusals before any answer, or (twice as many, or all in flight) failures in a row, that end a run
+READY = 32  # problems beyond those in flight whose answers may be waiting for their verdict
+
+
+@dataclass(frozen=True)
+class Choosing:
+    """How many answers a problem gets, which becomes its trace, and what may be spent on them."""
+
+    samples: int = 1
+    choose: str = "shortest"  # of the correct ones, by characters; "first": no further sample after a correct one
+    keep_unverified: bool = False  # True = where none is correct, one that is not becomes the trace
+    again: bool = False  # True = rows that have guidance are asked too, and keep it where no answer is correct
+    price_in: float | None = None  # of a million tokens of prompts, in any currency; None = nothing
+    price_out: float | None = None  # of a million tokens of answers, thinking included; None = nothing
+    max_cost: float | None = None  # nothing more is asked once all answers of the journal cost this much; None = no end
+
+
+@dataclass
+class Totals:
+    """What became of a run. Answers, tokens and cost are those of the journal: of earlier runs too."""
+
+    rows: int = 0
+    skipped: int = 0  # had guidance
+    annotated: int = 0  # with a trace from the teacher
+    unverified: int = 0  # of these: with one that is not known to be correct
+    not_solved: int = 0  # all samples answered, none correct
+    incomplete: int = 0  # no trace, and samples without an answer
+    answers: int = 0
+    statuses: dict[str, int] = field(default_factory=dict)  # of the answers; timeout and infra_error = not graded
+    requests: int = 0  # of this run, retries included
+    retries: int = 0
+    failed: int = 0  # questions of this run without an answer after all retries
+    refused: int = 0  # questions of this run that the endpoint does not take
+    reason: str | None = None  # of the last failure or refusal
+    tokens_in: int = 0
+    tokens_out: int = 0
+    uncounted: int = 0  # answers whose endpoint does not say how many tokens they are
+    cost: float | None = None  # None = no prices
+    stopped: str | None = None  # "max_cost", "no_answers"; None = everything was asked
+    seconds: float = 0.0  # of this run
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing failed; a stop at the cost that was set is no failure."""
+        return not (self.failed or self.refused)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A row that is asked."""
+
+    row: Mapping[str, Any]
+    key: str  # of the chat that is sent: rows with the same one share their answers
+    gold_key: str
+
+
+def annotate(
+    rows: Sequence[Mapping[str, Any]],
+    output: Path,
+    *,
+    source: str,
+    asking: Asking,
+    endpoint: Mapping[str, Any],
+    choosing: Choosing,
+    concurrency: int = 16,
+    workers: int = 1,
+    code_seconds: float = 5.0,
+    quiet: bool = False,
+) -> Totals:
+    """Ask, grade, choose and write `output`, going on from the journal beside it.
+
+    Args:
+        rows: as `load_rows` gives them. Rows of code may have `entry_point` and `setup` (see `parse_tests`).
+        output: JSON lines, one a row, in their order; `guidance` filled, `teacher` says by whom.
+        source: where the rows come from, for messages.
+        asking: what is sent; a journal that holds answers must have the same.
+        endpoint: arguments of `Teacher`.
+        choosing: how many samples, and which is kept.
+        concurrency: most requests at once.
+        workers: processes that grade.
+        code_seconds: CPU time of one program in the sandbox.
+        quiet: no progress bar; there is none either where stderr is no terminal.
+
+    Raises InputError before anything is asked where a row or a setting is wrong, and where the endpoint says that no
+    question will get an answer. What has come in by then is in the journal, as after an interrupt.
+    """
+    start = time.monotonic()
+    journal_path = output.with_name(output.name + JOURNAL)
+    if output.exists() and not journal_path.exists():
+        raise InputError("is there, and has no journal", field="output", value=str(output), fix="choose another")
+    problems = [_problem(row, source, number, asking, choosing) for number, row in enumerate(rows, 1)]
+    asked = [problem for problem in problems if problem]
+    grader = Grader(
+        GraderSettings(
+            infra_limit=1.0, maths_workers=workers, code_workers=workers, code_limits=Limits(cpu_seconds=code_seconds)
+        )
+    )
+    grader.start(sorted({problem.row["task"] for problem in asked}))
+    with AnswerJournal(journal_path, asdict(asking)) as journal, Verdicts(grader) as verdicts:
+        run = _Run(journal, verdicts, asking, choosing)
+        totals = asyncio.run(run.go(asked, endpoint, concurrency, quiet))
+        filled = (run.filled(row, problem) for row, problem in zip(rows, problems, strict=True))
+        write_text(output, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in filled))
+    totals.rows, totals.skipped = len(rows), problems.count(None)
+    totals.seconds = time.monotonic() - start
+    return totals
+
+
+def _problem(row: Mapping[str, Any], source: str, number: int, asking: Asking, choosing: Choosing) -> Problem | None:
+    """What is asked for this row; None = nothing. Whatever would only fail after the money is spent fails here."""
+
+    def wrong(problem: str, field: str, fix: str) -> InputError:
+        return InputError(problem, file=source, line=number, field=field, fix=fix)
+
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except (TypeError, ValueError) as error:
+        raise wrong(f"cannot be written as JSON ({error})", "row", "drop that column") from None
+    if not isinstance(row.get("teacher"), dict | None):
+        raise wrong("is the name of a column that is written here", "teacher", "rename it")
+    if row["guidance"] and not choosing.again:
+        return None
+    prompt = row["prompt"]
+    if asking.system and not isinstance(prompt, str) and prompt[0]["role"] == "system":
+        raise wrong("has a system message of its own", "prompt", "drop it, or leave out --system")
+    key = key_of(asking.messages(prompt))
+    if row["task"] == "code":
+        tests = [row["tests"], row.get("entry_point") or "", row.get("setup") or ""]
+        try:
+            read_tests(tests[0], entry_point=tests[1], setup=tests[2])
+        except ValueError as error:
+            raise wrong(str(error), "tests", "correct them, or drop the row") from None
+        return Problem(row, key, key_of(tests))
+    return Problem(row, key, key_of([row["answer"], row.get("answer_kind") or "math"]))
+
+
+class _Run:
+    """One run over one journal."""
+
+    def __init__(self, journal: AnswerJournal, verdicts: Verdicts, asking: Asking, choosing: Choosing) -> None:
+        self.journal, self.verdicts, self.asking, self.choosing = journal, verdicts, asking, choosing
+        self.totals = Totals()
+        self._ungraded: dict[tuple[Key, str], Status] = {}  # not in the journal: graded again by the next run
+        self._answered = self._failures = 0  # of this run; in a row
+        for entry in journal.entries.values():
+            self._count(entry.tokens_in, entry.tokens_out)
+
+    async def go(
+        self, problems: Sequence[Problem], endpoint: Mapping[str, Any], concurrency: int, quiet: bool
+    ) -> Totals:
+        """Ask and grade what the journal lacks."""
+        twins: dict[str, dict[str, Problem]] = {}  # by prompt, then by gold answer
+        for problem in problems:
+            twins.setdefault(problem.key, {}).setdefault(problem.gold_key, problem)
+        alone = self.choosing.choose == "first"  # samples one after the other
+        samples = range(self.choosing.samples)
+        work = [
+            (list(same.values()), tries) for same in twins.values() for tries in ([samples] if alone else zip(samples))
+        ]
+        queue = iter(work)
+        self._places, self._most_failures = asyncio.Semaphore(concurrency), max(2 * HOPELESS, concurrency)
+        with tqdm(total=len(work), unit="problem" if alone else "answer", disable=quiet or None) as bar:
+            async with Teacher(**endpoint) as self._teacher:
+                try:
+                    async with asyncio.TaskGroup() as group:
+                        for _ in range(min(len(work), 2 * concurrency + READY)):
+                            group.create_task(self._work(queue, bar))
+                except ExceptionGroup as errors:  # one is enough to say; the others only repeat it
+                    raise errors.exceptions[0] from None
+                self.totals.requests, self.totals.retries = self._teacher.requests, self._teacher.retries
+        self._sum_up(problems, [problem for same in twins.values() for problem in same.values()])
+        return self.totals
+
+    async def _work(self, queue: Iterator[tuple[list[Problem], Sequence[int]]], bar: Any) -> None:
+        for same, tries in queue:
+            for sample in tries:
+                key = (same[0].key, sample)
+                if key not in self.journal.entries and not await self._ask(same[0], key):
+                    break
+                statuses = [await self._status(problem, key) for problem in same]
+                if all(status is Status.CORRECT for status in statuses):
+                    break
+            bar.update()
+            shown = {"failed": self.totals.failed, "retries": self._teacher.retries, "cost": self._cost()}
+            bar.set_postfix({name: value for name, value in shown.items() if value}, refresh=False)
+
+    async def _ask(self, problem: Problem, key: Key) -> bool:
+        """Whether there is an answer to this sample now, in the journal."""
+        async with self._places:
+            if self.choosing.max_cost is not None and (self._cost() or 0.0) >= self.choosing.max_cost:
+                self.totals.stopped = "max_cost"
+            if self.totals.stopped:
+                return False
+            try:
+                answer = await self._teacher.ask(self.asking.body(problem.row["prompt"], *key))
+            except NoAnswer as failure:
+                self._failed(failure)
+                return False
+            self.journal.add(key, answer)
+        self._answered += 1
+        self._failures = 0
+        self._count(answer.tokens_in, answer.tokens_out)
+        return True
+
+    def _failed(self, failure: NoAnswer) -> None:
+        self.totals.reason = str(failure)
+        self.totals.refused += failure.refused
+        self.totals.failed += not failure.refused
+        self._failures += not failure.refused
+        if self.totals.refused >= HOPELESS and not self._answered:
+            raise InputError(f"refuses every question: {failure}", file="the endpoint", fix="change what is sent")
+        if self._failures >= self._most_failures:
+            self.totals.stopped = "no_answers"
+
+    async def _status(self, problem: Problem, key: Key) -> Status | None:
+        """How the answer does; None = it was cut off, and is not graded."""
+        if not self.journal.entries[key].whole:
+            return None
+        status = self.journal.status(key, problem.gold_key)
+        if status is None:
+            status, graded = await self.verdicts.of(Question(self.journal.text(key), problem.row))
+            if graded:
+                self.journal.add_status(key, problem.gold_key, status)
+            else:
+                self._ungraded[key, problem.gold_key] = status
+        return status
+
+    def _count(self, tokens_in: int | None, tokens_out: int | None) -> None:
+        self.totals.answers += 1
+        self.totals.tokens_in += tokens_in or 0
+        self.totals.tokens_out += tokens_out or 0
+        self.totals.uncounted += tokens_in is None or tokens_out is None
+
+    def _cost(self) -> float | None:
+        if self.choosing.price_in is None and self.choosing.price_out is None:
+            return None
+        spent = (self.choosing.price_in or 0.0) * self.totals.tokens_in
+        return round((spent + (self.choosing.price_out or 0.0) * self.totals.tokens_out) / 1e6, 6)
+
+    def _known(self, problem: Problem) -> dict[Key, str]:
+        """The answers to a problem and how each did."""
+        known = {}
+        for key in ((problem.key, sample) for sample in range(self.choosing.samples)):
+            if key in self.journal.entries:
+                entry = self.journal.entries[key]
+                status = self.journal.status(key, problem.gold_key) or self._ungraded.get((key, problem.gold_key))
+                known[key] = entry.finish if not entry.whole else status.value if status else "not graded"
+        return known
+
+    def _chosen(self, problem: Problem) -> Key | None:
+        known = self._known(problem)
+        order = {"shortest": 1, "longest": -1, "first": 0}[self.choosing.choose]
+        usable = [key for key in known if self.journal.entries[key].whole]
+        correct = [key for key in usable if known[key] == Status.CORRECT]
+        if not correct and self.choosing.keep_unverified:  # what could not be graded before what is known to be wrong
+            correct = [key for key in usable if (key, problem.gold_key) in self._ungraded] or usable
+        return min(correct, key=lambda key: (order * self.journal.entries[key].chars, key[1]), default=None)
+
+    def filled(self, given: Mapping[str, Any], problem: Problem | None) -> dict[str, Any]:
+        """The row with what the teacher gave; None = it was not asked."""
+        row = {**given, "teacher": given.get("teacher")}
+        if problem is None:
+            return row
+        known, chosen = self._known(problem), self._chosen(problem)
+        if known:
+            row["teacher"] = {
+                "model": self.asking.model,
+                "samples": len(known),
+                "correct": sum(status == Status.CORRECT for status in known.values()),
+                "sample": chosen and chosen[1],
+                "status": chosen and known[chosen],
+                "tokens": chosen and self.journal.entries[chosen].tokens_out,
+            }
+        if chosen:
+            # Guidance opens the thinking block itself, where the policy has one (guidance/placement.py).
+            trace = self.journal.text(chosen).lstrip().removeprefix(THINK_OPEN).lstrip()
+            row |= {"guidance": trace, "guidance_limit": safe_length(trace, row["answer"] or "")}
+        return row
+
+    def _sum_up(self, problems: Sequence[Problem], different: Sequence[Problem]) -> None:
+        totals = self.totals
+        for problem in problems:
+            known, chosen = self._known(problem), self._chosen(problem)
+            totals.annotated += chosen is not None
+            totals.unverified += chosen is not None and known[chosen] != Status.CORRECT
+            complete = len(known) == self.choosing.samples
+            totals.not_solved += chosen is None and complete
+            totals.incomplete += chosen is None and not complete
+        totals.statuses = dict(Counter(status for problem in different for status in self._known(problem).values()))
+        totals.cost = self._cost()

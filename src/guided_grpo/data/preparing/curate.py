@@ -1,0 +1,306 @@
+"""From raw records to checked rows, with a reason for every record that makes none.
+
+    record → reader → proof? gold? tests? → duplicate? → contaminated? → prompt length → traces: complete, length,
+    correct → row, checked (rows.py), leak limit → duplicate of a row that was kept meanwhile?
+
+Records stream through in their order; in memory are one batch, the hashes of the rows kept (16 bytes each, in a table
+at most two thirds full) and the word runs of the benchmarks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from guided_grpo.data.curriculum import MATHS_TIERS
+from guided_grpo.data.preparing.overlap import Contamination, HashTable, text_hash
+from guided_grpo.data.preparing.recipe import Recipe
+from guided_grpo.data.preparing.traces import Agreement, Candidates, Graders, candidates, choose
+from guided_grpo.data.reading.drafts import Draft, RejectedError, asks_for_proof
+from guided_grpo.data.reading.readers import READERS, DraftReader, find_reader
+from guided_grpo.data.reading.rows import checked_prompt, checked_row, gold_fault
+from guided_grpo.data.reading.streams import Item, renamed
+from guided_grpo.errors import InputError
+from guided_grpo.grading.code_forms import parse_tests
+from guided_grpo.guidance.placement import Tokenizer, render
+from guided_grpo.guidance.slicing import step_ends
+
+REASONS: dict[str, str] = {
+    "not-json": "the line is no JSON object, or no UTF-8",
+    "missing-field": "a column of the schema, or of the mapping, is missing or empty",
+    "bad-value": "a column holds something else than a prompt, answer, trace or difficulty",
+    "flagged": "the data itself calls the problem or its solution invalid",
+    "tier": "from a source that the recipe does not keep",
+    "proof": "asks for a proof: nothing to verify",
+    "no-answer": "has no gold answer, nor a solution that declares one",
+    "unparseable-gold": "the gold answer is none that the verifier can grade",
+    "bad-tests": "the tests can grade nothing",
+    "duplicate": "the same problem was kept before",
+    "contaminated": "shares a run of words with a benchmark",
+    "prompt-long": "the prompt is over max_prompt",
+    "no-trace": "has no trace",
+    "bare-answer": "the trace is no more than the answer",
+    "incomplete-trace": "the trace was cut off, or never closes its thought",
+    "trace-short": "the trace is under min_trace",
+    "trace-long": "the trace is over max_trace",
+    "unanswered-trace": "the trace declares no answer",
+    "wrong-trace": "the trace declares another answer, or fails the tests",
+    "ungraded-trace": "the verifier could not tell: time, memory, or its own failure; never counted as wrong",
+    "no-difficulty": "the recipe orders or filters by difficulty, and the row has none that it knows",
+    "tier-full": "over per_tier",
+    "limit": "over the limit",
+    "hard": "a hard problem (sample filter remove)",
+    "replaced": "a hard problem, exchanged for a moderate one (sample filter replace)",
+}
+BATCH = 256  # records in memory
+UNKNOWN = "unknown"  # in `tiers`: rows whose data names no source
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one record: a row, or a reason of REASONS with what was found."""
+
+    item: Item
+    row: dict[str, Any] | None = None
+    reason: str = ""
+    detail: str = ""
+
+
+class Curator:
+    """Turns records into outcomes, in order; counts what it did. One run each.
+
+    Args:
+        recipe: the settings.
+        contamination: the benchmarks to compare with; empty = none.
+        tokenizer: counts lengths in tokens; None = in characters.
+        graders: the verifiers; the caller closes them.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        contamination: Contamination | None = None,
+        tokenizer: Tokenizer | None = None,
+        graders: Graders | None = None,
+    ) -> None:
+        self.recipe, self.tokenizer = recipe, tokenizer
+        self.contamination = contamination or Contamination(recipe.ngram)
+        self.graders = graders or Graders(recipe.workers)
+        self.agreement = Agreement()
+        self.readers: dict[str, str] = {}  # source → name of its reader
+        self.read = 0
+        self.counts: Counter[str] = Counter()  # rejected, by reason
+        self.unguided: Counter[str] = Counter()  # kept without a trace, by the reason of its traces
+        self._seen = HashTable()
+        self._kind: type | None = None
+        self._tiered: bool | None = None  # whether difficulties are tiers
+
+    @property
+    def kept(self) -> int:
+        """Records that made a row."""
+        return self.read - self.counts.total()
+
+    def run(self, items: Iterable[Item]) -> Iterator[Outcome]:
+        """One outcome a record, in order."""
+        stream = iter(items)
+        while batch := list(islice(stream, BATCH)):
+            drafted = [self._draft(item) for item in batch]
+            waiting = [each for each in drafted if isinstance(each, Candidates)]
+            choose(waiting, self.graders, self.recipe.verify, self.agreement)
+            for item, each in zip(batch, drafted, strict=True):
+                outcome = self._row(item, each) if isinstance(each, Candidates) else each
+                self.read += 1
+                if outcome.reason:
+                    self.counts[outcome.reason] += 1
+                yield outcome
+
+    def _draft(self, item: Item) -> Candidates | Outcome:
+        """Everything that needs no verifier."""
+        if item.record is None:
+            return Outcome(item, reason="not-json", detail=item.fault)
+        try:
+            draft = self._read(item)
+            found = self._checked(draft, item)
+        except RejectedError as error:
+            return Outcome(item, reason=error.reason, detail=error.detail)
+        return found
+
+    def _read(self, item: Item) -> Draft:
+        record = item.record or {}
+        name = self.readers.get(item.source)
+        if name is None:
+            name = self.readers[item.source] = find_reader(self.recipe.reader, record, self.recipe.mapping)
+        reader: DraftReader = READERS[name][1]
+        if self.recipe.mapping:
+            try:
+                record = renamed(record, self.recipe.mapping, item.source, item.line)
+            except InputError as error:
+                raise RejectedError("missing-field", _told(error)) from None
+        draft = reader(record)
+        for column in self.recipe.keep:
+            if column not in record:
+                raise RejectedError("missing-field", f"no {column} to keep; the columns are {', '.join(record)}")
+            draft.columns[column] = _as_text(record[column])
+        return draft
+
+    def _checked(self, draft: Draft, item: Item) -> Candidates:
+        recipe = self.recipe
+        if recipe.tiers and (draft.tier or UNKNOWN) not in recipe.tiers:
+            raise RejectedError("tier", draft.tier or "the data names no source")
+        try:
+            checked_prompt(draft.problem, file=item.source, line=item.line)
+        except InputError as error:
+            raise RejectedError("bad-value", _told(error)) from None
+        text = draft.text
+        prompt = self._prompt(draft, item)
+        if draft.task == "math" and recipe.drop_proofs and asks_for_proof(text):
+            raise RejectedError("proof", text[:100])
+        if draft.task == "code":
+            try:
+                if recipe.reference_tests and draft.inputs is not None:
+                    draft.tests = self.graders.reference_tests(draft.inputs)
+                    draft.columns["setup"] = "inf, nan = float('inf'), float('nan')"  # as repr writes them
+                parse_tests(
+                    draft.tests,
+                    entry_point=draft.columns.get("entry_point") or "",
+                    setup=draft.columns.get("setup") or "",
+                )
+            except ValueError as error:
+                raise RejectedError("bad-tests", str(error)) from None
+        elif draft.task == "math":
+            if draft.answer is None or not draft.answer.strip():
+                raise RejectedError("no-answer", "there is none")
+            fault = gold_fault(draft.answer)
+            if fault:
+                raise RejectedError("unparseable-gold", f"{draft.answer[:80]!r} {fault}")
+        if recipe.deduplicate:
+            self._refuse_duplicate(text)
+        hit = self.contamination.find(text)
+        if hit:
+            raise RejectedError("contaminated", f"{hit[0]}: {hit[1]}")
+        if recipe.max_prompt is not None:
+            length = self._prompt_length(prompt)
+            if length > recipe.max_prompt:
+                raise RejectedError("prompt-long", f"{length}, over {recipe.max_prompt}")
+        found = candidates(draft, recipe.trace, allowed=self._length_fault, drop_bare=recipe.drop_bare)
+        found.prompt = prompt
+        return found
+
+    def _row(self, item: Item, found: Candidates) -> Outcome:
+        draft, trace, recipe = found.draft, found.chosen, self.recipe
+        why, told = found.reason()
+        if trace is None and recipe.require_trace:
+            return Outcome(item, reason=why, detail=told)
+        columns = {key: value for key, value in draft.columns.items() if key != "guidance_limit" or trace is not None}
+        record = {
+            "prompt": found.prompt,
+            **({"answer": draft.answer} if draft.task == "math" else {"tests": draft.tests}),
+            "guidance": trace.text if trace else None,
+            "difficulty": self._difficulty(draft, trace.text if trace else ""),
+            "task": draft.task,
+            **({"source": draft.tier} if draft.tier is not None else {}),
+            **({"trace": trace.name} if trace else {}),
+            **columns,
+        }
+        try:
+            row = checked_row(record, file=item.source, line=item.line, kind=self._kind)
+            for value in (draft.text, *row.values()):
+                if isinstance(value, str) and not value.isascii():
+                    value.encode()
+            if recipe.deduplicate:
+                self._refuse_duplicate(draft.text)
+        except InputError as error:
+            return Outcome(item, reason="bad-value", detail=_told(error))
+        except UnicodeEncodeError:
+            return Outcome(item, reason="bad-value", detail="half of a character, as from a broken \\u escape")
+        except RejectedError as error:
+            return Outcome(item, reason=error.reason, detail=error.detail)
+        fault = self._difficulty_fault(row["difficulty"])
+        if fault:
+            return Outcome(item, reason="no-difficulty", detail=fault)
+        self._kind = self._kind or type(row["prompt"])
+        if recipe.deduplicate:
+            self._seen.add(text_hash(draft.text), item.line)
+        row["guidance_share"] = round(row["guidance_limit"] / len(trace.text), 4) if trace else 0.0
+        if trace is None:
+            self.unguided[why] += 1
+        return Outcome(item, row=row)
+
+    def _prompt(self, draft: Draft, item: Item) -> Any:
+        """The problem as the policy gets it: instruction below, as a chat unless text is asked for."""
+        recipe = self.recipe
+        if not isinstance(draft.problem, str):
+            return draft.problem
+        instruction = draft.instruction if recipe.instruction is None else recipe.instruction
+        text = f"{draft.problem}\n{instruction}" if instruction else draft.problem
+        plain = READERS[self.readers[item.source]][1] is READERS["plain"][1]
+        if recipe.prompt_form == "text" or (recipe.prompt_form is None and plain and not recipe.system):
+            return text
+        opening = [{"role": "system", "content": recipe.system}] if recipe.system else []
+        return [*opening, {"role": "user", "content": text}]
+
+    def _refuse_duplicate(self, text: str) -> None:
+        first = self._seen.get(text_hash(text))
+        if first is not None:
+            raise RejectedError("duplicate", f"the problem of line {first}")
+
+    def _difficulty_fault(self, value: Any) -> str:
+        """Why a row cannot be ordered among the others; found here, not after hours of grading."""
+        if self.recipe.order != "difficulty" and self.recipe.sample_filter.mode == "keep":
+            return ""
+        tier = isinstance(value, str)
+        if value is None or value != value or (tier and value not in MATHS_TIERS):
+            return f"difficulty: {value!r}"
+        if self._tiered is None:
+            self._tiered = tier
+        return "" if tier == self._tiered else f"difficulty: {value!r} among {'tiers' if self._tiered else 'numbers'}"
+
+    def _length_fault(self, text: str) -> tuple[str, str] | None:
+        low, high = self.recipe.min_trace, self.recipe.max_trace
+        if low is None and high is None:
+            return None
+        length = self.length(text)
+        if low is not None and length < low:
+            return "trace-short", f"{length}, under {low}"
+        return ("trace-long", f"{length}, over {high}") if high is not None and length > high else None
+
+    def length(self, text: str) -> int:
+        """Tokens of `text`, or characters where there is no tokenizer."""
+        if self.tokenizer is None:
+            return len(text)
+        return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _prompt_length(self, prompt: Any) -> int:
+        if self.tokenizer is None or (not isinstance(prompt, str) and not self.tokenizer.chat_template):
+            return len(prompt) if isinstance(prompt, str) else sum(len(each["content"]) for each in prompt)
+        return self.length(render(prompt, self.tokenizer, {}))
+
+    def _difficulty(self, draft: Draft, trace: str) -> Any:
+        rule, tier = self.recipe.difficulty, draft.tier
+        if rule == "steps":
+            return len(step_ends(trace))
+        if rule == "length":
+            return len(trace)
+        if rule == "none":
+            return None
+        known = [each for each in self.recipe.tiers if each not in MATHS_TIERS]
+        place: Any = tier if tier in MATHS_TIERS else None
+        if known and (tier or UNKNOWN) in self.recipe.tiers:  # the recipe's own tiers, easy to hard
+            place = self.recipe.tiers.index(tier or UNKNOWN)
+        return place if rule == "tier" or draft.difficulty is None else draft.difficulty
+
+
+def _told(error: InputError) -> str:
+    """What an error says of a value, without place and fix: these are the reject's own."""
+    text = str(error).partition("; fix: ")[0]
+    return text[text.find("field '") :] if "field '" in text else text
+
+
+def _as_text(value: Any) -> Any:
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | Mapping) else str(value)

@@ -1,0 +1,196 @@
+"""Which trace of a problem becomes its guidance: complete, correct by our own verifier, more than the bare answer.
+
+The first of these tests that a trace fails is its reason; where all traces of a problem fail, the row's reason is that
+of the trace that came furthest. Verdicts come in batches, from the grader of training and evaluation.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from guided_grpo.data.reading.drafts import Draft, Inputs, Trace
+from guided_grpo.grading.answers import BOX, HASHES, PROSE, box_content, clean
+from guided_grpo.grading.code import reference_tests
+from guided_grpo.grading.code_forms import parse_tests
+from guided_grpo.grading.code_tests import Close
+from guided_grpo.grading.grader import Grader, Question
+from guided_grpo.grading.worth import GraderSettings
+from guided_grpo.sandbox import SandboxPool
+from guided_grpo.types import Status, Verdict
+
+RULES = ("first-correct", "shortest-correct")
+# From a trace that says least to one that came furthest.
+TRACE_REASONS = (
+    "no-trace", "bare-answer", "incomplete-trace", "trace-short", "trace-long",
+    "unanswered-trace", "wrong-trace", "ungraded-trace",
+)  # fmt: skip
+_FAILED = {Status.WRONG: "wrong-trace", Status.NO_ANSWER: "unanswered-trace", Status.UNPARSEABLE: "wrong-trace"}
+_WORKING = re.compile(
+    r"[=<>]|\\(?:frac|sum|times|cdot|implies)|[\w)]\s*[+*^×·]\s*[\w(\\]|\d\s*-\s*\d"
+)  # a step, however short
+_WORDS = 6  # a "solution" with at most so many words beside the answer is bare
+
+
+class Graders:
+    """The grader of training and evaluation, and the sandbox where references run; the caller closes them."""
+
+    def __init__(self, workers: int = 1) -> None:
+        # A broken grader leaves "ungraded-trace" behind, counted; it is no reason to lose hours of curation.
+        settings = GraderSettings(maths_workers=workers, code_workers=workers, infra_limit=1.0)
+        self.workers = workers
+        self.grader = Grader(settings)
+        self._sandbox: SandboxPool | None = None
+
+    def check(self, graded: Sequence[tuple[Draft, str]]) -> list[Verdict]:
+        """One verdict a draft and trace, in order."""
+        verdicts = self.grader.grade([Question(text, _row(draft)) for draft, text in graded])
+        return [verdict or Verdict(Status.INFRA_ERROR, None, "nothing to grade it by") for verdict in verdicts]
+
+    def reference_tests(self, inputs: Inputs) -> list[str]:
+        """Asserts from a run of the reference. Raises ValueError where it does not answer every input.
+
+        Values that no assert can state (a NaN) are left out.
+        """
+        if self._sandbox is None:
+            self._sandbox = SandboxPool(workers=self.workers)
+        tests = reference_tests(
+            self._sandbox, inputs.reference, inputs.entry_point, inputs.arguments, tolerance=inputs.tolerance
+        )
+        asserts = []
+        for test in tests.calls:
+            text = f"assert {test.call} == {test.expected.value!r}"
+            if isinstance(test.expected, Close):
+                text = f"assert abs({test.call} - {test.expected.value!r}) <= {test.expected.absolute!r}"
+            if parse_tests([text]).calls == (test,):
+                asserts.append(text)
+        return asserts
+
+    def close(self) -> None:
+        """End the workers."""
+        self.grader.close()
+        if self._sandbox is not None:
+            self._sandbox.close()
+
+
+def _row(draft: Draft) -> dict[str, Any]:
+    if draft.task == "math":
+        return {"task": "math", "answer": draft.answer}
+    given = {name: draft.columns.get(name) for name in ("entry_point", "setup")}
+    return {"task": "code", "tests": draft.tests, **given}
+
+
+def is_bare(text: str, answer: str | None) -> bool:
+    """Whether a solution is no more than its answer: at most six words beside it.
+
+    `\\boxed{204}`, `**204**` and "The answer is 204." are bare; "6·34 = 204" with a sentence is not.
+    """
+    if len(text) > 200:
+        return False
+    if answer is not None and len(text) <= len(answer) + 24 and clean(text) == clean(answer):
+        return True
+    rest = text
+    for match in reversed(list(BOX.finditer(text))):
+        content = box_content(text, match.end()) or ""
+        rest = rest[: match.start()] + rest[match.end() + len(content) + 2 :]
+    rest = HASHES.sub(" ", PROSE.sub(" ", rest))
+    if answer:
+        rest = rest.replace(answer, " ")
+    return len(re.findall(r"\w+", rest)) <= _WORDS and not _WORKING.search(rest)
+
+
+@dataclass
+class Agreement:
+    """What the data says of its traces against what the verifier says."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def note(self, trace: Trace, status: Status) -> None:
+        """Count one graded trace that the data has a word on."""
+        if trace.correct is not None:
+            ours = "correct" if status is Status.CORRECT else "not correct"
+            self.counts[f"data says {'correct' if trace.correct else 'not correct'}, verifier says {ours}"] += 1
+
+
+@dataclass
+class Candidates:
+    """The traces of one draft that are still in the running, best first, and why the others are not."""
+
+    draft: Draft
+    waiting: list[Trace] = field(default_factory=list)
+    failed: list[tuple[str, str]] = field(default_factory=list)  # reason, detail
+    chosen: Trace | None = None
+    prompt: Any = None  # the problem as the policy gets it
+
+    def reason(self) -> tuple[str, str]:
+        """Why no trace was chosen."""
+        if not self.failed:
+            return "no-trace", "there is none"
+        best = max(self.failed, key=lambda failure: TRACE_REASONS.index(failure[0]))[0]
+        return best, "; ".join(dict.fromkeys(detail for _, detail in self.failed))
+
+
+def candidates(
+    draft: Draft, rule: str, *, allowed: Callable[[str], tuple[str, str] | None], drop_bare: bool = True
+) -> Candidates:
+    """The traces of `draft` in the order in which they are tried.
+
+    Args:
+        rule: `first-correct`, `shortest-correct`, or a column: only its traces.
+        allowed: trace text → (reason, detail) where its length is not allowed, else None.
+        drop_bare: whether a trace that is no more than the answer is none.
+    """
+    found = Candidates(draft)
+    traces = draft.traces
+    if rule not in RULES:
+        traces = [trace for trace in traces if trace.name == rule or trace.name.startswith(f"{rule}[")]
+    for trace in traces:
+        reason = None
+        if trace.complete is False:
+            reason = ("incomplete-trace", "cut off or never closes its thought")
+        elif drop_bare and draft.task == "math" and is_bare(trace.text, draft.answer):
+            reason = ("bare-answer", trace.text)
+        else:
+            reason = allowed(trace.text)
+        if reason:
+            found.failed.append((reason[0], f"{trace.name}: {reason[1]}"))
+        else:
+            found.waiting.append(trace)
+    if rule == "shortest-correct":
+        found.waiting.sort(key=lambda trace: len(trace.text))
+    return found
+
+
+def choose(batch: Iterable[Candidates], graders: Graders, verify: str, agreement: Agreement) -> None:
+    """Give every draft of a batch its trace, grading one trace a draft at a time.
+
+    Args:
+        batch: what `candidates` made; `chosen` is filled, `failed` grows.
+        graders: the verifiers.
+        verify: `strict` = only traces that declare the gold answer (or pass the tests); `lenient` = also those that
+            declare none; `off` = the first that is left.
+        agreement: takes what the data said of graded traces.
+    """
+    open_ = [each for each in batch if each.waiting]
+    while open_:
+        graded: list[tuple[Candidates, Trace]] = []
+        for each in open_:
+            trace = each.waiting.pop(0)
+            if verify == "off" or trace.gold:
+                each.chosen = trace
+            else:
+                graded.append((each, trace))
+        verdicts = graders.check([(each.draft, trace.text) for each, trace in graded])
+        for (each, trace), verdict in zip(graded, verdicts, strict=True):
+            agreement.note(trace, verdict.status)
+            undeclared = verdict.status is Status.NO_ANSWER
+            if verdict.status is Status.CORRECT or (undeclared and verify == "lenient"):
+                each.chosen = trace
+            else:
+                told = f" ({verdict.extracted!r:.60})" if verdict.extracted and each.draft.task == "math" else ""
+                reason = _FAILED.get(verdict.status, "ungraded-trace")
+                each.failed.append((reason, f"{trace.name}: {verdict.status}, {verdict.reason[:100]}{told}"))
+        open_ = [each for each in open_ if each.chosen is None and each.waiting]

@@ -1,0 +1,222 @@
+"""The code verifier: does a response's program pass the tests of its problem?
+
+The program runs in the sandbox; what comes back is compared here, value by value (`code_tests.py`). A program is never
+right because its process ended well, nor because it says so. Weak tests run in a process of their own, so that the
+source of a test, with what it expects, is never beside a call whose value counts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from guided_grpo.grading.answers import THINK_CLOSE
+from guided_grpo.grading.code_runs import Runs, settle
+from guided_grpo.grading.code_tests import CallTest, Close, CodeTests, Equal
+from guided_grpo.sandbox import End, Executor, Job, Kind, Outcome, Result, decode
+from guided_grpo.types import Status, Verdict
+
+# How a program begins: a response without any block is one where it begins so.
+_BARE = re.compile(
+    r"(?:def|class|async def|for|while|if|try|with)\b[^\n]*:|import\s|from\s+\S+\s+import\b"
+    r"|print\(|[A-Za-z_]\w*\s*=(?!=)"
+)
+_COMMENT = re.compile(r"\s*(?:#[^\n]*\n\s*|@[^\n]*\n\s*)*")
+_FENCE = re.compile(r"[ \t]*```[ \t]*(\w*)[^`]*")
+_PYTHON = {"", "python", "python3", "py"}
+
+
+@dataclass(frozen=True)
+class CodeVerdict(Verdict):
+    """A graded program. CORRECT = all tests passed; the counts are for partial credit and for reports."""
+
+    passed: int = 0
+    total: int = 0
+    weak: int = 0  # of the passed ones: those that the program could have forged
+
+    def reward(self, *, partial: bool = False, count_weak: bool = True) -> float | None:
+        """1.0 for all tests, else 0.0, or with `partial` the share passed; None where nothing could be graded.
+
+        Args:
+            partial: True = passed/total.
+            count_weak: False = weak tests count as failed.
+        """
+        if self.status is Status.INFRA_ERROR:
+            return None
+        passed = self.passed if count_weak else self.passed - self.weak
+        return passed / self.total if partial and self.total else float(bool(self.total) and passed == self.total)
+
+
+def declared_code(response: str) -> str | None:
+    """The program of `response`, after its thinking: its last closed block of Python, or all of it where there is no
+    block and it begins like a program; None = there is none."""
+    text = response.rpartition(THINK_CLOSE)[2]
+    if "```" not in text:
+        return text if _BARE.match(text, _start(text)) else None
+    found = None
+    block: list[str] | None = None  # lines of the open block
+    language = ""
+    for line in text.split("\n"):  # by lines: a search for the pair would be quadratic in fences that never close
+        fence = _FENCE.fullmatch(line.rstrip("\r"))
+        if block is None:
+            block, language = ([], fence[1]) if fence else (None, "")
+        elif fence and not line.replace("```", "", 1).strip():
+            found = "".join(block) if language.lower() in _PYTHON else found
+            block = None
+        else:
+            block.append(line + "\n")
+    return found
+
+
+def _start(text: str) -> int:
+    """Where the first line begins that is neither blank, comment nor decorator."""
+    match = _COMMENT.match(text)
+    return match.end() if match else 0
+
+
+def check_code(pool: Executor, responses: Sequence[str], tests: Sequence[CodeTests]) -> list[CodeVerdict]:
+    """Grade responses, each against its tests, in one batch; repeated pairs run once.
+
+    Args:
+        pool: where the programs run, with its limits per process: one for all calls, one for each weak test, one for
+            each test of input and output (but see `code_runs.py`).
+        responses: what the policy wrote (_B).
+        tests: of each response's problem (_B).
+    """
+    codes = [declared_code(response) for response in responses]
+    return [
+        CodeVerdict(Status.NO_ANSWER, None, "no block of Python", total=len(each)) if code is None else graded
+        for code, each, graded in zip(codes, tests, check_programs(pool, [c or "" for c in codes], tests), strict=True)
+    ]
+
+
+def check_programs(pool: Executor, programs: Sequence[str], tests: Sequence[CodeTests]) -> list[CodeVerdict]:
+    """As `check_code`, for bare programs."""
+    firsts: dict[tuple[str, int], int] = {}
+    for row, (program, each) in enumerate(zip(programs, tests, strict=True)):
+        firsts.setdefault((program, id(each)), row)
+    runs = {row: _runs(programs[row], tests[row]) for row in firsts.values()}
+    jobs = {row: (each.plan(pool), _jobs(programs[row], tests[row])) for row, each in runs.items()}
+    left = iter(pool.run([job for first, others in jobs.values() for job in (*first, *others)]))
+    outcomes: dict[int, list[Outcome]] = {}
+    for row, (first, others) in jobs.items():
+        runs[row].receive([next(left) for _ in first])
+        outcomes[row] = [next(left) for _ in others]
+    settle(pool, list(runs.values()))
+    graded = {row: _verdict(programs[row], tests[row], each.outcomes + outcomes[row]) for row, each in runs.items()}
+    return [graded[firsts[program, id(each)]] for program, each in zip(programs, tests, strict=True)]
+
+
+def reference_tests(
+    pool: Executor, reference: str, entry_point: str, inputs: Sequence[Sequence[Any]], *, tolerance: float = 0.0
+) -> CodeTests:
+    """Tests from inputs and a trusted solution, as in MBPP+: what the reference returns is what is expected.
+
+    Args:
+        pool: where the reference runs; one process, so that its limits bound all inputs together.
+        reference: the solution.
+        entry_point: name of its function.
+        inputs: the arguments of each call, plain data.
+        tolerance: absolute, for results that are a float; 0 = exact.
+
+    Raises ValueError where the reference does not answer every input with plain data.
+    """
+    setup = "inf, nan = float('inf'), float('nan')"  # as repr writes them
+    calls = tuple(f"{entry_point}({', '.join(map(repr, arguments))})" for arguments in inputs)
+    [outcome] = pool.run([Job(reference, setup=setup, calls=calls)])
+    tests = []
+    for call, result in zip(calls, outcome.results, strict=True):
+        if result.kind is not Kind.VALUE:
+            raise ValueError(f"the reference has no result for {_short(call)}: {_failure(outcome, result)[1]}")
+        value = decode(result.value)
+        close = tolerance > 0 and isinstance(value, float)
+        tests.append(CallTest(call, Close(value, tolerance) if close else Equal(value)))
+    return CodeTests(calls=tuple(tests), setup=setup)
+
+
+def same_output(expected: str, received: bytes) -> bool:
+    """Equality of whole outputs, line by line; blanks at the ends of lines and blank lines at the end do not count."""
+    try:
+        text = received.decode()
+    except UnicodeDecodeError:
+        return False
+    return _lines(expected) == _lines(text)
+
+
+def _lines(text: str) -> list[str]:
+    lines = [line.rstrip() for line in text.replace("\r\n", "\n").split("\n")]
+    while lines and not lines[-1]:
+        lines.pop()
+    return lines
+
+
+def _runs(program: str, tests: CodeTests) -> Runs:
+    def right(index: int, outcome: Outcome) -> bool:
+        answered = outcome.end is End.EXITED and outcome.exit_code == 0
+        return answered and same_output(tests.stdin[index].expected, outcome.stdout)
+
+    return Runs(program, [test.stdin.encode(errors="replace") for test in tests.stdin], right)
+
+
+def _jobs(program: str, tests: CodeTests) -> list[Job]:
+    jobs = []
+    if tests.calls:
+        jobs.append(Job(program, setup=tests.setup, calls=tuple(test.call for test in tests.calls)))
+    return jobs + [Job(program, setup=tests.setup, checks=(check,)) for check in tests.weak]
+
+
+def _verdict(program: str, tests: CodeTests, outcomes: Sequence[Outcome]) -> CodeVerdict:
+    left = iter(outcomes)
+    failures: list[tuple[Status, str]] = []
+    for test in tests.stdin:
+        outcome = next(left)
+        if outcome.end is not End.EXITED or outcome.exit_code != 0:
+            failures.append(_failure(outcome, Result(Kind.ABSENT)))
+        elif not same_output(test.expected, outcome.stdout):
+            failures.append((Status.WRONG, f"wrong output for {_short(test.stdin)}"))
+    if tests.calls:
+        outcome = next(left)
+        for call, result in zip(tests.calls, outcome.results, strict=True):
+            if result.kind is not Kind.VALUE:
+                failures.append(_failure(outcome, result))
+            elif not call.expected.accepts(result.value):
+                failures.append((Status.WRONG, f"wrong value of {_short(call.call)}"))
+    weak = 0
+    for _, outcome in zip(tests.weak, left, strict=True):
+        if outcome.results[0].kind is Kind.PASSED and outcome.end is End.EXITED:
+            weak += 1
+        else:
+            failures.append(_failure(outcome, outcome.results[0]))
+    total = len(tests)
+    lost = next((failure for failure in failures if failure[0] is Status.INFRA_ERROR), None)
+    status, reason = lost or (failures[0] if failures else (Status.CORRECT, f"{total} tests passed"))
+    return CodeVerdict(status, program, reason, passed=total - len(failures), total=total, weak=weak)
+
+
+_ENDS = {
+    End.CPU: (Status.TIMEOUT, "over the CPU limit"),
+    End.WALL: (Status.TIMEOUT, "over the wall limit"),
+    End.OUTPUT: (Status.RESOURCE, "over the output limit"),
+}
+
+
+def _failure(outcome: Outcome, result: Result) -> tuple[Status, str]:
+    """Why a test has no value to compare."""
+    error = outcome.error or result.error
+    if outcome.end is End.INFRA_ERROR:
+        return Status.INFRA_ERROR, error
+    if result.kind is Kind.RAISED or outcome.error:
+        if error.startswith(("SyntaxError", "IndentationError", "TabError")) and outcome.error:
+            return Status.UNPARSEABLE, error
+        return (Status.RESOURCE if error.startswith("MemoryError") else Status.WRONG), error
+    if outcome.end in _ENDS:
+        return _ENDS[outcome.end]
+    how = f"ended by signal {outcome.signal}" if outcome.signal else f"exited with {outcome.exit_code}"
+    return Status.WRONG, f"the program {how} before its result"
+
+
+def _short(text: str, limit: int = 80) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"

@@ -1,0 +1,174 @@
+"""The forms in which data sets write the tests of a code problem, read into `CodeTests`.
+
+    ["assert f(1) == 2", …]                                    MBPP; one text of such lines too
+    "def check(candidate): …" with an entry point              HumanEval
+    [{"input": "1\\n", "output": "2"}, …]                      standard input and output
+    {"inputs": […], "outputs": […]}                            the same in columns (APPS, TACO)
+    {"test_cases": […]}                                        the same inside verifiable-coding-problems
+    {"inputs": [[1], …], "outputs": […], "fn_name": "f"}       calls, values as in JSON; also a test with a "fn_name"
+    {"inputs": [[1], …], "reference": CODE, "entry_point": f}  MBPP+: what the reference returns (code.py runs it)
+
+Each may be the JSON text of its value, as in columns of mixed tests.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from guided_grpo.grading.code_tests import CallTest, CodeTests, EqualJson, StdinTest, module_of, split_all
+
+
+@dataclass(frozen=True)
+class ByReference:
+    """Tests that are known once a trusted solution has answered them."""
+
+    reference: str
+    entry_point: str
+    inputs: tuple[tuple[Any, ...], ...]
+    tolerance: float = 0.0
+
+
+def parse_tests(tests: Any, *, entry_point: str = "", setup: str = "") -> CodeTests:
+    """Read tests that bring their expected values.
+
+    Args:
+        tests: in one of the forms above, but the last.
+        entry_point: name of the function that `check(candidate)` is given; "" = as the source itself says.
+        setup: source that runs after the program and before the tests.
+
+    Raises ValueError that says in one line why these tests can grade nothing.
+    """
+    found = read_tests(tests, entry_point=entry_point, setup=setup)
+    if isinstance(found, ByReference):
+        raise ValueError("need a reference to be run first: use verifiers.code.reference_tests")
+    return found
+
+
+def read_tests(tests: Any, *, entry_point: str = "", setup: str = "") -> CodeTests | ByReference:
+    """As `parse_tests`, and with the form that has a reference."""
+    if isinstance(tests, str):
+        found = _text(tests, entry_point, setup)
+    elif isinstance(tests, Mapping):
+        found = _mapping(tests, entry_point, setup)
+    elif isinstance(tests, Sequence) and tests and all(isinstance(test, str) for test in tests):
+        found = _asserts(tests, setup)
+    elif isinstance(tests, Sequence) and tests and all(isinstance(test, Mapping) for test in tests):
+        found = _cases(tests, setup)
+    else:
+        raise ValueError("are no tests: give assert statements, pairs of input and output, or the source of a check")
+    if isinstance(found, CodeTests) and not len(found):
+        raise ValueError("hold no test")
+    return found
+
+
+def _text(text: str, entry_point: str, setup: str) -> CodeTests | ByReference:
+    if text.lstrip().startswith(("[", "{")):
+        try:
+            return read_tests(json.loads(text), entry_point=entry_point, setup=setup)
+        except json.JSONDecodeError:
+            pass  # Python may begin with a bracket too
+    module = module_of(text)
+    check = next((part for part in module.body if isinstance(part, ast.FunctionDef) and part.name == "check"), None)
+    if check is not None:
+        return _check_function(text, check, entry_point or _called(module), setup)
+    body = module.body
+    first = next((n for n, part in enumerate(body) if isinstance(part, ast.Assert)), None)
+    if first is None:
+        raise ValueError("hold neither check(candidate) nor an assert")
+    before = "\n".join(filter(None, [setup, *map(ast.unparse, body[:first])]))
+    return _asserts([ast.unparse(part) for part in body[first:]], before)
+
+
+def _asserts(statements: Sequence[str], setup: str) -> CodeTests:
+    modules = [module_of(statement) for statement in statements]
+    tests = [each for each in modules if any(isinstance(part, (ast.Assert, ast.Raise)) for part in ast.walk(each))]
+    rest = [ast.unparse(each) for each in modules if each not in tests]  # an import, a helper: it tests nothing
+    calls, weak = split_all([each.body[0] for each in tests if len(each.body) == 1])
+    together = tuple(ast.unparse(each) for each in tests if len(each.body) > 1)
+    return CodeTests(calls=calls, weak=weak + together, setup="\n".join(filter(None, [setup, *rest])))
+
+
+def _check_function(source: str, check: ast.FunctionDef, entry_point: str, setup: str) -> CodeTests:
+    """The asserts that open `check(candidate)` one by one; where more than asserts follows, all of it."""
+    if len(check.args.args) != 1 or not entry_point:
+        raise ValueError("hold a check of other than one argument, or no entry point is given")
+    before = [n for n, part in enumerate(check.body) if not isinstance(part, (ast.Assert, ast.Expr, ast.Pass))]
+    calls, weak = split_all(check.body[: before[0] if before else None])
+    if before or weak:
+        weak = (f"{source}\ncheck({entry_point})",)
+    named = f"{setup}\n{check.args.args[0].arg} = {entry_point}"
+    return CodeTests(calls=calls, weak=weak, setup=named)
+
+
+def _called(module: ast.Module) -> str:
+    """The function that a last line `check(f)` names; "" = there is none."""
+    for part in module.body:
+        call = part.value if isinstance(part, ast.Expr) else None
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "check" and len(call.args) == 1:
+            return ast.unparse(call.args[0])
+    return ""
+
+
+def _mapping(tests: Mapping[str, Any], entry_point: str, setup: str) -> CodeTests | ByReference:
+    language = str(tests.get("language") or "python").lower()
+    if language not in ("python", "python3", "py"):
+        raise ValueError(f"are for {language}: only Python is run here")
+    if tests.get("reference"):
+        inputs = tests.get("inputs")
+        called = str(tests.get("entry_point") or entry_point)
+        if not isinstance(inputs, Sequence) or not inputs or not called:
+            raise ValueError("hold a reference without inputs or without an entry point")
+        return ByReference(
+            str(tests["reference"]), called, tuple(tuple(each) for each in inputs), float(tests.get("tolerance") or 0.0)
+        )
+    if "test_cases" in tests:
+        return read_tests(tests["test_cases"], entry_point=entry_point, setup=setup)
+    inputs, outputs = tests.get("inputs"), tests.get("outputs")
+    if not isinstance(inputs, Sequence) or not isinstance(outputs, Sequence) or len(inputs) != len(outputs):
+        raise ValueError("hold no inputs and outputs, or not equally many")
+    name = tests.get("fn_name")
+    return _cases(
+        [{"input": given, "output": wanted, "fn_name": name} for given, wanted in zip(inputs, outputs, strict=True)],
+        setup,
+    )
+
+
+def _cases(cases: Sequence[Mapping[str, Any]], setup: str) -> CodeTests:
+    stdin, calls = [], []
+    for case in cases:
+        if not {"input", "output"} <= case.keys():
+            raise ValueError("hold a test without input and output")
+        if case.get("fn_name"):
+            calls.append(_call(str(case["fn_name"]), case["input"], case["output"]))
+        else:
+            stdin.append(StdinTest(_lines(case["input"]), _lines(case["output"])))
+    if stdin and not any(test.expected.strip() for test in stdin):
+        raise ValueError("expect no output at all: a program that does nothing would pass")
+    return CodeTests(stdin=tuple(stdin), calls=tuple(calls), setup=setup)
+
+
+def _lines(value: Any) -> str:
+    """Text; a list of lines, as some records have it, is joined."""
+    return "\n".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _call(name: str, arguments: Any, expected: Any) -> CallTest:
+    if isinstance(arguments, str):  # one argument a line, as LiveCodeBench writes them
+        arguments = [_json(line) for line in arguments.splitlines() if line.strip()]
+    if not isinstance(arguments, (list, tuple)):
+        raise ValueError(f"hold a call of {name} without a list of arguments")
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise ValueError(f"name no function: {name!r}")
+    call = f"{name}({', '.join(map(repr, arguments))})"
+    return CallTest(call, EqualJson(_json(expected) if isinstance(expected, str) else expected))
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text

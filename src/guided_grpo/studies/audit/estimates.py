@@ -1,0 +1,264 @@
+"""What follows from the trials: success by strength and tier, what groups would teach, the ladder, the cost.
+
+`estimate` is pure: the same trials give the same figures.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from guided_grpo.evaluation.stats import Interval, difference_interval, mean_interval
+from guided_grpo.guidance.allocation import guided_count
+from guided_grpo.studies.audit.predict import Array, formula_variance, group, zero_by_problem
+from guided_grpo.studies.audit.trial_table import Table
+from guided_grpo.studies.audit.trials import Setting, Trial
+from guided_grpo.types import Status
+
+LADDER = (0.25, 0.5, 0.75)  # shares of the trace that a rescue tries (rescue.py)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One setting: success over all problems and by tier, how responses ended, what they cost."""
+
+    setting: Setting
+    success: Interval
+    tiers: Mapping[str, Interval]
+    gain: Interval | None  # paired, against unguided; 95 % for all settings together; None = it is unguided
+    clean_gain: Interval | None  # the same over the problems whose slice does not state the answer; None = none of them
+    stated: float  # share of the guided problems whose slice states the answer
+    without: float  # share of the problems that got nothing: no trace, or none before the answer
+    given: float  # mean guidance tokens
+    generated: float  # mean generated tokens
+    truncated: float  # share of responses
+    no_answer: float  # share of responses that declare no answer
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Groups of G with ⌊αG⌉ guided rollouts at one setting."""
+
+    setting: Setting
+    alpha: float  # 0 = plain GRPO
+    group: int  # G
+    zero: float  # share of groups whose rewards are all equal
+    interval: tuple[float, float]  # of `zero`, 95 %, over problems
+    failed: float  # share of groups that fail whole, part of `zero`
+    tiers: Mapping[str, float]  # `zero` by tier, shrunk towards that of all
+    variance: float  # of rewards inside a group, measured
+    variances: Mapping[str, float]  # the same by tier
+    formula: float | None  # μ(1 − μ), of an endless group; None = too few graded samples
+    unguided_advantage: float  # mean, scaled as TRL does
+    tokens: float  # generated for a group
+    wasted: float  # share of the tokens that goes into zero-signal groups
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One stage of the rescue ladder: share of all groups that reach it, and that it rescues."""
+
+    setting: Setting
+    reached: float
+    rescued: float
+
+
+@dataclass(frozen=True)
+class Climbing:
+    """What the ladder would do to plain groups of G."""
+
+    group: int
+    difficult: float  # share of groups without a success at first
+    rungs: tuple[Rung, ...]
+    lost: float  # share of groups that no stage rescues
+    zero: float  # share of zero-signal groups at the end
+    calls: float  # generation calls of a step, the first one included
+    rollouts: float  # sampled for a group on average, thrown-away ones included
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """All figures of an audit."""
+
+    problems: int
+    tiers: Mapping[str, int]  # problems of each, easy to hard
+    further: int  # problems of the easiest tier beyond its share: they count in the figures of that tier alone
+    points: tuple[Point, ...]  # unguided first, then by placement and strength
+    cells: tuple[Cell, ...]
+    ladders: Mapping[str, tuple[Climbing, ...]]  # by placement; those whose stages were all audited
+
+    @property
+    def drawn(self) -> str:
+        """How many problems of which tier, for people."""
+        shares = ", ".join(f"{count} of tier {tier}" for tier, count in self.tiers.items())
+        more = f", and {self.further} more of tier {next(iter(self.tiers))}" if self.further else ""
+        return f"{self.problems} problems ({shares}){more}"
+
+    @property
+    def unguided(self) -> Point:
+        """The policy alone."""
+        return self.points[0]
+
+    def plain(self, size: int) -> Cell:
+        """Groups of plain GRPO."""
+        return next(cell for cell in self.cells if cell.group == size and not cell.alpha)
+
+
+def estimate(
+    trials: Iterable[Trial],
+    *,
+    alphas: Sequence[float],
+    groups: Sequence[int],
+    further: Collection[int] = (),
+    problems_per_step: int = 8,
+) -> Estimates:
+    """All figures.
+
+    Args:
+        trials: every problem in every setting, one of them unguided.
+        alphas: shares of guided rollouts to look at, above 0.
+        groups: sizes G to look at.
+        further: problems beyond the share of their tier, left out of the figures over all tiers.
+        problems_per_step: of training, for the calls of a step.
+    """
+    drawn = list(trials)
+    by_tier = Table(drawn)
+    table = Table(trial for trial in drawn if trial.problem not in further) if further else by_tier
+    level = 1 - 0.05 / max(1, len(table.guided))  # the best of many settings must not pass by chance
+    points = [_point(table, by_tier, setting, level) for setting in table.rows]
+    lengths = {point.setting: point.generated for point in points}
+    cells = [_cell(table, by_tier, table.unguided, 0.0, size, lengths) for size in groups]
+    for setting in table.guided:
+        for size in groups:
+            wanted = {guided_count(size, alpha): alpha for alpha in reversed(alphas)}  # the smallest α of each count
+            cells += [_cell(table, by_tier, setting, alpha, size, lengths) for count, alpha in wanted.items() if count]
+    ladders = {}
+    for placement in sorted({setting.placement for setting in table.guided}):
+        stages = stages_of(table, placement)
+        if stages:
+            ladders[placement] = tuple(_climb(table, stages, size, problems_per_step) for size in groups)
+    return Estimates(
+        problems=len(table.order),
+        tiers={name: table.tier_of.count(name) for name in table.names},
+        further=len(by_tier.order) - len(table.order),
+        points=tuple(points),
+        cells=tuple(cells),
+        ladders=ladders,
+    )
+
+
+def _point(table: Table, by_tier: Table, setting: Setting, level: float) -> Point:
+    rows, rates, alone = table.rows[setting], table.rates(setting), table.rates(table.unguided)
+    responses = sum(trial.responses for trial in rows)
+    ended: Counter[str] = Counter()
+    for trial in rows:
+        ended.update(trial.statuses)
+    clean = [place for place, trial in enumerate(rows) if not trial.states_answer]
+    guided = [trial for trial in rows if trial.given]
+    gain = clean_gain = None
+    if setting.amount:
+        gain = difference_interval(alone, rates, level)
+        if clean:
+            clean_gain = difference_interval([alone[n] for n in clean], [rates[n] for n in clean], level)
+    return Point(
+        setting=setting,
+        success=mean_interval(rates),
+        tiers={tier: mean_interval(part) for tier, part in by_tier.by_tier(by_tier.rates(setting)).items()},
+        gain=gain,
+        clean_gain=clean_gain,
+        stated=sum(trial.states_answer for trial in guided) / len(guided) if guided else 0.0,
+        without=1 - len(guided) / len(rows) if setting.amount else 0.0,
+        given=sum(trial.given for trial in rows) / len(rows),
+        generated=sum(trial.tokens for trial in rows) / responses,
+        truncated=sum(trial.truncated for trial in rows) / responses,
+        no_answer=ended[Status.NO_ANSWER.value] / responses,
+    )
+
+
+def _cell(
+    table: Table, by_tier: Table, setting: Setting, alpha: float, size: int, lengths: Mapping[Setting, float]
+) -> Cell:
+    m = guided_count(size, alpha)
+    u = size - m
+    guided, unguided = table.arm(setting, m), table.arm(table.unguided, u)
+    found = group(guided, unguided)
+    by_problem = zero_by_problem(guided, unguided)
+    interval = mean_interval(list(by_problem))
+    costs = [
+        (m * with_help.tokens / with_help.responses) + (u * alone.tokens / alone.responses)
+        for with_help, alone in zip(table.rows[setting], table.rows[table.unguided], strict=True)
+    ]
+    return Cell(
+        setting=setting,
+        alpha=alpha,
+        group=size,
+        zero=found.zero,
+        interval=(interval.low, interval.high),
+        failed=found.failed,
+        tiers=by_tier.zero_by_tier(setting, m, size),
+        variance=found.variance,
+        variances=by_tier.variance_by_tier(setting, m, size),
+        formula=_formula(table, setting, m / size),
+        unguided_advantage=found.unguided_advantage,
+        tokens=m * lengths[setting] + u * lengths[table.unguided],
+        wasted=float(np.dot(by_problem, costs) / np.sum(costs)),
+    )
+
+
+def _formula(table: Table, setting: Setting, share: float) -> float | None:
+    pairs = [
+        (with_help, alone)
+        for with_help, alone in zip(table.counts(setting), table.counts(table.unguided), strict=True)
+        if min(with_help[1], alone[1]) >= 2
+    ]
+    if not pairs:
+        return None
+    return formula_variance([pair[0] for pair in pairs], [pair[1] for pair in pairs], share)
+
+
+def stages_of(table: Table, placement: str) -> list[Setting]:
+    """The audited settings that the ladder climbs; none where one of them is missing."""
+    shares = {
+        setting.amount: setting
+        for setting in table.guided
+        if setting.placement == placement and setting.unit.startswith("ratio")
+    }
+    return [shares[stage] for stage in LADDER] if all(stage in shares for stage in LADDER) else []
+
+
+def climb(table: Table, stages: Sequence[Setting], size: int) -> tuple[list[Array], Array, Array]:
+    """Whole groups of G at every stage, those alone that have failed so far.
+
+    Returns, by problem: the share of groups that reach each stage; that is lost after the last one; and that ends
+    without a signal.
+    """
+    first = table.arm(table.unguided, size)
+    open_P, right_P, reached = first[:, 0], first[:, -1], []
+    for setting in stages:
+        again = table.arm(setting, size)
+        reached.append(open_P)
+        right_P = right_P + open_P * again[:, -1]
+        open_P = open_P * again[:, 0]
+    return reached, open_P, right_P + open_P
+
+
+def _climb(table: Table, stages: Sequence[Setting], size: int, problems_per_step: int) -> Climbing:
+    reached_P, lost_P, zero_P = climb(table, stages, size)
+    reached = [float(share.mean()) for share in reached_P]
+    lost = float(lost_P.mean())
+    rungs = tuple(
+        Rung(setting, here, here - later)
+        for setting, here, later in zip(stages, reached, [*reached[1:], lost], strict=True)
+    )
+    return Climbing(
+        group=size,
+        difficult=reached[0],
+        rungs=rungs,
+        lost=lost,
+        zero=float(zero_P.mean()),
+        calls=1 + sum(1 - (1 - share) ** problems_per_step for share in reached),
+        rollouts=size * (1 + sum(reached)),
+    )

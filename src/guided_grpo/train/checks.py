@@ -1,0 +1,132 @@
+"""Checks of whole data sets against a policy, before any compute is spent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from guided_grpo.data.curriculum import CURRICULA, MATHS_TIERS, hardness
+from guided_grpo.errors import InputError
+from guided_grpo.guidance.placement import render
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from guided_grpo.train.config import GuidedGRPOConfig
+
+
+def accuracy_index(names: Sequence[str], config: GuidedGRPOConfig) -> int:
+    """Place of the accuracy reward among the reward functions. Raises `InputError` where it cannot be told."""
+    wanted = config.accuracy_reward
+    if wanted is None:
+        # Without guidance it feeds metrics alone, and a drop-in must not ask for more than TRL does.
+        fallback = len(names) == 1 or (not config.guided and "accuracy" not in names)
+        wanted = names[0] if fallback else "accuracy"
+    if wanted not in names:
+        raise InputError(
+            f"is not among the reward functions ({', '.join(names)})",
+            field="accuracy_reward",
+            value=wanted,
+            fix="name the reward function that says whether an answer is right",
+        )
+    return names.index(wanted)
+
+
+def check_trainable(config: GuidedGRPOConfig, names: Sequence[str], *, plain: bool) -> None:
+    """Raise `InputError` where the method does not go with the policy or the rewards.
+
+    Args:
+        config: the method.
+        names: of the reward functions.
+        plain: whether the policy is text-only, without tools, environments or a `rollout_func`.
+    """
+    if config.guided and not plain:
+        raise InputError(
+            "does not go with tools, environments, rollout_func or vision models",
+            field="method",
+            value=config.method,
+            fix="use method grpo, or a text-only policy without tools",
+        )
+    if config.rescue_cold_format is not None and config.format_reward not in names:
+        raise InputError(
+            f"is not among the reward functions ({', '.join(names)})",
+            field="format_reward",
+            value=config.format_reward,
+            fix="name the function that grades the format, or use rescue_cold_start",
+        )
+
+
+def check_columns(rows: Dataset, config: GuidedGRPOConfig) -> None:
+    """Raise `InputError` where the method needs a column, or a trace, that the data lacks."""
+    if not hasattr(rows, "__len__"):
+        if config.guided:
+            raise InputError(
+                "does not go with a streamed data set",
+                field="method",
+                value=config.method,
+                fix="load the data set whole, or use method grpo",
+            )
+        return
+    columns = ", ".join(rows.column_names)
+    if config.guided and "guidance" not in rows.column_names:
+        raise InputError(
+            f"is guided, but the data has no column 'guidance' (it has {columns})",
+            field="method",
+            value=config.method,
+            fix="map one (data_mapping: {guidance: COLUMN}) or use method grpo",
+        )
+    if config.guided and not any(rows["guidance"]):
+        raise InputError(
+            "is guided, but no row of the data has a trace",
+            field="method",
+            value=config.method,
+            fix="give at least some rows a non-empty guidance, or use method grpo",
+        )
+    hardness(str(config.curriculum), rows_by_column(rows), config.curriculum_tiers or MATHS_TIERS)
+
+
+def rows_by_column(rows: Dataset) -> dict[str, Any]:
+    """What orders problems, by column, as far as the data has it."""
+    names = {name for columns in CURRICULA.values() for name in columns}
+    return {name: rows[name] if name in names else None for name in rows.column_names}
+
+
+def check_fit(rows: Dataset, tokenizer: Any, config: GuidedGRPOConfig, context: int | None, batch: int = 1000) -> None:
+    """Raise `InputError` for the first row whose prompt, longest possible guidance and response outgrow the context."""
+    if context is None:
+        return
+    generated = int(config.max_completion_length or 0)
+    bound = _longest_guidance(config)
+    for start in range(0, len(rows), batch):
+        piece = rows[start : start + batch]
+        prompts = [render(prompt, tokenizer, config.chat_template_kwargs or {}) for prompt in piece["prompt"]]
+        traces = [trace or "" for trace in piece["guidance"]]
+        prompt_lengths = [len(ids) for ids in tokenizer(prompts, add_special_tokens=False)["input_ids"]]
+        trace_lengths = [len(ids) for ids in tokenizer(traces, add_special_tokens=False)["input_ids"]]
+        for offset, (prompt, trace) in enumerate(zip(prompt_lengths, trace_lengths, strict=True)):
+            guidance = int(min(trace, bound))
+            if prompt + guidance + generated > context:
+                raise InputError(
+                    f"row {start + offset} outgrows the context of {context}: {prompt} prompt + up to {guidance} "
+                    f"guidance + {generated} generated tokens",
+                    field="guidance_max" if config.guidance_strength in _CONTROLLED else "guidance_length",
+                    fix="lower it or max_completion_length, or drop the row",
+                )
+
+
+_CONTROLLED = ("ratio", "ratio-official", "setpoint")
+
+
+def _longest_guidance(config: GuidedGRPOConfig) -> float:
+    """Most guidance tokens a rollout of the first sampling can get; infinite where only the trace bounds it.
+
+    The rescue ladder needs no check: it leaves out what does not fit.
+    """
+    if not config.guides_first:
+        return 0.0
+    if config.guidance_unit != "tokens":
+        return math.inf
+    if config.guidance_strength in _CONTROLLED:
+        return math.inf if config.guidance_max is None else max(config.guidance_max, config.guidance_length or 0.0)
+    return max(config.guidance_length or 0.0, config.guidance_final or 0.0)

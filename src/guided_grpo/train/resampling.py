@@ -1,0 +1,181 @@
+"""Stage 3c, how rows are sampled again: the jobs of a call, dealt over the ranks, and their rollouts put in place.
+
+`rescue.py` says which groups go again and how far up the ladder they are; this module carries it out. All ranks make
+the same calls with equally many rows, whoever's groups failed; where nothing is difficult nothing is sent at all. A
+rollout travels whole, with the prompt, completion, log-probs and assignment that belong to one another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from guided_grpo.train.rescue import (
+    Climb,
+    Climbs,
+    LadderSettings,
+    ProblemHistory,
+    deal,
+    difficult_groups,
+    observe,
+    open_groups,
+    rungs,
+    successes_P,
+)
+from guided_grpo.train.rollout import Assignment, GuidancePlan, GuidanceTokenizer, Rollout, assign, problem_key
+from guided_grpo.types import Row, Strength, Unit
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Engine(Protocol):
+    """What sampling again needs of a trainer."""
+
+    ranks: int
+    rank: int
+
+    def gather(self, values: list[Any]) -> list[Any]:
+        """The lists of all ranks, in rank order, on each of them."""
+        ...
+
+    def attempt(self, rows_b: list[Row], plan: GuidancePlan) -> tuple[list[Rollout], torch.Tensor]:
+        """Sample and grade: rollouts of this rank, and the rewards of all ranks, shape (ranks · len(rows_b), F)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """What a problem can be given: its rungs, and a rollout's guidance on each of them.
+
+    Args:
+        settings: rule, stages and the like.
+        shares_G: share of the strength by place in the group, the method's allocation.
+        tokenizer: cuts and places guidance.
+        history: where each problem starts to climb.
+        share: unit of an ω.
+        full: the length that the strength axis asks for, where stages are multiples of it.
+        room: tokens of context for prompt and guidance.
+    """
+
+    settings: LadderSettings
+    shares_G: Sequence[float]
+    tokenizer: GuidanceTokenizer
+    history: ProblemHistory
+    share: Unit
+    full: Callable[[Row], Strength]
+    room: float
+
+    def rungs_of(self, row: Row) -> tuple[float, ...]:
+        """The ω that a problem may climb: each gives more than the one before, and leaves room for a response."""
+        found, given = [], 0
+        for omega in rungs(self.settings, self.history.start(problem_key(row))):
+            piece = self.tokenizer.slice(row, self._strength(row, omega))
+            if piece.tokens > given and self.tokenizer.length(row["prompt"], piece) <= self.room:
+                found.append(omega)
+                given = piece.tokens
+        return tuple(found)
+
+    def assign_at(self, row: Row, place: int, omega: float, attempt: int) -> Assignment:
+        """What the rollout at `place` of the group gets in this attempt."""
+        given = assign(row, self.shares_G[place], self._strength(row, omega), self.tokenizer)
+        return replace(given, stage=attempt, omega=omega)
+
+    def _strength(self, row: Row, omega: float) -> Strength:
+        if self.settings.rule == "controller":
+            full = self.full(row)
+            return Strength(full.unit, full.amount * omega)
+        return Strength(self.share, omega)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row to sample again, from whichever rank."""
+
+    index: int  # in the batch of all ranks
+    row: Row
+    assignment: Assignment
+
+
+@dataclass(frozen=True)
+class Rescued:
+    """A batch after the ladder."""
+
+    rollouts_b: list[Rollout]
+    rewards_BF: torch.Tensor  # all ranks
+    climbs: Climbs
+    calls: int = 0
+    rows: int = 0  # sampled again, all ranks, without filler
+    tokens: int = 0  # generated for that, all ranks, with filler
+
+
+def rescue_batch(
+    rows_b: Sequence[Row],
+    rollouts_b: Sequence[Rollout],
+    rewards_BF: torch.Tensor,
+    engine: Engine,
+    ladder: Ladder,
+    accuracy: int,
+) -> Rescued:
+    """Climb the ladder with the difficult groups of a batch.
+
+    Args:
+        rows_b: the problems of this rank, each repeated for its group.
+        rollouts_b: their first sampling.
+        rewards_BF: rewards of the first sampling, all ranks.
+        engine: samples, grades and gathers.
+        ladder: what can be given.
+        accuracy: column of the reward that decides.
+    """
+    group_size = len(ladder.shares_G)
+    difficult = set(difficult_groups(rewards_BF[:, accuracy], group_size))
+    if not difficult:
+        return Rescued(list(rollouts_b), rewards_BF, {})
+    first = engine.rank * len(rows_b)
+    leaders = [(group, group * group_size - first) for group in sorted(difficult)]
+    known = [(group, ladder.rungs_of(rows_b[place])) for group, place in leaders if 0 <= place < len(rows_b)]
+    climbs: Climbs = {group: Climb(rungs) for group, rungs in engine.gather(known)}
+    state = Rescued(list(rollouts_b), rewards_BF.clone(), climbs)
+    while asked := open_groups(state.climbs):
+        state = _call(state, asked, rows_b, engine, ladder, accuracy)
+    return state
+
+
+def _call(
+    state: Rescued,
+    asked: dict[int, float],
+    rows_b: Sequence[Row],
+    engine: Engine,
+    ladder: Ladder,
+    accuracy: int,
+) -> Rescued:
+    """One generation call with the groups in `asked`, and the ladder after it."""
+    group_size = len(ladder.shares_G)
+    first, attempt = engine.rank * len(rows_b), state.calls + 1
+    here = []
+    for place, row in enumerate(rows_b):
+        group, seat = divmod(first + place, group_size)
+        if group in asked:
+            here.append(Job(first + place, row, ladder.assign_at(row, seat, asked[group], attempt)))
+    jobs: list[Job] = engine.gather(here)
+    mine, filler = deal(jobs, engine.ranks, engine.rank)
+    sampled, rewards_JF = engine.attempt([job.row for job in mine], tuple(job.assignment for job in mine))
+    everywhere: list[Rollout] = engine.gather(sampled)
+    rollouts_b, rewards_BF = list(state.rollouts_b), state.rewards_BF.clone()
+    for job, rollout, rewards_F in zip(jobs, everywhere, rewards_JF, strict=False):  # filler stands at the end
+        rewards_BF[job.index] = rewards_F
+        if 0 <= (place := job.index - first) < len(rollouts_b):
+            rollouts_b[place] = rollout.instead_of(rollouts_b[place])
+    if filler:  # somebody has to pay for it
+        wasted = sum(rollout.generated_tokens for rollout in sampled[-filler:])
+        rollouts_b[0] = replace(rollouts_b[0], spent=rollouts_b[0].spent + wasted)
+    successes = successes_P(rewards_BF[:, accuracy], group_size)
+    return Rescued(
+        rollouts_b,
+        rewards_BF,
+        observe(state.climbs, {group: successes[group] for group in asked}),
+        calls=attempt,
+        rows=state.rows + len(jobs),
+        tokens=state.tokens + sum(rollout.generated_tokens for rollout in everywhere),
+    )

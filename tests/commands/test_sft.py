@@ -1,0 +1,90 @@
+"""Fine-tuning on traces: the ids that are taught, slices, a run, and going on after a kill."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from guided_grpo.cli import main
+from guided_grpo.data.demonstrations import demonstrations
+from guided_grpo.errors import InputError
+from guided_grpo.store import rundir
+from guided_grpo.train.rollout import GuidanceTokenizer
+
+ROW = {"prompt": "4+3*7=", "answer": "79", "guidance": "+3=7;*7=9;"}
+
+
+def test_ids_and_labels_by_hand(tokenizer: Any) -> None:
+    guide = GuidanceTokenizer(tokenizer, {}, "auto", leak=True)
+    rows = [ROW, {**ROW, "guidance": None}]
+    end = tokenizer.eos_token_id
+    taught, left_out = demonstrations(rows, guide, shares=[0.5, 1.0], answer="#### {answer}", end_id=end, max_tokens=25)
+    half, whole = taught
+    spelled = [tokenizer.decode([i]) for i in half["input_ids"]]
+    assert spelled == [*"4+3*7=", *"+3=7;"]
+    assert half["labels"] == [-100] * 6 + half["input_ids"][6:]
+    assert tokenizer.decode(whole["input_ids"][:-1]) == "4+3*7=+3=7;*7=9;#### 79"
+    assert whole["input_ids"][-1] == end and whole["labels"] == [-100] * 6 + whole["input_ids"][6:]
+    assert left_out == {"no trace": 1, "too long": 0}
+    assert demonstrations(rows, guide, end_id=end, max_tokens=16)[1] == {"no trace": 1, "too long": 1}
+    with pytest.raises(InputError, match="field 'sft_shares': 0 is no share"):
+        demonstrations(rows, guide, shares=[0], end_id=end)
+
+
+def settings_of(policy: Path, output: Path) -> dict[str, Any]:
+    return {
+        "model_name_or_path": str(policy), "train_data": "chains:steps=3-5,count=24,seed=1", "output_dir": str(output),
+        "eval_data": "chains:steps=3-5,count=6,seed=2", "eval_samples": 2, "eval_max_tokens": 12, "quiet": True,
+        "sft_answer": "#### {answer}", "per_device_train_batch_size": 8, "max_steps": 6, "learning_rate": 1e-3,
+        "use_cpu": True, "bf16": False, "gradient_checkpointing": False, "report_to": "none", "logging_steps": 1,
+        "save_strategy": "steps", "save_steps": 2,
+    }  # fmt: skip
+
+
+def test_a_run_and_the_same_after_a_kill(
+    policy_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    for run in (whole, cut):
+        (tmp_path / "sft.yaml").write_text(yaml.safe_dump(settings_of(policy_folder, run)))
+        if run is cut:  # as a kill after step 4 leaves it, in the middle of writing the next checkpoint
+            shutil.copytree(whole, cut)
+            for path in ("summary.json", "checkpoint-6/complete.json"):
+                (cut / path).unlink()
+            shutil.rmtree(cut / "model")
+            (cut / "eval.json").write_text(json.dumps({**json.loads((whole / "eval.json").read_text()), "after": None}))
+            config = (whole / "config.yaml").read_text().replace(str(whole), str(cut))
+            (cut / "config.yaml").write_text(config)
+        assert main(["sft", "--config", str(tmp_path / "sft.yaml"), "--json"]) == 0
+    summary = json.loads((whole / "summary.json").read_text())
+    assert (summary["steps"], summary["demonstrations"], summary["after"]["problems"]) == (6, 24, 6)
+    rows = [list(rundir.whole_rows(run / "metrics.jsonl")) for run in (whole, cut)]
+    assert [[row["step"], row["loss"]] for row in rows[0]] == [[row["step"], row["loss"]] for row in rows[1]]
+    assert rows[0][-1]["loss"] < rows[0][0]["loss"]
+    weights = [load_file(run / "model" / "model.safetensors") for run in (whole, cut)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert "is finished" in run_again(tmp_path, capsys)
+
+
+def run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    assert main(["sft", "--config", str(tmp_path / "sft.yaml")]) == 0
+    return capsys.readouterr().err
+
+
+def test_bad_fields_end_with_one_line(policy_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "sft.yaml"
+    config.write_text(yaml.safe_dump({**settings_of(policy_folder, tmp_path / "run"), "guidance_length": 5}))
+    assert main(["sft", "--config", str(config)]) == 2
+    assert "field 'guidance_length': is not a field of a run" in capsys.readouterr().err
+    config.write_text(yaml.safe_dump({**settings_of(policy_folder, tmp_path / "run"), "max_length": 5}))
+    assert main(["sft", "--config", str(config)]) == 2
+    assert "leaves nothing to teach" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

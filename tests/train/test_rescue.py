@@ -1,0 +1,118 @@
+"""The rescue ladder as a state machine: stages, memory, history and shares of ranks, by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+
+from guided_grpo.train.rescue import (
+    LEAST,
+    Climb,
+    Climbs,
+    LadderSettings,
+    ProblemHistory,
+    deal,
+    difficult_groups,
+    observe,
+    open_groups,
+    outcomes,
+    rungs,
+    successes_P,
+)
+
+NAN = math.nan
+STAGES = (0.25, 0.5, 0.75)
+
+
+def climb(successes: dict[int, list[int | None]], rungs_of: dict[int, tuple[float, ...]] | None = None) -> tuple:
+    """Climb with scripted successes by group and attempt; what each call holds, and the end."""
+    climbs: Climbs = {group: Climb((rungs_of or {}).get(group, STAGES)) for group in successes}
+    calls = []
+    while asked := open_groups(climbs):
+        calls.append(asked)
+        climbs = observe(climbs, {group: successes[group][climbs[group].tried] for group in asked})
+    return calls, climbs
+
+
+def test_nothing_difficult_makes_no_call() -> None:
+    rewards_B = torch.tensor([0.0, 1.0, 0.0, 0.1, 0.0, 0.0])
+    assert difficult_groups(rewards_B, 2) == [2]
+    assert difficult_groups(rewards_B[:4], 2) == []
+    assert climb({}) == ([], {})
+
+
+def test_a_failed_verifier_is_no_failure_of_the_policy() -> None:
+    rewards_B = torch.tensor([0.0, NAN, NAN, NAN, 0.0, 0.0, NAN, 1.0, -1.0, 0.0])
+    assert successes_P(rewards_B, 2) == [0, None, 0, 1, 0]
+    assert difficult_groups(rewards_B, 2) == [0, 2, 4]  # the second group is unknown, a penalty is no success
+
+
+def test_all_lost() -> None:
+    calls, climbs = climb({0: [0, 0, 0], 3: [0, 0, 0]})
+    assert calls == [{0: 0.25, 3: 0.25}, {0: 0.5, 3: 0.5}, {0: 0.75, 3: 0.75}]
+    assert outcomes(climbs.values(), 3) == {"1": 0, "2": 0, "3": 0, "lost": 2, "unguidable": 0}
+    assert climbs[0].omega == 0.75
+
+
+def test_each_group_climbs_alone() -> None:
+    """Group 0 is rescued at .25 and is never asked again, while 1 goes to .75 and 2 to .5."""
+    calls, climbs = climb({0: [2], 1: [0, 0, 1], 2: [0, 4]})
+    assert calls == [{0: 0.25, 1: 0.25, 2: 0.25}, {1: 0.5, 2: 0.5}, {1: 0.75}]
+    assert {group: end.omega for group, end in climbs.items()} == {0: 0.25, 1: 0.75, 2: 0.5}
+    assert outcomes(climbs.values(), 3) == {"1": 1, "2": 1, "3": 1, "lost": 0, "unguidable": 0}
+
+
+def test_groups_without_a_trace_and_attempts_that_nobody_could_grade() -> None:
+    calls, climbs = climb({0: [], 1: [None], 2: [0, 1]}, {0: ()})
+    assert calls == [{1: 0.25, 2: 0.25}, {2: 0.5}]
+    assert outcomes(climbs.values(), 3) == {"1": 0, "2": 1, "3": 0, "lost": 0, "unguidable": 1}
+
+
+def test_the_memory_rule_climbs_like_the_paper_where_a_problem_is_new() -> None:
+    settings = LadderSettings(rule="memory", stages=STAGES)
+    assert rungs(settings, 0.25) == STAGES
+    assert rungs(settings, 0.6) == (0.6, 0.75)
+    assert rungs(settings, 0.75) == (0.75,)
+    assert rungs(settings, 0.05) == pytest.approx((0.05, 0.3, 0.55))  # never more calls than stages
+    assert rungs(LadderSettings(stages=(0.1, 0.9)), 0.6) == (0.1, 0.9)  # the discrete ladder forgets
+
+
+def test_history_by_hand() -> None:
+    """η = p* = 0.5."""
+    history = ProblemHistory(LadderSettings(rule="memory", stages=STAGES))
+    key = 2**62 + 5
+    assert history.start(key) == 0.25
+    # rescued at .5 by a quarter of the rollouts: .5 + .5·(.5 − .25)
+    assert history.observe(key, 0.25, Climb(STAGES, tried=2, rescued=True)) == (None, True)
+    assert history.start(key) == pytest.approx(0.625)
+    # lost at .75: .75 + .25, clipped to the top
+    assert history.observe(key, 0.0, Climb((0.625, 0.75), tried=2)) == (True, True)
+    assert history.start(key) == 0.75
+    # trivial at .75: .75 + .5·(.5 − 1)
+    history.observe(key, 1.0, Climb((0.75,), tried=1, rescued=True))
+    assert history.start(key) == pytest.approx(0.5)
+    # solved without help by half: .5 − .5·.5; then by all: clipped at the least
+    assert history.observe(key, 0.5, None) == (True, False)
+    assert history.start(key) == pytest.approx(0.25)
+    history.observe(key, 1.0, None)
+    assert history.start(key) == LEAST
+    # difficult again, but it could not be helped: nothing is learned of ω
+    assert history.observe(key, 0.0, Climb(())) == (False, True)
+    assert history.start(key) == LEAST
+    other = ProblemHistory(history.settings)
+    other.load_state_dict(json.loads(json.dumps(history.state_dict())))
+    assert other.start(key) == LEAST
+    assert other.observe(key, 0.5, None) == (True, False)
+    assert other.start(key + 1) == 0.25
+
+
+@pytest.mark.parametrize(("jobs", "ranks", "each"), [(8, 2, 4), (5, 4, 2), (1, 3, 1), (6, 1, 6), (7, 2, 4)])
+def test_rows_are_dealt_evenly(jobs: int, ranks: int, each: int) -> None:
+    shares = [deal(list(range(jobs)), ranks, rank) for rank in range(ranks)]
+    assert [len(mine) for mine, _ in shares] == [each] * ranks
+    everything = [job for mine, _ in shares for job in mine]
+    assert everything == [*range(jobs), *[jobs - 1] * (each * ranks - jobs)]  # filler at the end, in rank order
+    assert sum(filler for _, filler in shares) == each * ranks - jobs < ranks

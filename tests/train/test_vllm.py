@@ -1,0 +1,120 @@
+"""The real vLLM, where it is installed, beside Transformers: training with guidance and ladder, and evaluation.
+
+Sampling is greedy, so that both must draw the same tokens, and go on doing so while the weights change.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from guided_grpo.embedded import new_policy
+from parts import TINY
+
+pytestmark = [
+    pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed"),
+    pytest.mark.timeout(900),
+]
+
+HERE = Path(__file__).parents[1] / "support"
+QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1"}
+EAGER = '{"dtype": "float32", "max_model_len": 256, "enforce_eager": true, "enable_chunked_prefill": false}'
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
+    """An untrained policy whose heads are as wide as vLLM's attention wants on a CPU."""
+    folder = tmp_path_factory.mktemp("wide")
+    new_policy(replace(TINY, hidden_size=64), tokenizer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def launch(folder: Path, policy: Path, engine: str, options: dict[str, Any]) -> list[dict[str, Any]]:
+    subprocess.run(
+        [sys.executable, str(HERE / "vllm_worker.py"), str(folder), str(policy), engine, json.dumps(options)],
+        check=True,
+        env={**os.environ, **QUIET, "PYTHONPATH": str(HERE)},
+        timeout=400,
+    )
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def rollouts(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "rollouts.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "g2rpo-a", "guidance_length": 9, "guidance_ratio": 0.5},
+        {"method": "auto", "guidance_allocation": "spread"},
+        {"method": "ghpo", "hint_template": "{problem}{hint}", "rescue_cold_start": 0},
+    ],
+    ids=lambda options: options["method"],
+)
+def test_training_samples_what_transformers_samples(options: dict[str, Any], wide: Path, tmp_path: Path) -> None:
+    """Greedy. There vLLM's log-probs are those of a policy of one choice, so the loss is not corrected by them."""
+    options = {"top_k": 1, "learning_rate": 1.0, "vllm_importance_sampling_correction": False, **options}
+    mine = launch(tmp_path / "vllm", wide, "vllm", options)
+    theirs = launch(tmp_path / "transformers", wide, "transformers", options)
+    for a, b in zip(rollouts(tmp_path / "vllm"), rollouts(tmp_path / "transformers"), strict=True):
+        for name in ("guidance", "generated", "arm"):
+            assert [one[name] for one in a["rollouts"]] == [one[name] for one in b["rollouts"]]
+    for a, b in zip(mine, theirs, strict=True):
+        for name in ("tokens/generated", "guidance/length", "rescue/calls", "rescue/tokens"):
+            assert a.get(name) == pytest.approx(b.get(name))
+        assert a["loss"] == pytest.approx(b["loss"], abs=1e-5)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3, abs=1e-4)
+    if options["method"] != "ghpo":  # greedy rollouts of a group are alike there, and teach nothing
+        texts = {tuple(one["generated"] for one in row["rollouts"]) for row in rollouts(tmp_path / "vllm")}
+        assert len(texts) > 2, "weights that are never sent would pass"
+
+
+def test_log_probs_stand_where_their_tokens_do(wide: Path, tmp_path: Path) -> None:
+    """vLLM's log-probs, behind the guidance, against those of the trained policy: a shift by one gives ratios of 1/20."""
+    options = {"method": "g2rpo-a", "guidance_length": 9, "guidance_ratio": 0.5, "learning_rate": 1.0}
+    for row in launch(tmp_path, wide, "vllm", options):
+        assert row["sampling/sampling_logp_difference/max"] < 0.05
+        for name in ("min", "max"):  # of whole responses
+            assert row[f"sampling/importance_sampling_ratio/{name}"] == pytest.approx(1.0, abs=0.1)
+        assert abs(row["loss"]) > 1e-3 and row["grad_norm"] > 0.1
+
+
+def evaluate(policy: Path, output: Path, *words: str) -> list[dict[str, Any]]:
+    base = ["eval", "--model", str(policy), "--data", "chains:steps=3,count=12,seed=9", "--max-tokens", "16", "--quiet"]
+    subprocess.run(
+        [sys.executable, "-m", "guided_grpo.cli", *base, "--output", str(output), *words],
+        check=True,
+        env={**os.environ, **QUIET},
+        timeout=400,
+    )
+    found = [json.loads(line) for line in (output / "completions.jsonl").read_text().splitlines()[1:]]
+    return sorted(found, key=lambda record: (record["problem"], record["sample"]))
+
+
+def test_evaluation_answers_what_transformers_answers(wide: Path, tmp_path: Path) -> None:
+    greedy = ["--samples", "1", "--temperature", "0"]
+    mine = evaluate(wide, tmp_path / "v", *greedy, "--engine", "vllm", "--engine-options", EAGER)
+    theirs = evaluate(wide, tmp_path / "t", *greedy)
+    for a, b in zip(mine, theirs, strict=True):
+        names = ("key", "response", "tokens", "ended", "verdict")
+        assert {name: a[name] for name in names} == {name: b[name] for name in names}
+
+
+def test_a_seed_of_its_own_for_every_response(wide: Path, tmp_path: Path) -> None:
+    """The same responses in batches of another make-up; those to one problem differ."""
+    warm = ["--samples", "3", "--temperature", "1", "--top-p", "1", "--top-k", "0", "--engine", "vllm"]
+    words = [*warm, "--engine-options", EAGER]
+    whole = evaluate(wide, tmp_path / "whole", *words, "--batch-size", "36")
+    parts = evaluate(wide, tmp_path / "parts", *words, "--batch-size", "5")
+    assert [one["response"] for one in whole] == [one["response"] for one in parts]
+    assert len({one["response"] for one in whole[:3]}) == 3
