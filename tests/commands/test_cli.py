@@ -8,50 +8,17 @@ from typing import Any
 
 import pytest
 import yaml
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoConfig, PreTrainedTokenizerFast, Qwen3ForCausalLM
+from transformers import AutoConfig
 
 from guided_grpo.cli import main
 from guided_grpo.commands.parsing import parse
-from guided_grpo.embedded import new_policy
 from guided_grpo.errors import InputError
 from guided_grpo.store import rundir
 from guided_grpo.train.methods import METHODS
 from guided_grpo.train.trainer import GuidedGRPOTrainer
-from parts import SHARED, TINY
+from parts import SHARED, small_run
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-
-# Thinking as in Qwen3: the policy opens the block, unless enable_thinking is false.
-QWEN3_TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n"
-    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
-)
-
-
-def small_run(policy: Path) -> dict[str, Any]:
-    return {
-        "model_name_or_path": str(policy),
-        "train_data": "chains:steps=3-5,count=24,seed=1",
-        "eval_data": "chains:steps=3-5,count=6,seed=2",
-        "guidance_length": 8,
-        "guidance_ratio": 0.5,
-        "num_generations": 4,
-        "per_device_train_batch_size": 8,
-        "max_completion_length": 12,
-        "max_steps": 3,
-        "learning_rate": 1e-3,
-        "lr_scheduler_type": "constant",
-        "use_cpu": True,
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "report_to": "none",
-        "save_strategy": "no",
-        "rollouts_every": 1,
-        "eval_samples": 2,
-        "quiet": True,
-    }
 
 
 def test_compare_trains_evaluates_and_reports(
@@ -200,34 +167,6 @@ def test_report_needs_no_torch() -> None:
 
     code = "import sys; import guided_grpo.studies.report, guided_grpo.cli, guided_grpo.train.methods; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-@pytest.fixture(scope="module")
-def gsm8k_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint folder of Qwen3's architecture with a byte-level BPE of GSM8K and a Qwen3-like chat template."""
-    if not (SHARED / "gsm8k").is_dir():
-        pytest.skip("the GSM8K copy is not there")
-    records = [json.loads(line) for line in (SHARED / "gsm8k" / "train.jsonl").read_text().splitlines()[:800]]
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    trainer = trainers.BpeTrainer(
-        vocab_size=1200,
-        special_tokens=special,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator([r["question"] + r["answer"] for r in records], trainer)
-    tokenizer.add_tokens(["<think>", "</think>"])
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
-    fast.chat_template = QWEN3_TEMPLATE
-    folder = tmp_path_factory.mktemp("gsm8k-policy")
-    config = new_policy(TINY, fast).config
-    config.max_position_embeddings = 1024
-    Qwen3ForCausalLM(config).save_pretrained(folder)
-    fast.save_pretrained(folder)
-    return folder
 
 
 @pytest.mark.timeout(400)

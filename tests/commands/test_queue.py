@@ -14,12 +14,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from test_cli import small_run
 
 from guided_grpo.cli import main
 from guided_grpo.commands import queue
 from guided_grpo.store import rundir
-from parts import SHARED  # noqa: F401  # sets HF_HUB_OFFLINE for the children
+from parts import SHARED, small_run  # noqa: F401  # sets HF_HUB_OFFLINE for the children
 
 
 def write_plan(folder: Path, policy: Path, variants: dict[str, Any], **changes: Any) -> Path:

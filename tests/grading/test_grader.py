@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from test_cli import gsm8k_policy, small_run  # noqa: F401
 from test_pool import PAIRS
 
 from guided_grpo.cli import main
@@ -26,6 +25,7 @@ from guided_grpo.grading.worth import read_worth
 from guided_grpo.sandbox import Limits
 from guided_grpo.train.advantage import mask_ungraded
 from guided_grpo.types import Status, Verdict
+from parts import small_run
 
 TESTS = ["assert f(1) == 2", "assert f(2) == 4", "assert f(3) == 6", "assert f(0) == 0"]
 RIGHT, THREE, SPIN = (
@@ -251,7 +251,7 @@ def test_penalties_of_trl_see_what_was_generated() -> None:
     assert [function.__name__ for function in (repetition, overlong, tags)] == ["repetition", "overlong", "tags"]
 
 
-def test_a_run_on_programs(sandbox: None, gsm8k_policy: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_run_on_programs(sandbox: None, gsm8k_policy: Path, tmp_path: Path) -> None:
     """A guided half that gets the whole program, in the real trainer and sandbox: it is right, the other half is not."""
     solution = "```python\nn = int(input())\nprint(2 * n)\n```\n"
     rows = [

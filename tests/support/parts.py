@@ -95,3 +95,27 @@ class ScriptedAccuracy:
         first, needed = prompt not in seen, self.needed.get(prompt, 0)
         seen.add(prompt)
         return float(first and self.attempt >= needed)
+
+
+def small_run(policy: Path) -> dict[str, Any]:
+    return {
+        "model_name_or_path": str(policy),
+        "train_data": "chains:steps=3-5,count=24,seed=1",
+        "eval_data": "chains:steps=3-5,count=6,seed=2",
+        "guidance_length": 8,
+        "guidance_ratio": 0.5,
+        "num_generations": 4,
+        "per_device_train_batch_size": 8,
+        "max_completion_length": 12,
+        "max_steps": 3,
+        "learning_rate": 1e-3,
+        "lr_scheduler_type": "constant",
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "report_to": "none",
+        "save_strategy": "no",
+        "rollouts_every": 1,
+        "eval_samples": 2,
+        "quiet": True,
+    }

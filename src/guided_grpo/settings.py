@@ -1,0 +1,189 @@
+"""A setting is stated once: its meaning, default and range stand in a dataclass next to the rule that reads it.
+
+    guidance_ratio: Annotated[float, Interval(ge=0, le=1)] = setting(0.25, "α: share of a group that is guided")
+
+`check` holds the values against the ranges, `add_options` makes command-line options of the fields and `read_options`
+the dataclass of what was typed, and `describe` gives help and docs/methods.md what they show. Fields are those of a
+plain dataclass, so the parsers of Transformers and TRL take them too. Loads without torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from argparse import ArgumentParser, BooleanOptionalAction, Namespace
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from annotated_types import Ge, Gt, Interval, Le, Lt
+
+from guided_grpo.errors import InputError
+
+T = TypeVar("T")
+
+
+def setting(default: Any, meaning: str) -> Any:
+    """A dataclass field with this default and one line of help; a list or dict default is copied for every instance."""
+    metadata = {"help": meaning}
+    if isinstance(default, list | dict):
+        return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def again(owner: type, name: str, **changes: Any) -> Any:
+    """The field `name` of another dataclass once more: its default and meaning, unless `changes` name another one."""
+    known = next(item for item in describe(owner) if item.name == name)
+    return setting(changes.get("default", known.default), changes.get("meaning", known.meaning))
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """A range of names: the value is one of these, such as the keys of a table."""
+
+    names: Collection[str]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One field, as help and docs show it."""
+
+    name: str
+    type: Any  # without the range: `float`, `list[float]`, `int | None`
+    default: Any
+    meaning: str
+    ranges: tuple[Any, ...]  # of annotated-types, or OneOf
+
+    @property
+    def range(self) -> str:
+        """The range in words, such as `0 to 1` or `first, spread`; "" = any value."""
+        return "; ".join(_words(limit) for limit in self.ranges)
+
+    @property
+    def names(self) -> list[str] | None:
+        """The names that it may have; None = it is no choice of names."""
+        return next((list(limit.names) for limit in self.ranges if isinstance(limit, OneOf)), None)
+
+
+def describe(owner: type) -> list[Setting]:
+    """The settings of a dataclass in their order: all of its fields that have a meaning."""
+    hints = typing.get_type_hints(owner, include_extras=True)
+    found = []
+    for item in dataclasses.fields(owner):
+        meaning = item.metadata.get("help")
+        if meaning is None:
+            continue
+        kind, ranges = hints[item.name], ()
+        if typing.get_origin(kind) is typing.Annotated:
+            kind, *extras = typing.get_args(kind)
+            ranges = tuple(extras)
+        default = item.default_factory() if callable(item.default_factory) else item.default
+        found.append(Setting(item.name, kind, default, str(meaning), ranges))
+    return found
+
+
+def check(settings: Any, names: Collection[str] | None = None) -> None:
+    """Raise `InputError` for the first value outside its range; None passes where the type allows it.
+
+    Args:
+        settings: an instance of a dataclass of settings. Of a list every element is held against the range.
+        names: the fields to look at; None = all.
+    """
+    for item in describe(type(settings)):
+        value = getattr(settings, item.name)
+        if (value is None and _allows_none(item.type)) or (names is not None and item.name not in names):
+            continue
+        for one in value if isinstance(value, list | tuple) else [value]:
+            for limit in item.ranges:
+                if not _holds(limit, one):
+                    problem, verb = ("is not known", "choose one of") if item.names else ("is out of range", "use")
+                    raise InputError(problem, field=item.name, value=one, fix=f"{verb} {_words(limit)}")
+
+
+def add_options(parser: ArgumentParser, owner: type, *, without: Collection[str] = (), **defaults: Any) -> None:
+    """An option `--some-name` for every setting of a dataclass.
+
+    Args:
+        parser: gets them.
+        owner: the dataclass.
+        without: fields that get no option.
+        defaults: of this command, in place of the dataclass's own.
+    """
+    for item in describe(owner):
+        if item.name in without:
+            continue
+        default, kind = defaults.get(item.name, item.default), _base(item.type)
+        options: dict[str, Any] = {"default": default, "help": item.meaning + _shown(default), "dest": item.name}
+        if kind is bool:
+            options["action"] = BooleanOptionalAction
+        else:
+            options["type"] = _element(kind)
+            options["choices"] = item.names
+            options["nargs"] = "+" if typing.get_origin(kind) is list else None
+        parser.add_argument(f"--{item.name.replace('_', '-')}", **options)
+
+
+def read_options(options: Namespace, owner: type[T], **values: Any) -> T:
+    """The dataclass of what was typed; `values` stand in for fields without an option. Raises `InputError`."""
+    typed = {item.name: getattr(options, item.name) for item in describe(owner) if hasattr(options, item.name)}
+    settings = owner(**{**typed, **values})
+    check(settings)
+    return settings
+
+
+def _holds(limit: Any, value: Any) -> bool:
+    if isinstance(limit, OneOf):
+        return value in limit.names
+    if isinstance(limit, Interval):
+        return all(_holds(part, value) for part in limit)
+    match limit:  # NaN is in no range
+        case Ge(ge=bound):
+            return bool(value >= bound)
+        case Gt(gt=bound):
+            return bool(value > bound)
+        case Le(le=bound):
+            return bool(value <= bound)
+        case Lt(lt=bound):
+            return bool(value < bound)
+    raise TypeError(f"{limit!r} is no range")
+
+
+def _words(limit: Any) -> str:
+    match limit:
+        case OneOf(names=names):
+            return ", ".join(names)
+        case Ge(ge=bound):
+            return f"{bound:g} or more"
+        case Gt(gt=bound):
+            return f"more than {bound:g}"
+        case Le(le=bound):
+            return f"at most {bound:g}"
+        case Lt(lt=bound):
+            return f"less than {bound:g}"
+        case Interval(ge=low, le=high) if low is not None and high is not None:
+            return f"{low:g} to {high:g}"
+    return " and ".join(_words(part) for part in limit)
+
+
+def _shown(default: Any) -> str:
+    if default is None or default == "" or default is False:
+        return ""
+    return f" [{' '.join(map(str, default)) if isinstance(default, list | tuple) else default}]"
+
+
+def _allows_none(kind: Any) -> bool:
+    return type(None) in typing.get_args(kind)
+
+
+def _base(kind: Any) -> Any:
+    """`int | None` → `int`."""
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return next(part for part in typing.get_args(kind) if part is not type(None))
+    return kind
+
+
+def _element(kind: Any) -> Any:
+    """What one word of the command line becomes: the type, or that of a list's elements."""
+    parts = typing.get_args(kind)
+    return parts[0] if typing.get_origin(kind) is list else kind
