@@ -18,10 +18,8 @@ import torch
 import yaml
 from datasets import Dataset
 
-from guided_grpo.commands.options import add_map, mapping_of
+from guided_grpo.commands.options import OneLineParser, add_map, mapping_of, wants_bars
 from guided_grpo.commands.policies import embedded_source, load_for_sampling, load_tokenizer
-from guided_grpo.commands.progress import wants_bars
-from guided_grpo.commands.report import OneLineParser
 from guided_grpo.data.sources import load_rows
 from guided_grpo.embedded.recipes import POLICIES, embedded_recipe
 from guided_grpo.errors import InputError

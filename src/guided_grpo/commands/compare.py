@@ -26,12 +26,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from guided_grpo.commands.options import read_yaml
+from guided_grpo.commands.options import OneLineParser, read_yaml, wants_bars
 from guided_grpo.commands.parsing import VOLATILE, parse, say
 from guided_grpo.commands.policies import policy_source
-from guided_grpo.commands.progress import wants_bars
 from guided_grpo.commands.queue import Job, run_jobs
-from guided_grpo.commands.report import OneLineParser
 from guided_grpo.commands.train import load_held_out
 from guided_grpo.commands.train import run as train
 from guided_grpo.embedded import embedded_recipe

@@ -10,8 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from guided_grpo.commands.options import add_map, mapping_of
-from guided_grpo.commands.report import OneLineParser
+from guided_grpo.commands.options import OneLineParser, add_map, mapping_of
 from guided_grpo.errors import InputError
 
 if TYPE_CHECKING:

@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from guided_grpo.commands.data_stream import reason_lines, stream, write_json
-from guided_grpo.commands.options import add_map, mapping_of
-from guided_grpo.commands.progress import wants_bars
-from guided_grpo.commands.report import OneLineParser
+from guided_grpo.commands.options import OneLineParser, add_map, mapping_of, wants_bars
 from guided_grpo.data.preparing.curate import Curator, Outcome
 from guided_grpo.data.preparing.overlap import NGRAM, load_benchmarks
 from guided_grpo.data.preparing.prepare import load_tokenizer

@@ -13,10 +13,8 @@ from pathlib import Path
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from guided_grpo.commands.options import add_map, mapping_of
+from guided_grpo.commands.options import OneLineParser, add_map, mapping_of, wants_bars
 from guided_grpo.commands.policies import load_for_sampling, load_tokenizer
-from guided_grpo.commands.progress import wants_bars
-from guided_grpo.commands.report import OneLineParser
 from guided_grpo.data.sources import load_rows
 from guided_grpo.errors import InputError
 from guided_grpo.evaluation.evaluate import Decoding, evaluate, questions

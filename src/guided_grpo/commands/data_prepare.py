@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from guided_grpo.commands.data_stream import reason_lines, stream, write_json
-from guided_grpo.commands.options import add_map, mapping_of, read_yaml
-from guided_grpo.commands.progress import wants_bars
-from guided_grpo.commands.report import OneLineParser
+from guided_grpo.commands.options import OneLineParser, add_map, mapping_of, read_yaml, wants_bars
 from guided_grpo.data.preparing.curate import Curator
 from guided_grpo.data.preparing.overlap import load_benchmarks
 from guided_grpo.data.preparing.prepare import ROWS, check_output, load_tokenizer, write_set

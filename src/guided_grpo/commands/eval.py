@@ -12,10 +12,8 @@ from transformers import PreTrainedTokenizerBase
 
 from guided_grpo.commands.eval_tables import compared, figures_table
 from guided_grpo.commands.eval_tasks import STYLES, Task, benchmark_task, data_task, json_option, system_text
-from guided_grpo.commands.options import add_map, mapping_of
+from guided_grpo.commands.options import OneLineParser, add_map, mapping_of, wants_bars
 from guided_grpo.commands.policies import load_tokenizer
-from guided_grpo.commands.progress import wants_bars
-from guided_grpo.commands.report import OneLineParser
 from guided_grpo.data.reading.benchmarks import BENCHMARKS
 from guided_grpo.errors import InputError
 from guided_grpo.evaluation import evalrun, scoring

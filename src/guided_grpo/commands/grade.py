@@ -11,8 +11,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from guided_grpo.commands.progress import wants_bars
-from guided_grpo.commands.report import OneLineParser
+from guided_grpo.commands.options import OneLineParser, wants_bars
 from guided_grpo.errors import InputError
 from guided_grpo.grading.answers import FORMS
 from guided_grpo.grading.code import CodeVerdict

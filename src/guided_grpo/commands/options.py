@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
 from guided_grpo.errors import InputError
+
+
+class OneLineParser(ArgumentParser):
+    """An argument parser whose complaint is one line (exit code 2 at the top)."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message, fix=f"see {self.prog} --help")
+
+
+def wants_bars(quiet: bool) -> bool:
+    """Bars go to a terminal, unless the user wants quiet."""
+    return not quiet and sys.stderr.isatty()
 
 
 def add_map(parser: ArgumentParser) -> None:

@@ -10,8 +10,8 @@ from accelerate import PartialState
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
+from guided_grpo.commands.options import wants_bars
 from guided_grpo.commands.parsing import say
-from guided_grpo.commands.progress import wants_bars
 from guided_grpo.embedded import BaseRecipe, base_folder, build_base, embedded_recipe
 from guided_grpo.errors import InputError
 

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
-from typing import NoReturn
 
-from guided_grpo.errors import InputError
+from guided_grpo.commands.options import OneLineParser
 from guided_grpo.studies.report import build_report
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """An argument parser whose complaint is one line (exit code 2 at the top)."""
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(message, fix=f"see {self.prog} --help")
 
 
 def main(arguments: list[str], *, as_json: bool = False) -> int:

@@ -7,8 +7,8 @@ from typing import Any
 from accelerate import PartialState
 from datasets import Dataset
 
+from guided_grpo.commands.options import wants_bars
 from guided_grpo.commands.parsing import Settings, say
-from guided_grpo.commands.progress import wants_bars
 from guided_grpo.evaluation.evaluate import Evaluation, evaluate, questions
 from guided_grpo.store import rundir
 from guided_grpo.train.trainer import GuidedGRPOTrainer

@@ -18,9 +18,9 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser, get_peft_config
 
 from guided_grpo.commands.grading import GradingArguments
+from guided_grpo.commands.options import wants_bars
 from guided_grpo.commands.parsing import VOLATILE, RunArguments, check_config_file, config_path, plain_fields, say
 from guided_grpo.commands.policies import load_model, load_tokenizer, policy_source
-from guided_grpo.commands.progress import wants_bars
 from guided_grpo.commands.train import load_rows_of, prepare_resume
 from guided_grpo.data.demonstrations import demonstrations
 from guided_grpo.embedded import BaseRecipe

@@ -15,9 +15,9 @@ from datasets import Dataset
 from transformers import PrinterCallback, ProgressCallback
 from trl import get_peft_config
 
+from guided_grpo.commands.options import wants_bars
 from guided_grpo.commands.parsing import VOLATILE, RunArguments, Settings, parse, say
 from guided_grpo.commands.policies import context_of, load_model, load_tokenizer, policy_source
-from guided_grpo.commands.progress import wants_bars
 from guided_grpo.commands.results import Results, headline
 from guided_grpo.data.preparing.selection import filter_hard
 from guided_grpo.data.sources import load_rows
