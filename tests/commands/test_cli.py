@@ -13,7 +13,7 @@ from transformers import AutoConfig
 from guided_grpo.cli import main
 from guided_grpo.commands.parsing import parse
 from guided_grpo.errors import InputError
-from guided_grpo.store import rundir
+from guided_grpo.store import jsonl, rundir
 from guided_grpo.train.methods import METHODS
 from guided_grpo.train.trainer import GuidedGRPOTrainer
 from parts import SHARED, small_run
@@ -184,12 +184,12 @@ def test_gsm8k_with_a_chat_template(thinking: bool, start: str, gsm8k_policy: Pa
     ]  # fmt: skip
     assert main(words) == 0
     assert AutoConfig.from_pretrained(tmp_path / "run" / "model").model_type == "qwen3"
-    assert len(list(rundir.whole_rows(tmp_path / "run" / "metrics.jsonl"))) == steps
+    assert len(list(jsonl.whole_rows(tmp_path / "run" / "metrics.jsonl"))) == steps
     traces = {}
     for line in (SHARED / "gsm8k" / "train.jsonl").read_text().splitlines()[:400]:
         record = json.loads(line)
         traces[record["question"].strip()] = record["answer"]
-    groups = list(rundir.whole_rows(tmp_path / "run" / "rollouts.jsonl"))
+    groups = list(jsonl.whole_rows(tmp_path / "run" / "rollouts.jsonl"))
     assert len(groups) == 2 * steps
     difficulties = [group["difficulty"] for group in groups]
     assert difficulties == sorted(difficulties)
@@ -226,10 +226,10 @@ def test_ghpo_on_gsm8k_puts_hints_in_the_users_turn(
         "--use_cpu", "--bf16", "false", "--gradient_checkpointing", "false", "--report_to", "none", "--quiet",
     ]  # fmt: skip
     assert main(words) == 0
-    first, last = list(rundir.whole_rows(tmp_path / "run" / "metrics.jsonl"))
+    first, last = list(jsonl.whole_rows(tmp_path / "run" / "metrics.jsonl"))
     assert "rescue/lost" not in first  # the cold start
     assert (last["signal/difficult"], last["rescue/lost"]) == (1.0, 1.0)
-    groups = [group for group in rundir.whole_rows(tmp_path / "run" / "rollouts.jsonl") if group["step"] == 2]
+    groups = [group for group in jsonl.whole_rows(tmp_path / "run" / "rollouts.jsonl") if group["step"] == 2]
     for group in groups:
         assert {(r["placement"], r["arm"]) for r in group["rollouts"]} == {("hint", "guided")}
         hint, question = group["rollouts"][0]["guidance"], group["prompt"][0]["content"]
@@ -248,10 +248,10 @@ def test_evaluation_during_training_is_kept_and_watched(
     settings = {**small_run(policy_folder), "eval_every": 2, "max_steps": 5, "output_dir": str(run)}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
     assert main(["train", "--config", str(tmp_path / "run.yaml")]) == 0
-    rows = list(rundir.whole_rows(run / "evals.jsonl"))
+    rows = list(jsonl.whole_rows(run / "evals.jsonl"))
     assert [row["step"] for row in rows] == [2, 4]
     assert all(row["problems"] == 6 for row in rows)
-    log = {row["step"]: row for row in rundir.whole_rows(run / "metrics.jsonl")}
+    log = {row["step"]: row for row in jsonl.whole_rows(run / "metrics.jsonl")}
     assert [row["tokens"] for row in rows] == [log[2]["tokens/generated_total"], log[4]["tokens/generated_total"]]
     seconds = [sum(log[step]["step_time"] for step in range(1, last + 1)) for last in (2, 4)]
     assert [row["seconds"] for row in rows] == pytest.approx(seconds, abs=1e-3)
@@ -261,11 +261,11 @@ def test_evaluation_during_training_is_kept_and_watched(
     plain = {**settings, "eval_every": 0, "output_dir": str(tmp_path / "plain")}
     (tmp_path / "plain.yaml").write_text(yaml.safe_dump(plain))
     assert main(["train", "--config", str(tmp_path / "plain.yaml")]) == 0
-    losses = [[row["loss"] for row in rundir.whole_rows(tmp_path / n / "metrics.jsonl")] for n in ("run", "plain")]
+    losses = [[row["loss"] for row in jsonl.whole_rows(tmp_path / n / "metrics.jsonl")] for n in ("run", "plain")]
     assert losses[0] == losses[1]
     summary = rundir.read_json(run / "summary.json")
     assert summary["rescue_tokens"] == 0
-    norms = [row["grad_norm"] for row in rundir.whole_rows(run / "metrics.jsonl")]
+    norms = [row["grad_norm"] for row in jsonl.whole_rows(run / "metrics.jsonl")]
     mean = sum(norms) / 5
     assert summary["grad_norm_mean"] == pytest.approx(mean)
     assert summary["grad_norm_variance"] == pytest.approx(sum((norm - mean) ** 2 for norm in norms) / 4)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from guided_grpo.cli import main
 from guided_grpo.data.demonstrations import demonstrations
 from guided_grpo.errors import InputError
-from guided_grpo.store import rundir
+from guided_grpo.store import jsonl
 from guided_grpo.train.rollout import GuidanceTokenizer
 
 ROW = {"prompt": "4+3*7=", "answer": "79", "guidance": "+3=7;*7=9;"}
@@ -65,7 +65,7 @@ def test_a_run_and_the_same_after_a_kill(
         assert main(["sft", "--config", str(tmp_path / "sft.yaml"), "--json"]) == 0
     summary = json.loads((whole / "summary.json").read_text())
     assert (summary["steps"], summary["demonstrations"], summary["after"]["problems"]) == (6, 24, 6)
-    rows = [list(rundir.whole_rows(run / "metrics.jsonl")) for run in (whole, cut)]
+    rows = [list(jsonl.whole_rows(run / "metrics.jsonl")) for run in (whole, cut)]
     assert [[row["step"], row["loss"]] for row in rows[0]] == [[row["step"], row["loss"]] for row in rows[1]]
     assert rows[0][-1]["loss"] < rows[0][0]["loss"]
     weights = [load_file(run / "model" / "model.safetensors") for run in (whole, cut)]

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from guided_grpo.errors import InputError
-from guided_grpo.store import rundir
+from guided_grpo.store import jsonl, rundir
 from guided_grpo.studies.comparison import read_tiers, summarise, table
 from guided_grpo.studies.comparison.reach import mean_curve, reached
 
@@ -39,7 +39,7 @@ def make_run(
     rundir.write_json(run / "eval.json", {when: {"scores": scores, **known} for when, scores in both.items()})
     (run / "config.yaml").write_text(yaml.safe_dump({"eval_data": eval_data}))
     rows = [{"step": n, "tokens": at, "scores": s} for n, (at, s) in enumerate((during or {}).items(), 1)]
-    rundir.append_rows(run / "evals.jsonl", rows)  # type: ignore[arg-type]
+    jsonl.append_rows(run / "evals.jsonl", rows)  # type: ignore[arg-type]
     cost = {"tokens_generated": tokens, "rescue_tokens": 0, "steps": 5, "train_seconds": 10.0}
     signal = {"zero_groups": 0.5, "difficult_groups": 0.5, "grad_norm_mean": 1.0, "grad_norm_variance": 0.1}
     return {"variant": variant, "seed": seed, "run": str(run), "after": {}, **cost, **signal}
@@ -176,7 +176,7 @@ def test_points_of_older_runs_take_their_tokens_from_the_log(tmp_path: Path) -> 
     run = make_run(tmp_path, "a", 0, [1.0, 1.0])
     folder = Path(run["run"])
     (folder / "evals.jsonl").write_text(json.dumps({"step": 2, "accuracy": 0.5}) + "\n")
-    rundir.append_rows(folder / "metrics.jsonl", [{"step": s, "tokens/generated_total": 100 * s} for s in (1, 2, 3)])
+    jsonl.append_rows(folder / "metrics.jsonl", [{"step": s, "tokens/generated_total": 100 * s} for s in (1, 2, 3)])
     other = make_run(tmp_path, "b", 0, [0.25, 0.25])
     reaches = summarise([run, other], "b")["variants"]
     assert reaches["a"]["reaches"]["b"]["tokens"] == 100.0  # half-way to 0.5 at 200

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from guided_grpo.store import rundir
+from guided_grpo.store import jsonl, rundir
 from parts import digit_reward, make_config, make_trainer
 
 
@@ -118,12 +118,12 @@ def test_kill_at_random_moments_and_the_same_command_goes_on(policy_folder: Path
     for low, high in ((1, 10), (11, 20), (21, 30)):
         target, delay = rng.randint(low, high), rng.uniform(0, 0.15)
         process = subprocess.Popen(run_command(killed, policy_folder), env=environment)
-        while process.poll() is None and len(list(rundir.whole_rows(killed / rundir.METRICS))) < target:
+        while process.poll() is None and len(list(jsonl.whole_rows(killed / rundir.METRICS))) < target:
             time.sleep(0.005)
         time.sleep(delay)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        logged = len(list(rundir.whole_rows(killed / rundir.METRICS)))
+        logged = len(list(jsonl.whole_rows(killed / rundir.METRICS)))
         moments.append({"logged": logged, "checkpoint": str(rundir.last_checkpoint(killed)).rsplit("-", 1)[-1]})
         assert not (killed / rundir.SUMMARY).exists()
     subprocess.run(run_command(killed, policy_folder), check=True, env=environment, timeout=300)
@@ -150,7 +150,7 @@ def test_kill_in_the_middle_of_the_ladder(policy_folder: Path, tmp_path: Path) -
         process = subprocess.run(words, env=environment, timeout=200, check=False)
         assert process.returncode == -signal.SIGKILL, moment
         step = int(moment[0])
-        assert len(list(rundir.whole_rows(killed / rundir.METRICS))) == step
+        assert len(list(jsonl.whole_rows(killed / rundir.METRICS))) == step
         print("killed in step", step + 1, "attempt", moment[2], "last checkpoint", rundir.last_checkpoint(killed))
     subprocess.run([*worker, str(killed), str(policy_folder), "none"], check=True, env=environment, timeout=200)
     assert untimed(killed / rundir.METRICS) == untimed(whole / rundir.METRICS)
@@ -177,7 +177,7 @@ def test_a_checkpoint_without_its_mark_is_not_resumed_from(tmp_path: Path) -> No
 
 def test_a_broken_last_line_is_cut_with_what_follows_the_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    rundir.append_rows(path, [{"step": 1}, {"step": 2}, {"step": 3}])
+    jsonl.append_rows(path, [{"step": 1}, {"step": 2}, {"step": 3}])
     with path.open("a") as file:
         file.write('{"step": 4, "lo')
     rundir.cut_back(path, 2)

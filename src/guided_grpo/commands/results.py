@@ -10,7 +10,7 @@ from datasets import Dataset
 from guided_grpo.commands.options import wants_bars
 from guided_grpo.commands.parsing import Settings, say
 from guided_grpo.evaluation.evaluate import Evaluation, evaluate, questions
-from guided_grpo.store import rundir
+from guided_grpo.store import jsonl, rundir
 from guided_grpo.train.trainer import GuidedGRPOTrainer
 
 _EVALUATED = ("accuracy", "interval", "problems", "samples")
@@ -44,9 +44,9 @@ class Results:
             found = self._measure(held_out, f"step {step}").to_json()
             cost = {"tokens": self.trainer.tokens_generated, "seconds": round(self.trainer.train_seconds, 3)}
             row = {"step": step, **cost, **{key: found[key] for key in (*_EVALUATED, "scores")}}
-            rundir.append_rows(path, [row])
+            jsonl.append_rows(path, [row])
         self.state.wait_for_everyone()
-        self.trainer.evaluated(list(rundir.whole_rows(path))[-1]["accuracy"])
+        self.trainer.evaluated(list(jsonl.whole_rows(path))[-1]["accuracy"])
 
     def _sharded(self) -> bool:
         sharded = bool(self.trainer.is_fsdp_enabled or self.trainer.is_deepspeed_enabled)
@@ -69,7 +69,7 @@ class Results:
 
     def finish(self, seconds: float) -> dict[str, Any]:
         """Write and return summary.json: its presence says that the run is over."""
-        rows = list(rundir.whole_rows(self.output / rundir.METRICS))
+        rows = list(jsonl.whole_rows(self.output / rundir.METRICS))
         evaluation = rundir.read_json(self.output / rundir.EVAL) or {}
         summary: dict[str, Any] = {
             "method": self.settings.training.method,
@@ -87,7 +87,7 @@ class Results:
         for when, result in evaluation.items():
             if result is not None:
                 summary[when] = {key: result[key] for key in _EVALUATED}
-        warnings = [row["warning"] for row in rundir.whole_rows(self.output / rundir.WARNINGS)]
+        warnings = [row["warning"] for row in jsonl.whole_rows(self.output / rundir.WARNINGS)]
         if warnings:
             summary["warnings"] = warnings
         if self.state.is_main_process:

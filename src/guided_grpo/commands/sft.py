@@ -17,7 +17,7 @@ from datasets import Dataset
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser, get_peft_config
 
-from guided_grpo.commands.grading import GradingArguments
+from guided_grpo.grading import GradingSettings
 from guided_grpo.commands.options import wants_bars
 from guided_grpo.commands.parsing import VOLATILE, RunArguments, check_config_file, config_path, plain_fields, say
 from guided_grpo.commands.policies import load_model, load_tokenizer, policy_source
@@ -27,7 +27,7 @@ from guided_grpo.embedded import BaseRecipe
 from guided_grpo.errors import InputError
 from guided_grpo.evaluation.evaluate import evaluate, questions
 from guided_grpo.grading import Grader, reward_functions
-from guided_grpo.store import rundir
+from guided_grpo.store import jsonl, rundir
 from guided_grpo.train.callbacks import BarCallback
 from guided_grpo.train.metrics import plain_number
 from guided_grpo.train.rollout import GuidanceTokenizer
@@ -49,7 +49,7 @@ class SftSettings:
     """A whole fine-tuning run."""
 
     run: RunArguments
-    grading: GradingArguments
+    grading: GradingSettings
     sft: SftArguments
     training: SFTConfig
     model: ModelConfig
@@ -76,7 +76,7 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
 
 def parse(arguments: list[str]) -> SftSettings:
     """Settings from a command line with an optional `--config FILE`. Raises `InputError` with one line."""
-    parser = TrlParser((RunArguments, GradingArguments, SftArguments, SFTConfig, ModelConfig), prog="guided-grpo sft")
+    parser = TrlParser((RunArguments, GradingSettings, SftArguments, SFTConfig, ModelConfig), prog="guided-grpo sft")
 
     def fail(message: str) -> NoReturn:
         raise InputError(message, fix="see guided-grpo sft --help")
@@ -105,7 +105,7 @@ def run(settings: SftSettings, *, recipe: BaseRecipe | None = None) -> dict[str,
     if finished is not None:
         say(f"{output} is finished")
         return dict(finished)
-    with Grader(settings.grading.grader_settings()) as grader:
+    with Grader(settings.grading) as grader:
         return _run(settings, recipe, grader)
 
 
@@ -156,7 +156,7 @@ def _run(settings: SftSettings, recipe: BaseRecipe | None, grader: Grader) -> di
     if state.is_main_process and not (output / rundir.MODEL).exists():
         scratch.rename(output / rundir.MODEL)
     _evaluate(settings, trainer, held_out, grader, "after")
-    logged = list(rundir.whole_rows(output / rundir.METRICS))
+    logged = list(jsonl.whole_rows(output / rundir.METRICS))
     summary = {
         "method": "sft",
         "seed": training.seed,
@@ -203,7 +203,7 @@ class _Keeper(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **named: Any) -> None:
         if state.is_world_process_zero and logs and "loss" in logs:
             row = {"step": state.global_step, **{name: plain_number(value) for name, value in logs.items()}}
-            rundir.append_rows(self.output / rundir.METRICS, [row])
+            jsonl.append_rows(self.output / rundir.METRICS, [row])
 
     def on_save(self, args: Any, state: Any, control: Any, **named: Any) -> None:
         if state.is_world_process_zero:

@@ -3,9 +3,8 @@
     {"settings": {"model": …, "temperature": 1.0}}
     {…}                                            whatever a result is, in the order in which they came
 
-A line is handed to the system in one piece: the death of the process loses none, a power cut may lose the last seconds.
-A half-written line can only be the last one, and is cut off when the work is taken up again. Answers of a teacher
-(problems/annotating), completions of an evaluation (evalrun.py), trials of an audit and success rates are kept so.
+A half-written last line is cut off when the work is taken up again. Answers of a teacher, completions of an
+evaluation, trials of an audit and success rates are stored so.
 """
 
 from __future__ import annotations
@@ -18,30 +17,30 @@ from pathlib import Path
 from typing import Any, Self
 
 from guided_grpo.errors import InputError
+from guided_grpo.store.jsonl import Record, encoded, read_lines
 
-Record = dict[str, Any]
 Take = Callable[[Record, int, int], None]  # a line, where it begins and its length, in bytes
 
 
 def same_settings(
-    found: Mapping[str, Any], wanted: Mapping[str, Any], path: Path, what: str, *, output: str = "--output"
+    old: Mapping[str, Any], new: Mapping[str, Any], path: Path, what: str, *, output: str = "--output"
 ) -> None:
     """Raise InputError where work that is there was shaped by other settings, naming one and listing the first six.
 
     Args:
-        found: of the file.
-        wanted: of this command, plain JSON; the first of them that differs is the one named.
+        old: of the file.
+        new: of this command, plain JSON; the first of them that differs is the one named.
         path: the file.
         what: is there, with its verb: "answers that are".
         output: the option that chooses another place.
     """
-    names = [name for name in {**wanted, **found} if found.get(name) != wanted.get(name)]
+    names = [name for name in {**new, **old} if old.get(name) != new.get(name)]
     if names:
         raise InputError(
-            f"is not {found.get(names[0])!r} of the {what} there (what differs: {', '.join(names[:6])})",
+            f"is not {old.get(names[0])!r} of the {what} there (what differs: {', '.join(names[:6])})",
             file=path,
             field=names[0],
-            value=wanted.get(names[0], "unset"),
+            value=new.get(names[0], "unset"),
             fix=f"choose another {output}, or repeat the settings to go on",
         )
 
@@ -53,21 +52,21 @@ def read(path: Path, what: str, take: Take) -> tuple[Record | None, int]:
     TypeError, ValueError).
     """
     settings, end = None, 0
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                break
-            try:
-                record = json.loads(line)
-                if number == 1:
-                    settings = dict(record["settings"])
-                else:
-                    take(record, end, len(line))
-            except (KeyError, TypeError, ValueError):
-                raise InputError(
-                    f"is no line of {what}", file=path, line=number, fix="choose another --output, or delete it"
-                ) from None
-            end += len(line)
+    for line in read_lines(path):
+        if not line.whole:
+            break
+        try:
+            if line.record is None:
+                raise ValueError
+            if line.start == 0:
+                settings = dict(line.record["settings"])
+            else:
+                take(line.record, line.start, len(line.raw))
+        except (KeyError, TypeError, ValueError):
+            raise InputError(
+                f"is no line of {what}", file=path, line=line.number, fix="choose another --output, or delete it"
+            ) from None
+        end = line.start + len(line.raw)
     return settings, end
 
 
@@ -113,9 +112,9 @@ class Journal:
 
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            found, end = read(path, line, counting)
+            old, end = read(path, line, counting)
             if lines:
-                same_settings(found or {}, json.loads(json.dumps(settings)), path, what)
+                same_settings(old or {}, json.loads(json.dumps(settings)), path, what)
                 cut = unusable()
                 self._end = end if cut is None else cut
             else:
@@ -143,11 +142,8 @@ class Journal:
         os.close(self._file)
 
     def append(self, *records: Mapping[str, Any]) -> int:
-        """Keep these lines; where the first of them begins."""
-        start = self._end
-        text = b"".join(
-            (json.dumps(record, ensure_ascii=False) + "\n").encode(errors="surrogatepass") for record in records
-        )
+        """Write these lines; where the first of them begins."""
+        start, text = self._end, encoded(records)
         while text:
             written = os.write(self._file, text)
             self._end, text = self._end + written, text[written:]

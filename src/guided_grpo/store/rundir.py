@@ -18,7 +18,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ import yaml
 
 from guided_grpo.errors import InputError
 from guided_grpo.store.journals import same_settings
+from guided_grpo.store.jsonl import encoded, whole_rows
 
 CONFIG, METRICS, ROLLOUTS = "config.yaml", "metrics.jsonl", "rollouts.jsonl"
 EVALS, WARNINGS = "evals.jsonl", "warnings.jsonl"
@@ -33,18 +33,24 @@ APPENDED = (METRICS, ROLLOUTS, EVALS, WARNINGS)
 EVAL, SUMMARY, MODEL, COMPLETE = "eval.json", "summary.json", "model", "complete.json"
 CHECKPOINT_PREFIX = "checkpoint-"
 LOG = "train.log"  # opened by who starts the run, so it may be there first
-# Fields that config.yaml once lacked, with the value that a training run without them had.
-_LATER_FIELDS: dict[str, Any] = {"max_train_seconds": 0.0, "guidance_credit": "signed", "num_generations": 8}
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `path` by one rename, flushed to disk first."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with scratch.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `path` by one rename, flushed to disk first."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with scratch.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(path)
+    """`write_bytes` of UTF-8."""
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, data: object) -> None:
@@ -57,26 +63,6 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-def append_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Append JSON lines in one write, so that a kill leaves at most one broken line, at the end."""
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(text)
-
-
-def whole_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The JSON lines of `path` up to the first broken one; nothing where the file is missing."""
-    if not path.exists():
-        return
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                return
-            yield row
-
-
 def model_of(source: str) -> str:
     """Where the policy of `source` is: its `model` folder where it is a run directory, else `source` itself."""
     folder = Path(source) / MODEL
@@ -86,8 +72,7 @@ def model_of(source: str) -> str:
 def cut_back(path: Path, step: int) -> None:
     """Keep only the rows of steps up to `step`."""
     if path.exists():
-        rows = [row for row in whole_rows(path) if row["step"] <= step]
-        write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        write_bytes(path, encoded(row for row in whole_rows(path) if row["step"] <= step))
 
 
 def mark_complete(checkpoint: Path) -> None:
@@ -97,8 +82,8 @@ def mark_complete(checkpoint: Path) -> None:
 
 def checkpoints(run: Path) -> list[Path]:
     """Folders named like checkpoints, whole or not, by step."""
-    found = [path for path in run.glob(f"{CHECKPOINT_PREFIX}*") if path.name.removeprefix(CHECKPOINT_PREFIX).isdigit()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix(CHECKPOINT_PREFIX)))
+    steps = {path: path.name.removeprefix(CHECKPOINT_PREFIX) for path in run.glob(f"{CHECKPOINT_PREFIX}*")}
+    return sorted((path for path, step in steps.items() if step.isdigit()), key=lambda path: int(steps[path]))
 
 
 def last_checkpoint(run: Path) -> Path | None:
@@ -114,11 +99,6 @@ def drop_partial_checkpoints(run: Path) -> None:
             shutil.rmtree(path)
 
 
-def complete(config: dict[str, Any]) -> dict[str, Any]:
-    """What config.yaml says, with the fields that it lacks where an earlier version wrote it."""
-    return config if config.get("command") == "sft" else {**_LATER_FIELDS, **config}  # which has none of them
-
-
 def check(run: Path, config: dict[str, Any], volatile: frozenset[str]) -> None:
     """See that `run` is free, or the directory of this very config. Writes nothing.
 
@@ -128,8 +108,8 @@ def check(run: Path, config: dict[str, Any], volatile: frozenset[str]) -> None:
     path = run / CONFIG
     if path.exists():
         plain = json.loads(json.dumps(config))
-        found = complete(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
-        there, mine = ({name: values[name] for name in sorted({*values} - volatile)} for values in (found, plain))
+        other = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        there, mine = ({name: values[name] for name in sorted({*values} - volatile)} for values in (other, plain))
         same_settings(there, mine, path, "run that is", output="output_dir")
         return
     if run.exists() and any(path.name != LOG for path in run.iterdir()):

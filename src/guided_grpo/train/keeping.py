@@ -25,7 +25,7 @@ from trl import GRPOTrainer
 from guided_grpo.data.adaptive import AdaptiveOrder
 from guided_grpo.errors import InputError
 from guided_grpo.guidance.strength import State
-from guided_grpo.store import rundir
+from guided_grpo.store import jsonl, rundir
 from guided_grpo.train.batch import Batch
 from guided_grpo.train.config import GuidedGRPOConfig
 from guided_grpo.train.metrics import (
@@ -91,7 +91,7 @@ class KeepingTrainer(GRPOTrainer):
         if trained:
             row = {"step": self.state.global_step, **{name: plain_number(value) for name, value in logs.items()}}
             if self.accelerator.is_main_process:
-                rundir.append_rows(Path(self.args.output_dir) / rundir.METRICS, [row])
+                jsonl.append_rows(Path(self.args.output_dir) / rundir.METRICS, [row])
             self._warn(self.watch.step(row))
 
     def count_problems(
@@ -131,7 +131,7 @@ class KeepingTrainer(GRPOTrainer):
         records = gather_object(records)
         if self.accelerator.is_main_process:
             groups = group_records(records, self.num_generations, step=self.state.global_step + 1)
-            rundir.append_rows(Path(self.args.output_dir) / rundir.ROLLOUTS, groups)
+            jsonl.append_rows(Path(self.args.output_dir) / rundir.ROLLOUTS, groups)
 
     def evaluated(self, accuracy: float) -> None:
         """Tell the watch of an unguided evaluation of the policy as it is now; on every rank."""
@@ -142,7 +142,7 @@ class KeepingTrainer(GRPOTrainer):
             for sign in signs:
                 _LOG.warning("step %d: %s: %s", self.state.global_step, sign.warning, sign.message)
                 row = {"step": self.state.global_step, **asdict(sign)}
-                rundir.append_rows(Path(self.args.output_dir) / rundir.WARNINGS, [row])
+                jsonl.append_rows(Path(self.args.output_dir) / rundir.WARNINGS, [row])
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         limit, self.args.save_total_limit = self.args.save_total_limit, None
@@ -190,7 +190,7 @@ class KeepingTrainer(GRPOTrainer):
             )
         state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
         if "train_seconds" not in state:  # from before there was such a budget
-            rows = rundir.whole_rows(folder.parent / rundir.METRICS)
+            rows = jsonl.whole_rows(folder.parent / rundir.METRICS)
             state["train_seconds"] = math.fsum(row.get("step_time") or 0.0 for row in rows)
         self.guidance_state = State.from_json(state["controller"])
         self._step = state["micro_step"]

@@ -20,7 +20,7 @@ from guided_grpo.data.sources import load_rows
 from guided_grpo.errors import InputError
 from guided_grpo.guidance.allocation import guided_count
 from guided_grpo.guidance.slicing import SHARES
-from guided_grpo.store import rundir
+from guided_grpo.store import jsonl, rundir
 from guided_grpo.studies.audit.estimates import climb, stages_of
 from guided_grpo.studies.audit.trial_table import Table
 from guided_grpo.studies.audit.trials import Setting
@@ -71,7 +71,7 @@ def compare(table: Table, run: Path, *, tiers: Mapping[Any, str], sizes: Mapping
     Raises InputError for a run that the audit cannot speak of.
     """
     config = _config(run)
-    steps = [row for row in rundir.whole_rows(run / rundir.METRICS) if row.get("signal/zero_groups") is not None]
+    steps = [row for row in jsonl.whole_rows(run / rundir.METRICS) if row.get("signal/zero_groups") is not None]
     size = int(config["num_generations"])
     guides = config.get("guidance_strength", "none") != "none" and config.get("guidance_trigger", "always") != "rescue"
     m = guided_count(size, float(config["guidance_ratio"])) if guides else 0
@@ -166,7 +166,8 @@ def _config(run: Path) -> dict[str, Any]:
     path = run / rundir.CONFIG
     if not path.exists():
         raise InputError("holds no config.yaml of a run", file=run, field="against", fix="name a run directory")
-    return rundir.complete(yaml.safe_load(path.read_text(encoding="utf-8")))
+    config: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return config
 
 
 def _batches(config: Mapping[str, Any], steps: int, tiers: Mapping[Any, str]) -> list[list[str]]:

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from guided_grpo.errors import InputError
-from guided_grpo.store import rundir
+from guided_grpo.store import jsonl, rundir
 
 ALL = "all"
 SEEDS = 3  # from so many on, their spread is taken as known
@@ -58,10 +58,10 @@ def load(result: Mapping[str, Any], difficulty: Sequence[str] | None = None) -> 
 
 def _points(run: Path, before: Any, after: Any, result: Mapping[str, Any]) -> list[tuple[float, Scores]]:
     """Evaluations by tokens. Rows without them are from older runs: metrics.jsonl knows, and only the mean is known."""
-    rows = list(rundir.whole_rows(run / rundir.EVALS))
+    rows = list(jsonl.whole_rows(run / rundir.EVALS))
     if not rows or before is None:
         return []
-    log = {row["step"]: row.get("tokens/generated_total") for row in rundir.whole_rows(run / rundir.METRICS)}
+    log = {row["step"]: row.get("tokens/generated_total") for row in jsonl.whole_rows(run / rundir.METRICS)}
     points: list[tuple[float, Scores]] = [(0.0, before["scores"])]
     for row in rows:
         tokens = row.get("tokens", log.get(row["step"]))

@@ -12,7 +12,6 @@ from typing import Any
 import yaml
 
 from guided_grpo.errors import InputError
-from guided_grpo.store import rundir
 from guided_grpo.studies.report.jsonl import as_text, optional_integer, optional_number, read_jsonl
 from guided_grpo.studies.report.runs import ATTEMPT, SETTINGS, Evaluation, Run, RunWarning, Score
 from guided_grpo.studies.report.samples import Sample, first_and_last
@@ -121,7 +120,7 @@ def _load_config(path: Path, notes: list[str]) -> Mapping[str, Any]:
         raise InputError(
             "is no mapping of settings", file=path, value=config, fix="restore the file that the run wrote"
         )
-    return rundir.complete(config) if "method" in config else config
+    return config
 
 
 def _load_warnings(path: Path, notes: list[str]) -> list[RunWarning]:
