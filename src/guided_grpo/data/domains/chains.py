@@ -6,7 +6,7 @@ A problem of three steps and its full solution (one character is one token):
     guidance  "+3=7;*7=9;-2=7;"
     then      "#### 797" and the end token: the answer is the last three running values
 
-Why these choices (measured in docs/dev/log.md): every operation is invertible modulo 10 (`+x`, `-x`, `*3`, `*7`, `*9`), so
+Why these choices (docs/dev/log.md): every operation is invertible modulo 10 (`+x`, `-x`, `*3`, `*7`, `*9`), so
 an early mistake stays, and three digits of answer leave 0.1 % to guessing. (All three follow from the value before
 them: who errs early and then computes well is right one time in ten; `benchmarks/exact_chains.py` counts that.) A
 *noisy demonstrator* writes each step wrong with a given probability and goes on from the wrong value: who learns from
