@@ -16,7 +16,7 @@ import pytest
 from guided_grpo.data.preparing.overlap import load_benchmarks
 from guided_grpo.data.reading.benchmarks import BENCHMARKS, load_benchmark
 from guided_grpo.errors import InputError
-from guided_grpo.grading.grader import Grader, Question
+from guided_grpo.grading.grader import Grader, Submission
 from guided_grpo.types import Status
 from sandbox_places import place
 
@@ -37,7 +37,7 @@ def written(folder: Path, *records: dict[str, Any]) -> str:
 
 
 def statuses(grader: Grader, row: dict[str, Any], *responses: str) -> list[Status]:
-    return [verdict.status for verdict in grader.grade([Question(text, row) for text in responses]) if verdict]
+    return [verdict.status for verdict in grader.grade([Submission(text, row) for text in responses]) if verdict]
 
 
 def published(name: str) -> list[dict[str, Any]]:
@@ -76,9 +76,9 @@ def test_code_references_pass_and_empty_answers_fail(grader: Grader) -> None:
         for name in ("humaneval", "mbpp")
         for row in load_benchmark(name, str(SHARED / PUBLISHED[name]), limit=15).rows
     ]
-    verdicts = grader.grade([Question(text, row) for text, row in zip(programs, rows, strict=True)])
+    verdicts = grader.grade([Submission(text, row) for text, row in zip(programs, rows, strict=True)])
     assert [verdict.status for verdict in verdicts if verdict] == [Status.CORRECT] * 30
-    verdicts = grader.grade([Question("```python\npass\n```", row) for row in rows])
+    verdicts = grader.grade([Submission("```python\npass\n```", row) for row in rows])
     assert [verdict.status for verdict in verdicts if verdict] == [Status.WRONG] * 30
 
 

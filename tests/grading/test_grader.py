@@ -16,13 +16,12 @@ from test_pool import PAIRS
 
 from guided_grpo.cli import main
 from guided_grpo.errors import InfraLimitError, InputError
-from guided_grpo.grading import Accuracy, Grader, GraderSettings, RewardSettings, reward_functions
+from guided_grpo.grading import Accuracy, Grader, GradingSettings, reward_functions
 from guided_grpo.grading.answers import declared_answer
 from guided_grpo.grading.code import CodeVerdict
-from guided_grpo.grading.grader import Question
+from guided_grpo.grading.grader import Submission
 from guided_grpo.grading.maths import compare, compare_exactly
 from guided_grpo.grading.worth import read_worth
-from guided_grpo.sandbox import Limits
 from guided_grpo.train.advantage import mask_ungraded
 from guided_grpo.types import Status, Verdict
 from parts import small_run
@@ -46,19 +45,19 @@ def sandbox() -> None:
 
 @pytest.fixture(scope="module")
 def grader(sandbox: None) -> Iterator[Grader]:
-    with Grader(GraderSettings(code_limits=Limits(cpu_seconds=1.0))) as grader:
+    with Grader(GradingSettings(code_cpu_seconds=1.0)) as grader:
         yield grader
 
 
-def code(response: str, tests: Any = TESTS, **columns: Any) -> Question:
-    return Question(response, {"tests": tests, **columns})
+def code(response: str, tests: Any = TESTS, **columns: Any) -> Submission:
+    return Submission(response, {"tests": tests, **columns})
 
 
-def maths(response: str, answer: str | None, **columns: Any) -> Question:
-    return Question(response, {"answer": answer, **columns})
+def maths(response: str, answer: str | None, **columns: Any) -> Submission:
+    return Submission(response, {"answer": answer, **columns})
 
 
-def statuses(grader: Grader, *questions: Question) -> list[str | None]:
+def statuses(grader: Grader, *questions: Submission) -> list[str | None]:
     return [None if verdict is None else verdict.status.value for verdict in grader.grade(questions)]
 
 
@@ -67,9 +66,9 @@ def test_tasks_mixed_in_one_batch_keep_their_order(grader: Grader) -> None:
     assert statuses(
         grader,
         maths("#### 5", "5"), code(RIGHT), maths("\\boxed{x+x}", "2x"), code(THREE), maths("#### 5", None), code("no program"),
-        Question("#### 5", {**both, "task": "math"}), Question(RIGHT, {**both, "task": "code"}),
+        Submission("#### 5", {**both, "task": "math"}), Submission(RIGHT, {**both, "task": "code"}),
         maths("#### B", "B", answer_kind="choice"), maths("#### 5", "5", answer_kind="essay"),
-        Question("#### 5", {"answer": "5", "task": "code"}), code(RIGHT, ["assert True"]), code(RIGHT, json.dumps(TESTS)),
+        Submission("#### 5", {"answer": "5", "task": "code"}), code(RIGHT, ["assert True"]), code(RIGHT, json.dumps(TESTS)),
     ) == [
         "correct", "correct", "correct", "wrong", None, "no_answer",
         "correct", "correct", "correct", "infra_error", None, "infra_error", "correct",
@@ -98,17 +97,17 @@ def test_program_over_its_time_is_wrong_and_a_grader_over_its_time_is_not_counte
         ({}, CodeVerdict(Status.INFRA_ERROR, "", "", passed=3, total=4), None),
         ({"code_partial": True}, CodeVerdict(Status.NO_ANSWER, None, "", total=4), 0.0),
         (
-            {"code_partial": True, "worth": read_worth('{"code": {"wrong": -1, "correct": 2}}')},
+            {"code_partial": True, "verdict_rewards": '{"code": {"wrong": -1, "correct": 2}}'},
             CodeVerdict(Status.WRONG, "", "", passed=1, total=4),
             -0.25,
         ),
-        ({"worth": read_worth({"code": {"timeout": None}})}, CodeVerdict(Status.TIMEOUT, "", "", total=4), None),
+        ({"verdict_rewards": {"code": {"timeout": None}}}, CodeVerdict(Status.TIMEOUT, "", "", total=4), None),
     ],
 )
 def test_what_verdicts_on_programs_are_worth(
     settings: dict[str, Any], verdict: CodeVerdict, reward: float | None
 ) -> None:
-    assert Grader(GraderSettings(**settings)).worth(code(""), verdict) == reward
+    assert Grader(GradingSettings(**settings)).worth(code(""), verdict) == reward
 
 
 def test_partial_credit_is_measured(grader: Grader) -> None:
@@ -164,7 +163,7 @@ def test_begun_verdicts_are_taken_once_and_nothing_runs_twice(sandbox: None, tmp
 
 
 def test_begin_returns_at_once_and_close_does_not_wait_for_what_never_ends(sandbox: None) -> None:
-    with Grader(GraderSettings(code_limits=Limits(cpu_seconds=60, wall_seconds=120))) as grader:
+    with Grader(GradingSettings(code_cpu_seconds=60, code_wall_seconds=120)) as grader:
         grader.start(["code"])
         started = time.monotonic()
         grader.begin([code("```python\nimport time\ntime.sleep(100)\n```")])
@@ -219,12 +218,12 @@ def test_exact_answers_start_no_process() -> None:
 
 def test_infrastructure_errors_end_a_run_before_it_trains_on_noise() -> None:
     bad, good = maths("#### 5", "5", answer_kind="essay"), maths("#### 5", "5")
-    with Grader(GraderSettings(infra_limit=0.2)) as grader:
+    with Grader(GradingSettings(infra_limit=0.2)) as grader:
         grader.grade([bad] * 50)  # too few to say anything
         grader.grade([good] * 200)  # 50 of 250: at the limit, not over it
         with pytest.raises(InfraLimitError, match=r"51 of the last 251 .*answer_kind 'essay' is none of math, choice"):
             grader.grade([bad])
-    with Grader(GraderSettings(infra_limit=1.0)) as grader:
+    with Grader(GradingSettings(infra_limit=1.0)) as grader:
         grader.grade([bad] * 500)
 
 
@@ -237,9 +236,8 @@ def test_ungraded_rollouts_leave_their_group() -> None:
 
 
 def test_penalties_of_trl_see_what_was_generated() -> None:
-    repetition, overlong, tags = reward_functions(
-        ["repetition", "overlong", "tags"], settings=RewardSettings(repeat_ngram=2, max_tokens=10, overlong_tokens=4)
-    )
+    grader = Grader(GradingSettings(repeat_ngram=2, overlong_tokens=4))
+    repetition, overlong, tags = reward_functions(["repetition", "overlong", "tags"], grader, max_tokens=10)
     ids = [[7, 7, 7, 7, 1, 2, 3], [1, 2, 1, 2, 1], [5] * 12]
     columns = {"guidance_tokens": [4, 0, 3], "trainer_state": None}
     assert repetition(completion_ids=ids, completions=[""] * 3, **columns) == [0.0, -0.5, -1 + 1 / 8]
@@ -312,7 +310,9 @@ def test_grade_code_from_the_command_line(sandbox: None, tmp_path: Path, capsys:
     ]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert (
-        main(["grade", "--data", str(data), "--task", "code", "--output", str(out), "--cpu-seconds", "2", "--quiet"])
+        main(
+            ["grade", "--data", str(data), "--task", "code", "--output", str(out), "--code-cpu-seconds", "2", "--quiet"]
+        )
         == 0
     )
     lines = [json.loads(line) for line in out.read_text().splitlines()]

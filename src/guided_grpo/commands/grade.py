@@ -13,35 +13,24 @@ from tqdm.auto import tqdm
 
 from guided_grpo.commands.options import OneLineParser, wants_bars
 from guided_grpo.errors import InputError
-from guided_grpo.grading.answers import FORMS
 from guided_grpo.grading.code import CodeVerdict
 from guided_grpo.grading.code_forms import read_tests
-from guided_grpo.grading.grader import Grader, Question
+from guided_grpo.grading.grader import Grader, Submission
 from guided_grpo.grading.strict import KINDS
-from guided_grpo.grading.worth import GraderSettings
-from guided_grpo.sandbox import Limits
+from guided_grpo.grading.worth import GradingSettings
+from guided_grpo.settings import add_options, read_options
 from guided_grpo.types import Verdict
 
 BATCH = 512  # lines that are graded together
+_OF_REWARDS = (  # settings that no verdict depends on
+    "verdict_rewards", "infra_limit", "code_partial", "code_weak", "repeat_ngram", "repeat_penalty", "overlong_tokens",
+)  # fmt: skip
 
 
 def main(arguments: list[str], *, as_json: bool = False) -> int:
     """Grade a JSONL file; a line of verdicts for each of its lines, in its order."""
     options = _parse(arguments)
-    settings = GraderSettings(
-        infra_limit=1.0,
-        answer_forms=tuple(options.answer_forms),
-        maths_workers=options.workers,
-        maths_seconds=options.maths_seconds,
-        code_workers=options.workers,
-        code_tier=options.tier,
-        code_limits=Limits(
-            cpu_seconds=options.cpu_seconds,
-            wall_seconds=options.wall_seconds,
-            memory_bytes=options.memory_mb * 2**20,
-        ),
-        code_url=options.url,
-    )
+    settings = read_options(options, GradingSettings, infra_limit=1.0)
     total = sum(1 for _ in _questions(options.data, options.task, options.answer_kind))  # says what is wrong, first
     totals: Counter[str] = Counter()
     partial = None if options.output is None else options.output.with_name(f"{options.output.name}.partial")
@@ -78,19 +67,10 @@ def _parse(arguments: list[str]) -> Any:
     )
     parser.add_argument("--task", choices=("math", "code"), default="math")
     parser.add_argument("--output", type=Path, help="JSONL: {verdict, extracted, reason} for each line")
-    parser.add_argument("--workers", type=int, default=1, help="processes that grade")
     parser.add_argument("--answer-kind", choices=KINDS, default="math", help="how answers of mathematics are compared")
-    parser.add_argument("--answer-forms", nargs="+", choices=FORMS, default=FORMS, help="what declares an answer")
-    parser.add_argument("--maths-seconds", type=float, default=6.0, help="most time for one answer")
-    parser.add_argument("--tier", choices=("auto", "A", "B"), default="auto", help="of the sandbox, for code")
-    parser.add_argument("--cpu-seconds", type=float, default=5.0, help="of a program")
-    parser.add_argument("--wall-seconds", type=float, default=60.0, help="of a program")
-    parser.add_argument("--memory-mb", type=int, default=512, help="of a program")
-    parser.add_argument("--url", help="a Piston-compatible service that runs programs instead of the sandbox")
+    add_options(parser, GradingSettings, without=_OF_REWARDS)
     parser.add_argument("--quiet", action="store_true")
     options = parser.parse_args(arguments)
-    if options.workers < 1:
-        raise InputError("is below 1", field="workers", value=options.workers, fix="use 1 or more")
     if not options.data.is_file():
         raise InputError("does not exist", field="data", value=str(options.data), fix="check the path")
     return options
@@ -103,13 +83,13 @@ def _line(verdict: Verdict) -> dict[str, Any]:
     return line
 
 
-def _batches(questions: Iterable[Question]) -> Iterator[list[Question]]:
+def _batches(questions: Iterable[Submission]) -> Iterator[list[Submission]]:
     left = iter(questions)
     while batch := list(islice(left, BATCH)):
         yield batch
 
 
-def _questions(path: Path, task: str, kind: str) -> Iterator[Question]:
+def _questions(path: Path, task: str, kind: str) -> Iterator[Submission]:
     """What each line asks. Raises `InputError` with the line."""
     with path.open(encoding="utf-8") as file:
         for number, text in enumerate(file, 1):
@@ -127,12 +107,12 @@ def _questions(path: Path, task: str, kind: str) -> Iterator[Question]:
                         file=path, line=number, field=name, value=row.get(name), fix="write it as text",
                     )  # fmt: skip
             if task == "math":
-                yield Question(row["completion"], {"task": task, "answer": row["answer"], "answer_kind": kind})
+                yield Submission(row["completion"], {"task": task, "answer": row["answer"], "answer_kind": kind})
             else:
                 yield _code_question(row, path, number)
 
 
-def _code_question(row: dict[str, Any], path: Path, number: int) -> Question:
+def _code_question(row: dict[str, Any], path: Path, number: int) -> Submission:
     names = [name for name in ("entry_point", "setup") if row.get(name) is not None]
     for name in names:
         if not isinstance(row[name], str):
@@ -145,4 +125,4 @@ def _code_question(row: dict[str, Any], path: Path, number: int) -> Question:
         raise InputError(
             str(error), file=path, line=number, field="tests", value=row.get("tests"), fix="see docs/verifiers.md"
         ) from None
-    return Question(row["completion"], {"task": "code", "tests": row["tests"], **{name: row[name] for name in names}})
+    return Submission(row["completion"], {"task": "code", "tests": row["tests"], **{name: row[name] for name in names}})

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from trl import ModelConfig, TrlParser
 
-from guided_grpo.commands.grading import GradingArguments
+from guided_grpo.grading import GradingSettings
 from guided_grpo.commands.options import read_yaml
 from guided_grpo.embedded.recipes import POLICIES
 from guided_grpo.errors import InputError
@@ -111,7 +111,7 @@ class Settings:
     """A whole training run."""
 
     run: RunArguments
-    grading: GradingArguments
+    grading: GradingSettings
     training: GuidedGRPOConfig
     model: ModelConfig
 
@@ -155,7 +155,7 @@ def help_text(prog: str) -> str:
     ours = [item for item in dataclasses.fields(GuidedGRPOConfig) if item.name in GuidedGRPOConfig.__annotations__]
     for title, items in (
         ("data, rewards, evaluation", dataclasses.fields(RunArguments)),
-        ("grading", dataclasses.fields(GradingArguments)),
+        ("grading", dataclasses.fields(GradingSettings)),
         ("training and guidance", ours),
     ):
         lines.append(f"{title}:")
@@ -193,7 +193,7 @@ def parse(arguments: list[str], prog: str = "guided-grpo train") -> Settings:
         print(help_text(prog))
         raise SystemExit(0)
     arguments = ["--help" if word == "--help-all" else word for word in arguments]
-    parser = _Parser((RunArguments, GradingArguments, GuidedGRPOConfig, ModelConfig), prog=prog)
+    parser = _Parser((RunArguments, GradingSettings, GuidedGRPOConfig, ModelConfig), prog=prog)
     words = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     words.add_argument("--method")
     parser.method = words.parse_known_args(arguments)[0].method

@@ -55,14 +55,14 @@ def run(settings: Settings, *, recipe: BaseRecipe | None = None) -> dict[str, An
     if finished is not None:
         say(f"{output} is finished: {headline(finished)}")
         return dict(finished)
-    with Grader(settings.grading.grader_settings()) as grader:
+    with Grader(settings.grading) as grader:
         return _run(settings, recipe, grader)
 
 
 def _run(settings: Settings, recipe: BaseRecipe | None, grader: Grader) -> dict[str, Any]:
     state, output = PartialState(), settings.output
     most = int(settings.training.max_completion_length or 0)
-    rewards = reward_functions(settings.run.rewards, grader, settings.grading.reward_settings(most))
+    rewards = reward_functions(settings.run.rewards, grader, max_tokens=most)
     rows = load_data(settings)
     held_out = load_held_out(settings)
     check_columns(rows, settings.training)

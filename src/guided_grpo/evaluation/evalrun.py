@@ -25,7 +25,7 @@ from guided_grpo.evaluation.engines import Engine, Request, Response, seed_of
 from guided_grpo.evaluation.evaluate import Decoding, Question
 from guided_grpo.evaluation.scoring import figures
 from guided_grpo.grading.grader import Grader
-from guided_grpo.grading.grader import Question as Graded
+from guided_grpo.grading.grader import Submission
 from guided_grpo.guidance.placement import render
 from guided_grpo.store import rundir
 from guided_grpo.store.journals import Journal, read
@@ -141,7 +141,7 @@ class EvalRun:
     ) -> list[dict[str, Any]]:
         jobs = self.batches[number]
         questions = [
-            Graded(response.text, self.problems[place].grading)
+            Submission(response.text, self.problems[place].grading)
             for (place, _), response in zip(jobs, responses, strict=True)
         ]
         records = []

@@ -26,7 +26,7 @@ from guided_grpo.grading.code_tests import CodeTests
 from guided_grpo.grading.maths import undeclared
 from guided_grpo.grading.maths_pool import MathsPool
 from guided_grpo.grading.strict import KINDS, compare_as
-from guided_grpo.grading.worth import WORTH, GraderSettings
+from guided_grpo.grading.worth import WORTH, GradingSettings, read_worth
 from guided_grpo.sandbox import Executor, SandboxPool
 from guided_grpo.types import Status, Verdict
 
@@ -36,7 +36,7 @@ _PATIENCE = 2.0  # seconds that a batch under way has at the end
 
 
 @dataclass(frozen=True)
-class Question:
+class Submission:
     """One response and what decides whether it is right."""
 
     response: str
@@ -59,8 +59,9 @@ class Question:
 class Grader:
     """Grades responses of any task; safe to use from several threads. A context manager."""
 
-    def __init__(self, settings: GraderSettings | None = None) -> None:
-        self.settings = settings or GraderSettings()
+    def __init__(self, settings: GradingSettings | None = None) -> None:
+        self.settings = settings or GradingSettings()
+        self._worth = read_worth(self.settings.verdict_rewards)
         self.counts: Counter[Status] = Counter()  # of all verdicts so far
         self._lock = threading.RLock()  # one batch at a time: the pools serve one caller
         self._maths: MathsPool | None = None
@@ -94,14 +95,14 @@ class Grader:
         self._maths = self._code = self._thread = None
         self._begun, self._known_tests = {}, {}
 
-    def begin(self, questions: Sequence[Question]) -> None:
+    def begin(self, questions: Sequence[Submission]) -> None:
         """Grade in the background; `grade` of the same questions takes the verdicts from here, once."""
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "grader")
         future = self._thread.submit(self._grade_different, list(questions))
         self._begun = {question.key: future for question in questions}
 
-    def grade(self, questions: Sequence[Question]) -> list[Verdict | None]:
+    def grade(self, questions: Sequence[Submission]) -> list[Verdict | None]:
         """One verdict a question, in order; None = the row has nothing to be graded by.
 
         Raises InfraLimitError where too many of the last verdicts are infrastructure errors.
@@ -116,11 +117,11 @@ class Grader:
         self._count([verdict for verdict in verdicts if verdict is not None])
         return verdicts
 
-    def worth(self, question: Question, verdict: Verdict | None) -> float | None:
+    def worth(self, question: Submission, verdict: Verdict | None) -> float | None:
         """The reward of a verdict; None = masked."""
         if verdict is None:
             return None
-        table = self.settings.worth[question.task]
+        table = self._worth[question.task]
         if not isinstance(verdict, CodeVerdict) or table[verdict.status] is None or not verdict.total:
             return table[verdict.status]
         passed = verdict.passed if self.settings.code_weak else verdict.passed - verdict.weak
@@ -130,14 +131,14 @@ class Grader:
         share = passed / verdict.total if self.settings.code_partial else 0.0
         return failed + share * ((table[Status.CORRECT] or 0.0) - failed)
 
-    def _grade_different(self, questions: Sequence[Question]) -> dict[tuple[str, ...], Verdict]:
+    def _grade_different(self, questions: Sequence[Submission]) -> dict[tuple[str, ...], Verdict]:
         different = {question.key: question for question in questions if question.task}
         maths = {key: question for key, question in different.items() if question.task == "math"}
         code = {key: question for key, question in different.items() if question.task == "code"}
         with self._lock:
             return {**self._grade_maths(maths), **self._grade_code(code)}
 
-    def _grade_maths(self, questions: Mapping[tuple[str, ...], Question]) -> dict[tuple[str, ...], Verdict]:
+    def _grade_maths(self, questions: Mapping[tuple[str, ...], Submission]) -> dict[tuple[str, ...], Verdict]:
         verdicts: dict[tuple[str, ...], Verdict] = {}
         left: dict[tuple[str, ...], tuple[str, str]] = {}
         for key, question in questions.items():
@@ -159,7 +160,7 @@ class Grader:
             verdicts |= zip(left, self._maths.compare(list(left.values())), strict=True)
         return verdicts
 
-    def _grade_code(self, questions: Mapping[tuple[str, ...], Question]) -> dict[tuple[str, ...], Verdict]:
+    def _grade_code(self, questions: Mapping[tuple[str, ...], Submission]) -> dict[tuple[str, ...], Verdict]:
         verdicts: dict[tuple[str, ...], Verdict] = {}
         ready: dict[tuple[str, ...], CodeTests] = {}
         for key in questions:
@@ -189,14 +190,7 @@ class Grader:
     def _programs(self) -> Executor:
         if self._code is None:
             settings = self.settings
-            if settings.code_url:
-                from guided_grpo.sandbox.remote import RemotePool
-
-                self._code = RemotePool(
-                    settings.code_url, concurrency=settings.code_workers or 16, limits=settings.code_limits
-                )
-            else:
-                self._code = SandboxPool(settings.code_workers, settings.code_tier, limits=settings.code_limits)
+            self._code = SandboxPool(settings.code_workers, settings.code_tier, limits=settings.code_limits)
         return self._code
 
     def _count(self, verdicts: Sequence[Verdict]) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from guided_grpo.grading.format import tag_count, well_formed
-from guided_grpo.grading.grader import Grader, Question
+from guided_grpo.grading.grader import Grader, Submission
 from guided_grpo.types import Status, Verdict
 
 Completion = str | Sequence[Mapping[str, Any]]  # text, or the chat messages that the policy added
@@ -34,7 +34,7 @@ class Accuracy:
     """1.0 for each completion that is right by its row, 0.0 for any other, None where the grader could not tell.
 
     Columns that decide: `answer` (and `answer_kind`: math, choice, integer) or `tests` (and `entry_point`, `setup`),
-    and `task` where a row has both. What each verdict is worth is a table (`GraderSettings.worth`).
+    and `task` where a row has both. What each verdict is worth is a table (`GradingSettings.worth`).
     """
 
     __name__ = "accuracy"  # TRL names the metric after it
@@ -137,10 +137,10 @@ class OfGenerated:
         return self.function(completion_ids=generated, **columns)
 
 
-def _questions(completions: Sequence[Completion], columns: Mapping[str, Any]) -> list[Question]:
+def _questions(completions: Sequence[Completion], columns: Mapping[str, Any]) -> list[Submission]:
     names = [name for name in ("task", "answer", "answer_kind", "tests", "entry_point", "setup") if name in columns]
     return [
-        Question(response_text(completion), {name: columns[name][place] for name in names})
+        Submission(response_text(completion), {name: columns[name][place] for name in names})
         for place, completion in enumerate(completions)
     ]
 

@@ -1,15 +1,19 @@
-"""What a verdict is worth as a reward, and the other settings of a grader."""
+"""What a verdict is worth as a reward, and the other settings of grading: of a `Grader`, and of reward functions."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from annotated_types import Ge, Gt, Interval, Le
 
 from guided_grpo.errors import InputError
 from guided_grpo.grading.answers import FORMS
 from guided_grpo.sandbox import Limits
+from guided_grpo.sandbox.jobs import MIB
+from guided_grpo.settings import OneOf, again, check, setting
 from guided_grpo.types import Status
 
 Worth = Mapping[Status, float | None]  # None = the response is masked out of its group
@@ -23,49 +27,63 @@ WORTH: dict[str, Worth] = {
 
 
 @dataclass(frozen=True)
-class GraderSettings:
-    """How responses are graded. Raises InputError for a value that cannot be.
+class GradingSettings:
+    """Verdicts, their rewards, and where programs run. Raises InputError for a value that cannot be."""
 
-    `worth`: reward of each verdict, by task; what is left out keeps its default (`WORTH`).
-    """
-
-    worth: Mapping[str, Worth] = field(default_factory=lambda: WORTH)
-    infra_limit: float = 0.1  # share of infrastructure errors above which a run stops; 1 = never
-    answer_forms: Sequence[str] = FORMS  # what declares an answer of mathematics
-    maths_workers: int = 1  # processes for algebra
-    maths_seconds: float = 6.0  # for one answer
-    code_workers: int | None = None  # programs at once; None = the cores this process may use
-    code_tier: str = "auto"  # of the sandbox: A, B, auto
-    code_limits: Limits = field(default_factory=Limits)
-    code_partial: bool = False  # True = the share of tests passed
-    code_weak: bool = True  # False = tests that a program could forge count as failed
-    code_url: str | None = None  # of a Piston-compatible service that runs programs instead of the sandbox
+    verdict_rewards: dict | str | None = setting(  # type: ignore[type-arg]  # the argument parser wants a bare dict
+        None, 'rewards of verdicts, by task: {"code": {"timeout": null}}; null = masked'
+    )
+    infra_limit: Annotated[float, Interval(ge=0, le=1)] = setting(
+        0.1, "share of infra_error among the last 1,000 verdicts that ends a run; 1 = never"
+    )
+    answer_forms: Annotated[list[str], OneOf(FORMS)] = setting(
+        list(FORMS), "what declares an answer: boxed, hashes (####), words"
+    )
+    maths_workers: Annotated[int, Ge(1)] = setting(1, "processes for algebra, on each rank")
+    maths_seconds: Annotated[float, Gt(0)] = setting(6.0, "most time for one answer of mathematics")
+    code_workers: Annotated[int | None, Ge(1)] = setting(None, "programs at once, on each rank; unset = the cores")
+    code_tier: Annotated[str, OneOf(("auto", "A", "B"))] = setting(
+        "auto", "of the sandbox: A, B (no namespaces) or auto"
+    )
+    code_cpu_seconds: Annotated[float, Gt(0)] = again(Limits, "cpu_seconds")
+    code_wall_seconds: Annotated[float, Gt(0)] = again(Limits, "wall_seconds")
+    code_memory_mb: Annotated[int, Gt(0)] = again(
+        Limits,
+        "memory_bytes",
+        default=Limits.memory_bytes // MIB,
+        meaning="MiB of memory, interpreter included (about 40)",
+    )
+    code_partial: bool = setting(False, "reward the share of tests passed")
+    code_weak: bool = setting(True, "count tests that a program could forge; false = they count as failed")
+    repeat_ngram: Annotated[int, Ge(1)] = setting(3, "tokens, of reward repetition")
+    repeat_penalty: Annotated[float, Le(0)] = setting(-1.0, "of a response that only repeats itself")
+    overlong_tokens: Annotated[int, Ge(0)] = setting(
+        0, "last tokens over which reward overlong falls to -1; 0 = a fifth of all"
+    )
 
     def __post_init__(self) -> None:
-        for form in self.answer_forms:
-            if form not in FORMS:
-                raise InputError("is no form", field="answer_forms", value=form, fix=f"choose from {', '.join(FORMS)}")
+        check(self)
         if not self.answer_forms:
             raise InputError("is empty", field="answer_forms", fix=f"choose from {', '.join(FORMS)}")
-        for name in ("maths_workers", "maths_seconds", "code_workers"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InputError("is not above 0", field=name, value=value, fix="use a positive number")
-        if not 0 <= self.infra_limit <= 1:
-            raise InputError("is not in [0, 1]", field="infra_limit", value=self.infra_limit, fix="use a share")
+        read_worth(self.verdict_rewards)  # says now what is wrong
+
+    @property
+    def code_limits(self) -> Limits:
+        """Of each program."""
+        return Limits(self.code_cpu_seconds, self.code_wall_seconds, self.code_memory_mb * MIB)
 
 
 def read_worth(text: str | Mapping[str, Any] | None) -> dict[str, Worth]:
     """The table of rewards from `{"code": {"timeout": null}}`, over the defaults. Raises InputError."""
     fix = 'write {"math": {"timeout": 0}, "code": {"resource": null}}; null = not graded'
     try:
-        given = json.loads(text) if isinstance(text, str) else text or {}
+        changes = json.loads(text) if isinstance(text, str) else text or {}
     except json.JSONDecodeError:
         raise InputError("is not JSON", field="verdict_rewards", value=text, fix=fix) from None
     table = {task: dict(worth) for task, worth in WORTH.items()}
-    if not isinstance(given, Mapping):
-        raise InputError("is no table", field="verdict_rewards", value=given, fix=fix)
-    for task, worth in given.items():
+    if not isinstance(changes, Mapping):
+        raise InputError("is no table", field="verdict_rewards", value=changes, fix=fix)
+    for task, worth in changes.items():
         if task not in table or not isinstance(worth, Mapping):
             raise InputError("is no table of rewards by task", field="verdict_rewards", value=task, fix=fix)
         for status, value in worth.items():

@@ -27,9 +27,8 @@ from guided_grpo.data.leak import safe_length
 from guided_grpo.errors import InputError
 from guided_grpo.grading.answers import THINK_OPEN
 from guided_grpo.grading.code_forms import read_tests
-from guided_grpo.grading.grader import Grader, Question
-from guided_grpo.grading.worth import GraderSettings
-from guided_grpo.sandbox import Limits
+from guided_grpo.grading.grader import Grader, Submission
+from guided_grpo.grading.worth import GradingSettings
 from guided_grpo.store.rundir import write_text
 from guided_grpo.types import Status
 
@@ -128,9 +127,7 @@ def annotate(
     problems = [_problem(row, source, number, asking, choosing) for number, row in enumerate(rows, 1)]
     asked = [problem for problem in problems if problem]
     grader = Grader(
-        GraderSettings(
-            infra_limit=1.0, maths_workers=workers, code_workers=workers, code_limits=Limits(cpu_seconds=code_seconds)
-        )
+        GradingSettings(infra_limit=1.0, maths_workers=workers, code_workers=workers, code_cpu_seconds=code_seconds)
     )
     grader.start(sorted({problem.row["task"] for problem in asked}))
     with AnswerJournal(journal_path, asdict(asking)) as journal, Verdicts(grader) as verdicts:
@@ -255,7 +252,7 @@ class _Run:
             return None
         status = self.journal.status(key, problem.gold_key)
         if status is None:
-            status, graded = await self.verdicts.of(Question(self.journal.text(key), problem.row))
+            status, graded = await self.verdicts.of(Submission(self.journal.text(key), problem.row))
             if graded:
                 self.journal.add_status(key, problem.gold_key, status)
             else:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
 
-from guided_grpo.grading.grader import Grader, Question
+from guided_grpo.grading.grader import Grader, Submission
 from guided_grpo.types import Status
 
 BATCH = 32  # answers in hand; an interrupt does not wait for them
@@ -24,7 +24,7 @@ class Verdicts:
 
     def __init__(self, grader: Grader) -> None:
         self._grader = grader
-        self._waiting: queue.SimpleQueue[tuple[Question, asyncio.Future[Graded]] | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[tuple[Submission, asyncio.Future[Graded]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="verdicts", daemon=True)
         self._thread.start()
 
@@ -39,7 +39,7 @@ class Verdicts:
         if error is None:
             self._thread.join()
 
-    async def of(self, question: Question) -> Graded:
+    async def of(self, question: Submission) -> Graded:
         """How a response does."""
         future: asyncio.Future[Graded] = asyncio.get_running_loop().create_future()
         self._waiting.put((question, future))
@@ -59,7 +59,7 @@ class Verdicts:
         finally:
             self._grader.close()
 
-    def _grade(self, batch: Sequence[tuple[Question, asyncio.Future[Graded]]]) -> None:
+    def _grade(self, batch: Sequence[tuple[Submission, asyncio.Future[Graded]]]) -> None:
         questions = [question for question, _ in batch]
         try:
             verdicts = self._grader.grade(questions)

@@ -17,8 +17,8 @@ from guided_grpo.grading.answers import BOX, HASHES, PROSE, box_content, clean
 from guided_grpo.grading.code import reference_tests
 from guided_grpo.grading.code_forms import parse_tests
 from guided_grpo.grading.code_tests import Close
-from guided_grpo.grading.grader import Grader, Question
-from guided_grpo.grading.worth import GraderSettings
+from guided_grpo.grading.grader import Grader, Submission
+from guided_grpo.grading.worth import GradingSettings
 from guided_grpo.sandbox import SandboxPool
 from guided_grpo.types import Status, Verdict
 
@@ -40,14 +40,14 @@ class Graders:
 
     def __init__(self, workers: int = 1) -> None:
         # A broken grader leaves "ungraded-trace" behind, counted; it is no reason to lose hours of curation.
-        settings = GraderSettings(maths_workers=workers, code_workers=workers, infra_limit=1.0)
+        settings = GradingSettings(maths_workers=workers, code_workers=workers, infra_limit=1.0)
         self.workers = workers
         self.grader = Grader(settings)
         self._sandbox: SandboxPool | None = None
 
     def check(self, graded: Sequence[tuple[Draft, str]]) -> list[Verdict]:
         """One verdict a draft and trace, in order."""
-        verdicts = self.grader.grade([Question(text, _row(draft)) for draft, text in graded])
+        verdicts = self.grader.grade([Submission(text, _row(draft)) for draft, text in graded])
         return [verdict or Verdict(Status.INFRA_ERROR, None, "nothing to grade it by") for verdict in verdicts]
 
     def reference_tests(self, inputs: Inputs) -> list[str]:

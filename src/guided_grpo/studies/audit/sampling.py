@@ -19,7 +19,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from guided_grpo.data.leak import safe_length, safe_program_length
 from guided_grpo.errors import InputError
 from guided_grpo.grading import Grader
-from guided_grpo.grading.grader import Question
+from guided_grpo.grading.grader import Submission
 from guided_grpo.guidance.placement import token_ends
 from guided_grpo.guidance.slicing import slice_text
 from guided_grpo.store.journals import Journal
@@ -149,7 +149,7 @@ class Sampler:
     def _grade(self, rows: Sequence[Row], completions: list[list[int]]) -> tuple[list[float | None], list[str]]:
         """Of guidance and response together, as rewards see them."""
         texts = [str(self.tokenizer.decode(ids, skip_special_tokens=True)) for ids in completions]
-        questions = [Question(text, row) for text, row in zip(texts, rows, strict=True)]
+        questions = [Submission(text, row) for text, row in zip(texts, rows, strict=True)]
         verdicts = self.grader.grade(questions)
         scores = [self.grader.worth(question, verdict) for question, verdict in zip(questions, verdicts, strict=True)]
         return scores, ["ungraded" if verdict is None else verdict.status.value for verdict in verdicts]
