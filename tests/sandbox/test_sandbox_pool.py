@@ -264,7 +264,7 @@ def test_refused_arguments(arguments: dict[str, object], part: str) -> None:
 
 
 def test_refused_limits() -> None:
-    with pytest.raises(InputError, match="field 'cpu_seconds': 0 is out of range; fix: use more than 0"):
+    with pytest.raises(InputError, match="field 'cpu_seconds': 0 is no limit; fix: give a number above 0"):
         Limits(cpu_seconds=0)
 
 

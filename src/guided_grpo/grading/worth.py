@@ -13,7 +13,7 @@ from guided_grpo.errors import InputError
 from guided_grpo.grading.answers import FORMS
 from guided_grpo.sandbox import Limits
 from guided_grpo.sandbox.jobs import MIB
-from guided_grpo.settings import OneOf, again, check, setting
+from guided_grpo.settings import OneOf, check, setting
 from guided_grpo.types import Status
 
 Worth = Mapping[Status, float | None]  # None = the response is masked out of its group
@@ -45,13 +45,12 @@ class GradingSettings:
     code_tier: Annotated[str, OneOf(("auto", "A", "B"))] = setting(
         "auto", "of the sandbox: A, B (no namespaces) or auto"
     )
-    code_cpu_seconds: Annotated[float, Gt(0)] = again(Limits, "cpu_seconds")
-    code_wall_seconds: Annotated[float, Gt(0)] = again(Limits, "wall_seconds")
-    code_memory_mb: Annotated[int, Gt(0)] = again(
-        Limits,
-        "memory_bytes",
-        default=Limits.memory_bytes // MIB,
-        meaning="MiB of memory, interpreter included (about 40)",
+    code_cpu_seconds: Annotated[float, Gt(0)] = setting(Limits.cpu_seconds, "CPU time of a program")
+    code_wall_seconds: Annotated[float, Gt(0)] = setting(
+        Limits.wall_seconds, "wall time of a program, without queueing"
+    )
+    code_memory_mb: Annotated[int, Gt(0)] = setting(
+        Limits.memory_bytes // MIB, "MiB of memory of a program, interpreter included (about 40)"
     )
     code_partial: bool = setting(False, "reward the share of tests passed")
     code_weak: bool = setting(True, "count tests that a program could forge; false = they count as failed")

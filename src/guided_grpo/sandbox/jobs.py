@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any, Protocol
+from typing import Any, Protocol
 
-from annotated_types import Ge, Gt
-
-from guided_grpo.settings import check, setting
+from guided_grpo.errors import InputError
 
 MIB = 2**20
 MAX_INPUTS = 32  # of one job
@@ -24,22 +22,20 @@ class Limits:
     a call has as much time as a program that reads its input, and one that never ends costs its own limit and the
     answers after it. A whole job ends at MAX_STEPS limits, since a program can pretend to answer.
 
-    Raises InputError for a value out of its range.
+    Raises InputError for a value that is not positive (`disk_bytes` may be 0).
     """
 
-    cpu_seconds: Annotated[float, Gt(0)] = setting(5.0, "CPU time of a program, all its threads together")
-    wall_seconds: Annotated[float, Gt(0)] = setting(  # generous: a busy machine is no fault of the program's
-        60.0, "wall time of a program, from its start, without the time it queued"
-    )
-    memory_bytes: Annotated[int, Gt(0)] = setting(
-        512 * MIB, "address space of a program, interpreter included (about 40 MiB)"
-    )
-    output_bytes: Annotated[int, Gt(0)] = setting(MIB, "of standard output, of the results, and of any one file")
-    disk_bytes: Annotated[int, Ge(0)] = setting(16 * MIB, "of the private /tmp, in tier A; 0 = no folder to write in")
-    threads: Annotated[int, Gt(0)] = setting(64, "at once, in tier A; elsewhere the address space bounds them")
+    cpu_seconds: float = 5.0  # of all its threads together
+    wall_seconds: float = 60.0  # from its start, without the time it queued; generous, since a busy machine is no fault
+    memory_bytes: int = 512 * MIB  # address space, interpreter included (about 40 MiB)
+    output_bytes: int = MIB  # of standard output, of the results, and of any one file
+    disk_bytes: int = 16 * MIB  # of the private /tmp (tier A only); 0 = no folder to write in
+    threads: int = 64  # at once, in tier A; elsewhere the address space bounds them
 
     def __post_init__(self) -> None:
-        check(self)
+        for name, value in vars(self).items():
+            if value < 0 or (value == 0 and name != "disk_bytes"):
+                raise InputError("is no limit", field=name, value=value, fix="give a number above 0")
 
 
 @dataclass(frozen=True)
