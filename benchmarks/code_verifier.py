@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 from guided_grpo.errors import InputError
 from guided_grpo.grading.code import check_programs
 from guided_grpo.grading.code_forms import parse_tests
-from guided_grpo.sandbox import End, Executor, Job, Limits, SandboxPool
+from guided_grpo.sandbox import End, Job, Limits, Outcome, SandboxPool
 from guided_grpo.types import Status
 
 PROGRAM = "def f(n):\n    return [k for k in range(2, n) if all(k % d for d in range(2, k))]\nprint(len(f(20)))\n"
@@ -73,15 +73,17 @@ def call_tests(pool: SandboxPool, count: int) -> int:
 
 
 class OneEach:
-    """A pool with a process of its own for each input, as remote ones are."""
-
-    takes_inputs = False
+    """A pool in which no run comes to a clean end beside others, so that each input gets a process of its own."""
 
     def __init__(self, pool: SandboxPool) -> None:
-        self.limits, self.run, self.close = pool.limits, pool.run, pool.close
+        self._pool, self.limits = pool, pool.limits
+
+    def run(self, jobs: Sequence[Job]) -> list[Outcome]:
+        alone = iter(self._pool.run([job for job in jobs if not job.inputs]))
+        return [Outcome(End.EXITED, runs=(None,) * len(job.inputs)) if job.inputs else next(alone) for job in jobs]
 
 
-def stdin_tests(pool: Executor, count: int, program: str, passed: int) -> int:
+def stdin_tests(pool: SandboxPool | OneEach, count: int, program: str, passed: int) -> int:
     """`count` tests of input and output, ten a program, of which `passed` pass."""
     sources = [f"{program}# {n}" for n in range(count // len(STDIN))]
     verdicts = check_programs(pool, sources, [STDIN] * len(sources))

@@ -82,7 +82,7 @@ def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Workers whose grader hangs, crashes or eats memory on a word, through Python's own start-up hook."""
     text = textwrap.dedent(SLOW).replace("MARK", repr(str(tmp_path / "mark")))
     (tmp_path / "sitecustomize.py").write_text(
-        f"import sys\nif 'verifiers' in str(sys.orig_argv):\n{textwrap.indent(text, '    ')}"
+        f"import sys\nif 'maths_worker' in str(sys.orig_argv):\n{textwrap.indent(text, '    ')}"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     return tmp_path

@@ -15,7 +15,7 @@ from typing import Any
 from guided_grpo.grading.answers import THINK_CLOSE
 from guided_grpo.grading.code_runs import Runs, settle
 from guided_grpo.grading.code_tests import CallTest, Close, CodeTests, Equal
-from guided_grpo.sandbox import End, Executor, Job, Kind, Outcome, Result, decode
+from guided_grpo.sandbox import End, Job, Kind, Outcome, Result, SandboxPool, decode
 from guided_grpo.types import Status, Verdict
 
 # How a program begins: a response without any block is one where it begins so.
@@ -76,7 +76,7 @@ def _start(text: str) -> int:
     return match.end() if match else 0
 
 
-def check_code(pool: Executor, responses: Sequence[str], tests: Sequence[CodeTests]) -> list[CodeVerdict]:
+def check_code(pool: SandboxPool, responses: Sequence[str], tests: Sequence[CodeTests]) -> list[CodeVerdict]:
     """Grade responses, each against its tests, in one batch; repeated pairs run once.
 
     Args:
@@ -92,7 +92,7 @@ def check_code(pool: Executor, responses: Sequence[str], tests: Sequence[CodeTes
     ]
 
 
-def check_programs(pool: Executor, programs: Sequence[str], tests: Sequence[CodeTests]) -> list[CodeVerdict]:
+def check_programs(pool: SandboxPool, programs: Sequence[str], tests: Sequence[CodeTests]) -> list[CodeVerdict]:
     """As `check_code`, for bare programs."""
     firsts: dict[tuple[str, int], int] = {}
     for row, (program, each) in enumerate(zip(programs, tests, strict=True)):
@@ -110,7 +110,7 @@ def check_programs(pool: Executor, programs: Sequence[str], tests: Sequence[Code
 
 
 def reference_tests(
-    pool: Executor, reference: str, entry_point: str, inputs: Sequence[Sequence[Any]], *, tolerance: float = 0.0
+    pool: SandboxPool, reference: str, entry_point: str, inputs: Sequence[Sequence[Any]], *, tolerance: float = 0.0
 ) -> CodeTests:
     """Tests from inputs and a trusted solution, as in MBPP+: what the reference returns is what is expected.
 

@@ -23,7 +23,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from guided_grpo.sandbox import End, Executor, Job, Limits, Outcome
+from guided_grpo.sandbox import End, Job, Limits, Outcome, SandboxPool
 from guided_grpo.sandbox.jobs import MAX_INPUTS
 
 SHARE = 0.2  # of the time limits, for all runs of one process: what a program that meets them costs in vain
@@ -43,9 +43,9 @@ class Runs:
         self._order = list(range(len(inputs)))  # of the inputs, through the jobs
         self._jobs: list[Job] = []
 
-    def plan(self, pool: Executor) -> list[Job]:
+    def plan(self, pool: SandboxPool) -> list[Job]:
         """The first jobs: several inputs each where that can be."""
-        if len(self.inputs) < 2 or not pool.takes_inputs:
+        if len(self.inputs) < 2:
             self._jobs = [self.alone(index) for index in self._order]
             return self._jobs
         _dice.shuffle(self._order)
@@ -73,7 +73,7 @@ class Runs:
         return Job(self.program, stdin=self.inputs[index])
 
 
-def settle(pool: Executor, programs: Sequence[Runs]) -> None:
+def settle(pool: SandboxPool, programs: Sequence[Runs]) -> None:
     """Complete the outcomes of programs that have received those of their first jobs on `pool`."""
     absent = [(each, index) for each in programs for index in each.absent]
     witnesses = [(each, index) for each in programs if (index := each.witness()) is not None]
@@ -92,7 +92,7 @@ def settle(pool: Executor, programs: Sequence[Runs]) -> None:
         each.outcomes = [next(left) for _ in each.inputs]
 
 
-def _run(pool: Executor, jobs: list[Job]) -> list[Outcome]:
+def _run(pool: SandboxPool, jobs: list[Job]) -> list[Outcome]:
     return pool.run(jobs) if jobs else []
 
 

@@ -27,7 +27,7 @@ from guided_grpo.grading.maths import undeclared
 from guided_grpo.grading.maths_pool import MathsPool
 from guided_grpo.grading.strict import KINDS, compare_as
 from guided_grpo.grading.worth import WORTH, GradingSettings, read_worth
-from guided_grpo.sandbox import Executor, SandboxPool
+from guided_grpo.sandbox import SandboxPool
 from guided_grpo.types import Status, Verdict
 
 _WINDOW, _LEAST = 1_000, 100  # responses over which the share of infrastructure errors is taken; fewer say nothing
@@ -65,7 +65,7 @@ class Grader:
         self.counts: Counter[Status] = Counter()  # of all verdicts so far
         self._lock = threading.RLock()  # one batch at a time: the pools serve one caller
         self._maths: MathsPool | None = None
-        self._code: Executor | None = None
+        self._code: SandboxPool | None = None
         self._thread: ThreadPoolExecutor | None = None
         self._begun: dict[tuple[str, ...], Future[dict[tuple[str, ...], Verdict]]] = {}
         self._recent: deque[bool] = deque(maxlen=_WINDOW)
@@ -187,7 +187,7 @@ class Grader:
             self._known_tests[written] = found
         return self._known_tests[written]
 
-    def _programs(self) -> Executor:
+    def _programs(self) -> SandboxPool:
         if self._code is None:
             settings = self.settings
             self._code = SandboxPool(settings.code_workers, settings.code_tier, limits=settings.code_limits)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any
 
 from guided_grpo.errors import InputError
 
@@ -45,7 +44,7 @@ class Job:
     With `calls` or `checks` the program is a module: it is loaded, then `setup` runs, then each call is evaluated and
     each check executed in its name space. With neither, it is the main program: it reads `stdin`, and what it prints
     counts. With `inputs` it is the main program once for each of them, one run after the other in the same process and
-    under the limits of one job, with the state of the interpreter put back in between (`runs.py`); a SandboxPool only.
+    under the limits of one job, with the state of the interpreter put back in between (`runs.py`).
     """
 
     program: str
@@ -108,16 +107,3 @@ class Outcome:
     cpu_seconds: float = 0.0
     wall_seconds: float = 0.0
     runs: tuple[Outcome | None, ...] = ()  # of each of the job's `inputs`; None = it did not come to a clean end there
-
-
-class Executor(Protocol):
-    """What runs jobs: a SandboxPool here, a RemotePool elsewhere."""
-
-    limits: Limits  # of each job that brings none
-    takes_inputs: bool  # whether jobs may have `inputs`
-
-    def run(self, jobs: Sequence[Job]) -> list[Outcome]:
-        """Run the jobs; one outcome each, in their order."""
-
-    def close(self) -> None:
-        """Let go of processes and connections. Safe to call twice."""

@@ -36,8 +36,6 @@ class SandboxPool:
     Safe to use from several threads (one `run` at a time). Not across a fork: make a pool in the process that uses it.
     """
 
-    takes_inputs = True
-
     def __init__(
         self, workers: int | None = None, tier: str = "auto", *, limits: Limits | None = None, unsafe: bool = False
     ) -> None:
