@@ -4,7 +4,8 @@
 
 `check` holds the values against the ranges, `add_options` makes command-line options of the fields and `read_options`
 the dataclass of what was typed, and `describe` gives help and docs/methods.md what they show. Fields are those of a
-plain dataclass, so the parsers of Transformers and TRL take them too. Loads without torch.
+plain dataclass, so the parsers of Transformers and TRL take them too. An `axis` is a setting whose default is the
+method's to choose. Loads without torch.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import dataclasses
 import types
 import typing
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cache
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from annotated_types import Ge, Gt, Interval, Le, Lt
@@ -30,6 +33,40 @@ def setting(default: Any, meaning: str) -> Any:
     if isinstance(default, list | dict):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def axis(default: Any, meaning: str) -> Any:
+    """A setting that a method may preset: the field is None until `fill` gives it the preset's value or this default.
+
+    None is what tells a field that nobody named, whatever parser made the dataclass.
+    """
+    return dataclasses.field(default=None, metadata={"help": _AxisHelp(meaning, default)})
+
+
+class _AxisHelp(str):
+    """The line of help of an axis, which remembers the default: parsers take every other key for an argument."""
+
+    default: Any
+
+    def __new__(cls, meaning: str, default: Any) -> _AxisHelp:
+        text = super().__new__(cls, meaning)
+        text.default = default
+        return text
+
+
+def fill(settings: Any, preset: Mapping[str, Any] = MappingProxyType({})) -> None:
+    """Give every axis that is None the preset's value, or its default."""
+    for item in describe(type(settings)):
+        if item.is_axis and getattr(settings, item.name) is None:
+            setattr(settings, item.name, preset.get(item.name, item.default))
+
+
+@dataclass
+class AxisGroup:
+    """Axes that belong to one rule. On its own it is filled at once; a config fills it with its method's preset."""
+
+    def __post_init__(self) -> None:
+        fill(self)
 
 
 def again(owner: type, name: str, **changes: Any) -> Any:
@@ -54,6 +91,7 @@ class Setting:
     default: Any
     meaning: str
     ranges: tuple[Any, ...]  # of annotated-types, or OneOf
+    is_axis: bool = False  # whether a method may preset it
 
     @property
     def range(self) -> str:
@@ -61,15 +99,22 @@ class Setting:
         return "; ".join(_words(limit) for limit in self.ranges)
 
     @property
+    def help(self) -> str:
+        """The meaning, the names that it may have, and the default."""
+        names = f": {', '.join(self.names)}" if self.names and not any(n in self.meaning for n in self.names) else ""
+        return f"{self.meaning}{names}{_shown(self.default)}"
+
+    @property
     def names(self) -> list[str] | None:
         """The names that it may have; None = it is no choice of names."""
         return next((list(limit.names) for limit in self.ranges if isinstance(limit, OneOf)), None)
 
 
-def describe(owner: type) -> list[Setting]:
+@cache
+def describe(owner: Any) -> tuple[Setting, ...]:
     """The settings of a dataclass in their order: all of its fields that have a meaning."""
     hints = typing.get_type_hints(owner, include_extras=True)
-    found = []
+    settings = []
     for item in dataclasses.fields(owner):
         meaning = item.metadata.get("help")
         if meaning is None:
@@ -78,9 +123,11 @@ def describe(owner: type) -> list[Setting]:
         if typing.get_origin(kind) is typing.Annotated:
             kind, *extras = typing.get_args(kind)
             ranges = tuple(extras)
-        default = item.default_factory() if callable(item.default_factory) else item.default
-        found.append(Setting(item.name, kind, default, str(meaning), ranges))
-    return found
+        is_axis = isinstance(meaning, _AxisHelp)
+        made = item.default_factory() if callable(item.default_factory) else item.default
+        default = meaning.default if isinstance(meaning, _AxisHelp) else made
+        settings.append(Setting(item.name, kind, default, str(meaning), ranges, is_axis))
+    return tuple(settings)
 
 
 def check(settings: Any, names: Collection[str] | None = None) -> None:

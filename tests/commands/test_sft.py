@@ -16,7 +16,7 @@ from guided_grpo.cli import main
 from guided_grpo.data.demonstrations import demonstrations
 from guided_grpo.errors import InputError
 from guided_grpo.store import jsonl
-from guided_grpo.train.rollout import GuidanceTokenizer
+from guided_grpo.guidance.placement import GuidanceTokenizer
 
 ROW = {"prompt": "4+3*7=", "answer": "79", "guidance": "+3=7;*7=9;"}
 

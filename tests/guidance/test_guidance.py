@@ -8,16 +8,25 @@ import math
 import pytest
 
 from guided_grpo.guidance.allocation import guided_count, shares
+from guided_grpo.guidance.keys import problem_key, tier_key
 from guided_grpo.guidance.slicing import slice_trace, step_ends
 from guided_grpo.guidance.strength import LEAST_LEFT, STRENGTHS, Controller, State, StrengthSettings, make_controller
-from guided_grpo.train.methods import resolve
-from guided_grpo.train.rollout import problem_key, tier_key
+from guided_grpo.train.config import GuidedGRPOConfig
 from guided_grpo.types import ProblemFeedback, Row, StepFeedback, Strength
+
+SHORT = {"length", "minimum", "maximum", "final", "power", "decay", "interval", "history", "target", "gain"}
+
+
+def settings_of(**settings: object) -> StrengthSettings:
+    """By short names: `length` is guidance_length, `minimum` guidance_min."""
+    long = {"minimum": "guidance_min", "maximum": "guidance_max"}
+    names = {name: long.get(name, f"guidance_{name}" if name in SHORT else name) for name in settings}
+    return StrengthSettings(**{names[name]: value for name, value in settings.items()})  # type: ignore[arg-type]
 
 
 def lengths(name: str, rewards: list[float], **settings: float) -> list[float]:
     """ℓ before each batch and after the last, one optimizer step a batch, T = len(rewards) steps."""
-    controller = make_controller(name, StrengthSettings(**settings))  # type: ignore[arg-type]
+    controller = make_controller(settings_of(guidance_strength=name, **settings))
     state = controller.init()
     seen = [controller.strength(state, {}).amount]
     for step, reward in enumerate(rewards, 1):
@@ -79,7 +88,7 @@ def test_setpoint_moves_towards_the_target() -> None:
 
 def left_after(rows: list[Row], successes: list[list[int]], **settings: float) -> tuple[Controller, State]:
     """A `left` controller after batches of four rollouts for each of `rows`, with so many successes."""
-    controller = make_controller("left", StrengthSettings(unit="ratio", **settings))  # type: ignore[arg-type]
+    controller = make_controller(settings_of(guidance_strength="left", guidance_unit="ratio", **settings))
     state = controller.init()
     for step, counts in enumerate(successes, 1):
         seen = tuple(
@@ -132,7 +141,7 @@ def test_left_learns_nothing_from_a_group_without_verdicts() -> None:
 
 def test_unknown_strength_is_an_error() -> None:
     with pytest.raises(KeyError):
-        make_controller("none such", StrengthSettings())
+        make_controller(settings_of(guidance_strength="none such"))
     assert "ratio" in STRENGTHS
 
 
@@ -210,5 +219,6 @@ def test_steps_are_lines_or_sentences() -> None:
 )
 def test_the_least_length_is_one_piece_or_a_hundredth_of_the_trace(unit: str, least: float) -> None:
     """A share of at least 1 would be the whole trace, whatever the rewards say."""
-    assert resolve("g2rpo-a", {"guidance_unit": unit})["guidance_min"] == least
-    assert resolve("g2rpo-a", {"guidance_unit": unit, "guidance_min": 0.2})["guidance_min"] == 0.2
+    common = {"method": "g2rpo-a", "guidance_unit": unit, "guidance_length": 1, "bf16": False, "use_cpu": True}
+    assert GuidedGRPOConfig("out", **common).guidance_min == least
+    assert GuidedGRPOConfig("out", **common, guidance_min=0.2).guidance_min == 0.2

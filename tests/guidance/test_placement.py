@@ -9,14 +9,20 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from guided_grpo.errors import InputError
-from guided_grpo.guidance.placement import continuation_ids, opening, render, thinking_is_open, with_hint
-from guided_grpo.train.rollout import (
+from guided_grpo.guidance.allocation import plan_batch
+from guided_grpo.guidance.placement import (
     GuidanceTokenizer,
+    continuation_ids,
+    opening,
+    render,
+    thinking_is_open,
+    with_hint,
+)
+from guided_grpo.train.rollout import (
     Rollout,
     completions_for_training,
     logprobs_for_training,
     loss_weights,
-    plan_batch,
     prompts_for_sampling,
 )
 from guided_grpo.types import Arm, Strength

@@ -21,7 +21,7 @@ from guided_grpo.studies.audit.choice import Problem, choose, choose_first, tier
 from guided_grpo.studies.audit.sampling import Drawing, Sampler
 from guided_grpo.studies.audit.trial_table import Table
 from guided_grpo.studies.audit.trials import Setting, Trial
-from guided_grpo.train.rollout import GuidanceTokenizer
+from guided_grpo.guidance.placement import GuidanceTokenizer
 from parts import chain_rows
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

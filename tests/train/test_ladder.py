@@ -339,7 +339,7 @@ def test_a_problem_starts_where_it_was_last_rescued(policy: Any, tokenizer: Any,
     assert [len(call) for call in spy.sampled] == [8, 4, 4, 4, 8, 4, 8, 4]
     assert [row["rescue/omega"] for row in metrics(tmp_path)] == [0.75] * 3
     assert [row["rescue/1"] for row in metrics(tmp_path)] == [0, 0.5, 0.5]
-    state = trainer.history.state_dict()
+    state = trainer.run_state.history.state_dict()
     assert sorted(value[0] for value in state.values()) == pytest.approx([0.05, 0.75])  # b: .25 − .125·3, at least .05
 
 

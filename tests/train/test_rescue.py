@@ -72,17 +72,17 @@ def test_groups_without_a_trace_and_attempts_that_nobody_could_grade() -> None:
 
 
 def test_the_memory_rule_climbs_like_the_paper_where_a_problem_is_new() -> None:
-    settings = LadderSettings(rule="memory", stages=STAGES)
+    settings = LadderSettings(rescue_strength="memory", rescue_stages=list(STAGES))
     assert rungs(settings, 0.25) == STAGES
     assert rungs(settings, 0.6) == (0.6, 0.75)
     assert rungs(settings, 0.75) == (0.75,)
     assert rungs(settings, 0.05) == pytest.approx((0.05, 0.3, 0.55))  # never more calls than stages
-    assert rungs(LadderSettings(stages=(0.1, 0.9)), 0.6) == (0.1, 0.9)  # the discrete ladder forgets
+    assert rungs(LadderSettings(rescue_stages=[0.1, 0.9]), 0.6) == (0.1, 0.9)  # the discrete ladder forgets
 
 
 def test_history_by_hand() -> None:
     """η = p* = 0.5."""
-    history = ProblemHistory(LadderSettings(rule="memory", stages=STAGES))
+    history = ProblemHistory(LadderSettings(rescue_strength="memory", rescue_stages=list(STAGES)))
     key = 2**62 + 5
     assert history.start(key) == 0.25
     # rescued at .5 by a quarter of the rollouts: .5 + .5·(.5 − .25)

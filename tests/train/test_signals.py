@@ -22,35 +22,35 @@ def run(watch: Watch, **series: list[float]) -> list[str]:
 
 def test_hinted_reward_up_and_evaluation_down_is_a_collapse() -> None:
     watch = Watch(None)
-    assert watch.evaluated(0.20) == []  # before training: no hinted reward yet
+    assert watch.observe_evaluation(0.20) == []  # before training: no hinted reward yet
     run(watch, reward__guided=[0.30] * 10)
-    assert names(watch.evaluated(0.25)) == []  # better: the new best, at hinted reward 0.30
+    assert names(watch.observe_evaluation(0.25)) == []  # better: the new best, at hinted reward 0.30
     run(watch, reward__guided=[0.34] * 10)
-    assert names(watch.evaluated(0.20)) == []  # worse, but hinted reward rose by 0.04 only
+    assert names(watch.observe_evaluation(0.20)) == []  # worse, but hinted reward rose by 0.04 only
     run(watch, reward__guided=[0.36] * 10)
-    (sign,) = watch.evaluated(0.25)  # it stays, and hinted reward is 0.06 above that of the best
+    (sign,) = watch.observe_evaluation(0.25)  # it stays, and hinted reward is 0.06 above that of the best
     assert sign.warning == "hint-collapse"
     assert "0.30 to 0.36" in sign.message
     assert "0.250 to 0.250" in sign.message
-    assert watch.evaluated(0.10) == []  # told once
-    assert watch.evaluated(0.30) == []  # good again
+    assert watch.observe_evaluation(0.10) == []  # told once
+    assert watch.observe_evaluation(0.30) == []  # good again
     run(watch, reward__guided=[0.5] * 10)
-    assert names(watch.evaluated(0.29)) == ["hint-collapse"]
+    assert names(watch.observe_evaluation(0.29)) == ["hint-collapse"]
 
 
 def test_before_and_after_alone_show_a_collapse_too() -> None:
     for after, expected in ((0.02, ["hint-collapse"]), (0.05, [])):
         watch = Watch(None)
-        watch.evaluated(0.04)
+        watch.observe_evaluation(0.04)
         run(watch, reward__guided=[0.1] * 10 + [0.5] * 10)
-        assert names(watch.evaluated(after)) == expected
+        assert names(watch.observe_evaluation(after)) == expected
 
 
 def test_no_hint_no_collapse() -> None:
     watch = Watch(None)
-    watch.evaluated(0.5)
+    watch.observe_evaluation(0.5)
     run(watch, reward__accuracy=[0.1] * 20)
-    assert watch.evaluated(0.1) == []
+    assert watch.observe_evaluation(0.1) == []
 
 
 def test_format_that_falls_away() -> None:
@@ -77,10 +77,10 @@ def test_a_ladder_that_opens_on_bad_format() -> None:
 
 def test_state_survives_a_checkpoint() -> None:
     watch, other = Watch(None), Watch(None)
-    watch.evaluated(0.3)
+    watch.observe_evaluation(0.3)
     run(watch, reward__guided=[0.1] * 10 + [0.3] * 3)
     other.load_state_dict(json.loads(json.dumps(watch.state_dict())))
     for each in (watch, other):
         run(each, reward__guided=[0.3] * 7)
-    assert watch.evaluated(0.2) == other.evaluated(0.2) != []
+    assert watch.observe_evaluation(0.2) == other.observe_evaluation(0.2) != []
     assert watch.state_dict() == other.state_dict()

@@ -95,8 +95,8 @@ def test_controller_is_fed_the_named_accuracy_reward_of_training_alone(
     trainer.train()
     assert calls["train"] == 3
     assert [row["guidance/length"] for row in metrics(tmp_path)] == [8, 8, 4]
-    assert trainer.guidance_state.length == 8
-    assert trainer.guidance_state.updates == 3
+    assert trainer.run_state.controller.length == 8
+    assert trainer.run_state.controller.updates == 3
     assert [row["reward/accuracy"] for row in metrics(tmp_path)] == [0.25, 0.5, 0.25]
 
 
@@ -240,7 +240,7 @@ def test_training_stops_on_its_token_budget(policy: Any, tokenizer: Any, tmp_pat
     trainer.train()
     total = [row["tokens/generated_total"] for row in metrics(tmp_path)]
     assert total[-1] >= 200 > total[-2]
-    assert total[-1] == sum(row["tokens/generated"] for row in metrics(tmp_path)) == trainer.tokens_generated
+    assert total[-1] == sum(row["tokens/generated"] for row in metrics(tmp_path)) == trainer.run_state.tokens_generated
 
 
 def test_schedules_end_with_the_steps_or_with_the_token_budget(policy: Any, tokenizer: Any, tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_training_stops_on_its_seconds_and_schedules_end_with_them(policy: Any, 
     rows = metrics(tmp_path)
     spent = list(itertools.accumulate((row["step_time"] for row in rows), initial=0.0))
     assert spent[-1] >= 1.0 > spent[-2]
-    assert trainer.train_seconds == pytest.approx(spent[-1])
+    assert trainer.run_state.train_seconds == pytest.approx(spent[-1])
     # The length of a step follows from the batch before it, whose own time was not known yet.
     known = [0.0, *spent[:-2]]
     assert [row["guidance/length"] for row in rows] == pytest.approx([12 * (1 - s) for s in known])
@@ -275,13 +275,13 @@ def test_seconds_count_whole_steps_and_survive_a_kill(policy: Any, tokenizer: An
     first.train()
     rows = metrics(tmp_path)
     assert len(rows) == 2
-    assert first.train_seconds == pytest.approx(2 * sum(row["step_time"] for row in rows))
+    assert first.run_state.train_seconds == pytest.approx(2 * sum(row["step_time"] for row in rows))
     # Resumed with a budget that the kept sum is over already: one step more, and not another 400.
-    longer = make_config(tmp_path, **common, max_steps=400, max_train_seconds=first.train_seconds)
+    longer = make_config(tmp_path, **common, max_steps=400, max_train_seconds=first.run_state.train_seconds)
     resumed = make_trainer(policy, tokenizer, longer)
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
     assert resumed.state.global_step == 5
-    assert resumed.train_seconds > first.train_seconds
+    assert resumed.run_state.train_seconds > first.run_state.train_seconds
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from guided_grpo.data.sources import load_rows
 from guided_grpo.embedded.recipes import POLICIES, embedded_recipe
 from guided_grpo.errors import InputError
 from guided_grpo.grading import Grader
-from guided_grpo.guidance.placement import HINT_TEMPLATE, PLACEMENTS, check_hint_template
+from guided_grpo.guidance.placement import HINT_TEMPLATE, PLACEMENTS, GuidanceTokenizer, check_hint_template
 from guided_grpo.store import rundir
 from guided_grpo.studies.audit.advice import advise
 from guided_grpo.studies.audit.against import Comparison, compare, pooled
@@ -35,7 +35,6 @@ from guided_grpo.studies.audit.rules import Advice
 from guided_grpo.studies.audit.sampling import Drawing, Sampler, TrialJournal, run_trials
 from guided_grpo.studies.audit.trial_table import Table
 from guided_grpo.studies.audit.trials import Setting, Trial
-from guided_grpo.train.rollout import GuidanceTokenizer
 from guided_grpo.types import Row, Unit
 
 JOURNAL, RESULT, PAGE, CONFIG = "trials.jsonl", "audit.json", "audit.html", "config.yaml"

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from guided_grpo.commands.options import OneLineParser, read_yaml, wants_bars
-from guided_grpo.commands.parsing import VOLATILE, parse, say
+from guided_grpo.commands.parsing import VOLATILE, parse, tell
 from guided_grpo.commands.policies import policy_source
 from guided_grpo.commands.queue import Job, run_jobs
 from guided_grpo.commands.train import load_held_out
@@ -65,7 +65,7 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
         return 0
     warnings = _unequal_budgets(queue)
     for warning in warnings:
-        say(f"warning: {warning}")
+        tell(f"warning: {warning}")
     started = time.perf_counter()
     if options.jobs > 1:
         _make_bases(queue)
@@ -108,11 +108,11 @@ def _one_by_one(queue: Sequence[Job]) -> list[dict[str, Any]]:
     """Train in this process; the results in the queue's order."""
     results = []
     for number, job in enumerate(queue, 1):
-        say(f"[{number}/{len(queue)}] {job.variant}, seed {job.seed} → {job.run}")
+        tell(f"[{number}/{len(queue)}] {job.variant}, seed {job.seed} → {job.run}")
         try:
             summary: dict[str, Any] = train(job.settings)
         except InputError as error:
-            say(f"{job.run}: {error}")
+            tell(f"{job.run}: {error}")
             summary = {"error": str(error)}
         except Exception as error:  # one bad run must not take the others with it
             traceback.print_exc()

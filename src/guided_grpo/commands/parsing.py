@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
+import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,13 +12,14 @@ from typing import Any, NoReturn
 
 from trl import ModelConfig, TrlParser
 
-from guided_grpo.grading import GradingSettings
 from guided_grpo.commands.options import read_yaml
 from guided_grpo.embedded.recipes import POLICIES
 from guided_grpo.errors import InputError
 from guided_grpo.evaluation.evaluate import Decoding
-from guided_grpo.train.config import GuidedGRPOConfig
-from guided_grpo.train.methods import DEFAULTS, foreign
+from guided_grpo.grading import GradingSettings
+from guided_grpo.settings import describe, setting
+from guided_grpo.train.config import SETTINGS, GuidedGRPOConfig
+from guided_grpo.train.methods import foreign
 
 # These may change between a kill and the resume: they leave the numbers of the run as they are.
 VOLATILE = frozenset(
@@ -33,43 +34,30 @@ VOLATILE = frozenset(
 class RunArguments:
     """Data, rewards and evaluation of a run."""
 
-    train_data: str = field(
-        default="", metadata={"help": "Hub id, .jsonl, .parquet, or a generator such as chains:steps=10-14,count=640."}
-    )
-    eval_data: str | None = field(default=None, metadata={"help": "Held-out problems; unset = no evaluation."})
+    train_data: str = setting("", "Hub id, .jsonl, .parquet, or a generator such as chains:steps=10-14,count=640.")
+    eval_data: str | None = setting(None, "Held-out problems; unset = no evaluation.")
     data_mapping: dict | str | None = field(  # type: ignore[type-arg]  # the argument parser wants a bare dict
         default=None, metadata={"help": 'Our column names to yours, as JSON: {"prompt": "problem"}.'}
     )
-    data_reader: str | None = field(default=None, metadata={"help": "plain or gsm8k; unset = detect."})
-    data_split: str = field(default="train", metadata={"help": "Split of a hub data set."})
-    data_limit: int | None = field(default=None, metadata={"help": "Use the first so many training rows."})
-    eval_limit: int | None = field(default=None, metadata={"help": "Use the first so many held-out rows."})
-    sample_filter: str = field(
-        default="keep", metadata={"help": "keep, remove or replace hard training problems (Table 7 of G²RPO-A)."}
+    data_reader: str | None = setting(None, "plain or gsm8k; unset = detect.")
+    data_split: str = setting("train", "Split of a hub data set.")
+    data_limit: int | None = setting(None, "Use the first so many training rows.")
+    eval_limit: int | None = setting(None, "Use the first so many held-out rows.")
+    sample_filter: str = setting("keep", "keep, remove or replace hard training problems (Table 7 of G²RPO-A).")
+    sample_hard: str | None = setting(None, "Lowest difficulty of a hard one: a number, a tier, or 'quantile 0.8'.")
+    sample_moderate: str | None = setting(None, "Lowest difficulty of a moderate one, that replace draws from.")
+    rewards: list[str] = setting(["accuracy"], "Reward functions: accuracy, format, tags, repetition, overlong.")
+    eval_every: int = setting(0, "Steps between unguided evaluations during training; 0 = before and after only.")
+    eval_samples: int = setting(4, "Responses a held-out problem.")
+    eval_temperature: float = setting(0.6, "0 = greedy.")
+    eval_top_p: float = setting(0.95, "1 = off.")
+    eval_top_k: int = setting(20, "0 = off.")
+    eval_max_tokens: int | None = setting(None, "Unset = max_completion_length.")
+    eval_batch_size: int = setting(128, "Responses at a time.")
+    embedded_base: str | None = setting(
+        None, "Folder that an embedded model is pre-trained into; unset = runs/NAME-base."
     )
-    sample_hard: str | None = field(
-        default=None, metadata={"help": "Lowest difficulty of a hard one: a number, a tier, or 'quantile 0.8'."}
-    )
-    sample_moderate: str | None = field(
-        default=None, metadata={"help": "Lowest difficulty of a moderate one, that replace draws from."}
-    )
-    rewards: list[str] = field(
-        default_factory=lambda: ["accuracy"],
-        metadata={"help": "Reward functions: accuracy, format, tags, repetition, overlong."},
-    )
-    eval_every: int = field(
-        default=0, metadata={"help": "Steps between unguided evaluations during training; 0 = before and after only."}
-    )
-    eval_samples: int = field(default=4, metadata={"help": "Responses a held-out problem."})
-    eval_temperature: float = field(default=0.6, metadata={"help": "0 = greedy."})
-    eval_top_p: float = field(default=0.95, metadata={"help": "1 = off."})
-    eval_top_k: int = field(default=20, metadata={"help": "0 = off."})
-    eval_max_tokens: int | None = field(default=None, metadata={"help": "Unset = max_completion_length."})
-    eval_batch_size: int = field(default=128, metadata={"help": "Responses at a time."})
-    embedded_base: str | None = field(
-        default=None, metadata={"help": "Folder that an embedded model is pre-trained into; unset = runs/NAME-base."}
-    )
-    quiet: bool = field(default=False, metadata={"help": "No progress bars."})
+    quiet: bool = setting(False, "No progress bars.")
 
     def __post_init__(self) -> None:
         if isinstance(self.data_mapping, str):
@@ -128,17 +116,14 @@ class Settings:
 
 def plain_fields(part: Any) -> dict[str, Any]:
     """The fields of a config that are ours, read again later, or not at their default, and that can be written."""
-    always = {*DEFAULTS, *GuidedGRPOConfig.__annotations__, "num_generations"}
-    shown = {}
+    always = {item.name for item in SETTINGS} | {"num_generations"}
+    values = {}
     for item in dataclasses.fields(part):
         value = getattr(part, item.name)
-        if item.init and (item.name in always or value != _default(item)) and _is_plain(value):
-            shown[item.name] = value
-    return shown
-
-
-def _default(item: dataclasses.Field[Any]) -> Any:
-    return item.default_factory() if callable(item.default_factory) else item.default
+        default = item.default_factory() if callable(item.default_factory) else item.default
+        if item.init and (item.name in always or value != default) and _is_plain(value):
+            values[item.name] = value
+    return values
 
 
 def _is_plain(value: Any) -> bool:
@@ -152,39 +137,17 @@ def _is_plain(value: Any) -> bool:
 def help_text(prog: str) -> str:
     """What a run is told by our own fields; TRL's are hundreds."""
     lines = [f"usage: {prog} [--config FILE.yaml] [--field value …]", ""]
-    ours = [item for item in dataclasses.fields(GuidedGRPOConfig) if item.name in GuidedGRPOConfig.__annotations__]
     for title, items in (
-        ("data, rewards, evaluation", dataclasses.fields(RunArguments)),
-        ("grading", dataclasses.fields(GradingSettings)),
-        ("training and guidance", ours),
+        ("data, rewards, evaluation", describe(RunArguments)),
+        ("grading", describe(GradingSettings)),
+        ("training and guidance", SETTINGS),
     ):
-        lines.append(f"{title}:")
-        for item in items:
-            text = str(item.metadata.get("help", ""))
-            preset = DEFAULTS.get(item.name, _default(item))
-            preset = " ".join(preset) if isinstance(preset, list) else preset
-            shown = "" if preset in (None, "", False) else f" [{preset}]"
-            lines.append(f"  --{item.name:<21} {text}{shown}")
-        lines.append("")
+        lines += [f"{title}:", *(f"  --{item.name:<21} {item.help}" for item in items), ""]
     lines.append(f"--model_name_or_path M    hub id, checkpoint folder, or one of {', '.join(POLICIES)}")
     lines.append("--output_dir DIR          the run directory; the same command resumes a killed run")
     lines.append("")
     lines.append("Every field of trl.GRPOConfig and trl.ModelConfig works too: --help-all lists them.")
     return "\n".join(lines)
-
-
-class _Parser(TrlParser):
-    """TRL's, in which a file's fields for one method give way when `--method` names another."""
-
-    method: str | None = None  # of the command line
-
-    def set_defaults_with_config(self, **config: Any) -> list[str]:
-        """The file's fields, without those."""
-        gone = foreign(config, self.method) if self.method else ()
-        if gone and self.prog == "guided-grpo train":
-            say(f"{', '.join(gone)} of the config: chosen for {config['method']}, so {self.method} takes its own")
-        kept: list[str] = super().set_defaults_with_config(**{k: v for k, v in config.items() if k not in gone})
-        return kept
 
 
 def parse(arguments: list[str], prog: str = "guided-grpo train") -> Settings:
@@ -193,55 +156,74 @@ def parse(arguments: list[str], prog: str = "guided-grpo train") -> Settings:
         print(help_text(prog))
         raise SystemExit(0)
     arguments = ["--help" if word == "--help-all" else word for word in arguments]
-    parser = _Parser((RunArguments, GradingSettings, GuidedGRPOConfig, ModelConfig), prog=prog)
-    words = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    words.add_argument("--method")
-    parser.method = words.parse_known_args(arguments)[0].method
-
-    def fail(message: str) -> NoReturn:
-        raise InputError(message, fix=f"see {prog} --help")
-
-    parser.error = fail  # argparse would print the whole usage
-    path = config_path(arguments)
-    if path is not None:
-        check_config_file(path, parser)
-    try:
-        run, grading, training, model = parser.parse_args_and_config(arguments)
-    except InputError:
-        raise
-    except (ValueError, TypeError) as error:
-        raise InputError(str(error), file=path, fix="correct that field") from error
-    if not training.output_dir:
+    parts = parse_into((RunArguments, GradingSettings, GuidedGRPOConfig, ModelConfig), arguments, prog)
+    settings = Settings(*parts)
+    if not settings.training.output_dir:
         raise InputError("is missing", field="output_dir", fix="say where the run directory goes")
-    if not model.model_name_or_path:
+    if not settings.model.model_name_or_path:
         raise InputError(
             "is missing",
             field="model_name_or_path",
             fix=f"name a hub id, a checkpoint folder, or one of {', '.join(POLICIES)}",
         )
-    return Settings(run, grading, training, model)
+    return settings
 
 
-def config_path(arguments: list[str]) -> Path | None:
-    """The file behind `--config`, or None."""
+def parse_into(classes: tuple[type, ...], arguments: list[str], prog: str) -> tuple[Any, ...]:
+    """The dataclasses that a command line and the file behind its `--config` fill.
+
+    Fields of the file for one method give way where `--method` names another (`methods.foreign`). Raises `InputError`.
+    """
+    parser = TrlParser(classes, prog=prog)
+
+    def fail(message: str) -> NoReturn:
+        raise InputError(message, fix=f"see {prog} --help")
+
+    parser.error = fail  # argparse would print the whole usage
+    path, words = config_path(arguments)
+    fields = {} if path is None else read_config(path, parser)
+    os.environ.update({name: str(value) for name, value in fields.pop("env", {}).items()})
+    try:
+        parser.set_defaults_with_config(**fields)
+        method = getattr(parser.parse_known_args(words)[0], "method", None)
+        yielding = foreign(fields, method) if method else set()
+        if yielding:
+            if prog == "guided-grpo train":
+                names = ", ".join(name for name in fields if name in yielding)
+                tell(f"{names} of the config: chosen for {fields['method']}, so {method} takes its own")
+            parser.set_defaults_with_config(**dict.fromkeys(yielding))
+        parts: tuple[Any, ...] = parser.parse_args_into_dataclasses(words)
+    except InputError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise InputError(str(error), file=path, fix="correct that field") from error
+    return parts
+
+
+def config_path(arguments: list[str]) -> tuple[Path | None, list[str]]:
+    """The file behind `--config` (None = there is none), and the other words."""
     if "--config" not in arguments:
-        return None
-    place = arguments.index("--config") + 1
-    if place >= len(arguments):
+        return None, list(arguments)
+    place = arguments.index("--config")
+    if place + 1 >= len(arguments):
         raise InputError("needs a file", field="config", fix="write --config FILE.yaml")
-    return Path(arguments[place])
+    return Path(arguments[place + 1]), [*arguments[:place], *arguments[place + 2 :]]
 
 
-def check_config_file(path: Path, parser: TrlParser) -> None:
-    """Raise InputError, with its line, for a field of the file that `parser` does not know."""
+def read_config(path: Path, parser: TrlParser) -> dict[str, Any]:
+    """The fields of a config. Raises InputError, with its line, for one that `parser` does not know."""
+    fields = read_yaml(path)
     known = {action.dest for action in parser._actions} | {"env"}
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    for key in read_yaml(path):
+    for key in fields:
         if key not in known:
+            lines = path.read_text(encoding="utf-8").splitlines()
             line = next((n for n, text in enumerate(lines, 1) if text.startswith(f"{key}:")), None)
             raise InputError("is not a field of a run", file=path, line=line, field=str(key), fix="remove or rename it")
+    if not isinstance(fields.get("env", {}), dict):
+        raise InputError("is no mapping", file=path, field="env", value=fields["env"], fix="write NAME: value")
+    return fields
 
 
-def say(text: str) -> None:
+def tell(text: str) -> None:
     """A line for the user, beside the bars."""
     print(text, file=sys.stderr, flush=True)

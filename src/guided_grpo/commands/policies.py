@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils.logging import disable_progress_bar
 
 from guided_grpo.commands.options import wants_bars
-from guided_grpo.commands.parsing import say
+from guided_grpo.commands.parsing import tell
 from guided_grpo.embedded import BaseRecipe, base_folder, build_base, embedded_recipe
 from guided_grpo.errors import InputError
 
@@ -36,7 +36,7 @@ def embedded_source(
         return None
     folder = base_folder(model, given)
     if not folder.exists():
-        say(f"pre-training the base policy '{model}' into {folder} (once, some minutes)")
+        tell(f"pre-training the base policy '{model}' into {folder} (once, some minutes)")
     return build_base(folder, recipe or named, bars=wants_bars(quiet))
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from guided_grpo.commands.parsing import Settings, say
+from guided_grpo.commands.parsing import Settings, tell
 from guided_grpo.errors import InputError
 from guided_grpo.store import rundir
 
@@ -181,7 +181,7 @@ def _interrupts() -> Iterator[list[int]]:
 
 def _tell(bar: Any, text: str) -> None:
     if bar.disable:
-        say(text)
+        tell(text)
     else:
         bar.write(text, file=sys.stderr)
 

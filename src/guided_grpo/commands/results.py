@@ -8,7 +8,7 @@ from accelerate import PartialState
 from datasets import Dataset
 
 from guided_grpo.commands.options import wants_bars
-from guided_grpo.commands.parsing import Settings, say
+from guided_grpo.commands.parsing import Settings, tell
 from guided_grpo.evaluation.evaluate import Evaluation, evaluate, questions
 from guided_grpo.store import jsonl, rundir
 from guided_grpo.train.trainer import GuidedGRPOTrainer
@@ -33,7 +33,7 @@ class Results:
             if data[when] is None:
                 rundir.write_json(path, {**data, when: self._measure(held_out, f"{when} training").to_json()})
         self.state.wait_for_everyone()
-        self.trainer.evaluated(rundir.read_json(path)[when]["accuracy"])
+        self.trainer.observe_evaluation(rundir.read_json(path)[when]["accuracy"])
 
     def evaluate_during(self, step: int, held_out: Dataset) -> None:
         """Append a row to evals.jsonl with what training has cost so far, and tell the trainer's watch."""
@@ -42,16 +42,17 @@ class Results:
         path = self.output / rundir.EVALS
         if self.state.is_main_process:
             found = self._measure(held_out, f"step {step}").to_json()
-            cost = {"tokens": self.trainer.tokens_generated, "seconds": round(self.trainer.train_seconds, 3)}
+            run = self.trainer.run_state
+            cost = {"tokens": run.tokens_generated, "seconds": round(run.train_seconds, 3)}
             row = {"step": step, **cost, **{key: found[key] for key in (*_EVALUATED, "scores")}}
             jsonl.append_rows(path, [row])
         self.state.wait_for_everyone()
-        self.trainer.evaluated(list(jsonl.whole_rows(path))[-1]["accuracy"])
+        self.trainer.observe_evaluation(list(jsonl.whole_rows(path))[-1]["accuracy"])
 
     def _sharded(self) -> bool:
         sharded = bool(self.trainer.is_fsdp_enabled or self.trainer.is_deepspeed_enabled)
         if sharded and self.state.is_main_process:
-            say("evaluation skipped: the policy is sharded; run 'guided-grpo eval' on the model folder")
+            tell("evaluation skipped: the policy is sharded; run 'guided-grpo eval' on the model folder")
         return sharded
 
     def _measure(self, held_out: Dataset, label: str) -> Evaluation:
@@ -75,13 +76,13 @@ class Results:
             "method": self.settings.training.method,
             "seed": self.settings.training.seed,
             "steps": self.trainer.state.global_step,
-            "tokens_generated": self.trainer.tokens_generated,
+            "tokens_generated": self.trainer.run_state.tokens_generated,
             "zero_groups": _mean_of(rows, "signal/zero_groups"),  # every batch has as many groups
             "difficult_groups": _mean_of(rows, "signal/difficult"),
             "rescue_tokens": int(sum(row.get("rescue/tokens") or 0 for row in rows)),
-            "grad_norm_mean": self.trainer.gradient_norms.mean,
-            "grad_norm_variance": self.trainer.gradient_norms.variance,
-            "train_seconds": round(self.trainer.train_seconds, 1),
+            "grad_norm_mean": self.trainer.run_state.gradient_norms.mean,
+            "grad_norm_variance": self.trainer.run_state.gradient_norms.variance,
+            "train_seconds": round(self.trainer.run_state.train_seconds, 1),
             "seconds": round(seconds, 1),
         }
         for when, result in evaluation.items():
@@ -93,7 +94,7 @@ class Results:
         if self.state.is_main_process:
             rundir.write_json(self.output / rundir.SUMMARY, summary)
         self.state.wait_for_everyone()
-        say(f"{self.output}: {headline(summary)}")
+        tell(f"{self.output}: {headline(summary)}")
         return summary
 
 

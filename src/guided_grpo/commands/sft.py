@@ -8,40 +8,38 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from accelerate import PartialState
 from datasets import Dataset
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
-from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser, get_peft_config
+from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
-from guided_grpo.grading import GradingSettings
 from guided_grpo.commands.options import wants_bars
-from guided_grpo.commands.parsing import VOLATILE, RunArguments, check_config_file, config_path, plain_fields, say
+from guided_grpo.commands.parsing import VOLATILE, RunArguments, parse_into, plain_fields, tell
 from guided_grpo.commands.policies import load_model, load_tokenizer, policy_source
 from guided_grpo.commands.train import load_rows_of, prepare_resume
 from guided_grpo.data.demonstrations import demonstrations
 from guided_grpo.embedded import BaseRecipe
 from guided_grpo.errors import InputError
 from guided_grpo.evaluation.evaluate import evaluate, questions
-from guided_grpo.grading import Grader, reward_functions
+from guided_grpo.grading import Grader, GradingSettings, reward_functions
+from guided_grpo.guidance.placement import GuidanceTokenizer, PlacementSettings
+from guided_grpo.settings import again, setting
 from guided_grpo.store import jsonl, rundir
 from guided_grpo.train.callbacks import BarCallback
 from guided_grpo.train.metrics import plain_number
-from guided_grpo.train.rollout import GuidanceTokenizer
 
 
 @dataclass
 class SftArguments:
     """What of the traces is taught."""
 
-    sft_shares: list[float] = field(
-        default_factory=lambda: [1.0], metadata={"help": "Shares of each trace; below 1 = slices, without an end."}
-    )
-    sft_answer: str = field(default="", metadata={"help": "Text behind a whole trace, such as '#### {answer}'."})
-    guidance_thinking: str = field(default="auto", metadata={"help": "auto, open or none, as in train."})
+    sft_shares: list[float] = setting([1.0], "shares of each trace; below 1 = slices, without an end")
+    sft_answer: str = setting("", "text behind a whole trace, such as '#### {answer}'")
+    guidance_thinking: str = again(PlacementSettings, "guidance_thinking")
 
 
 @dataclass(frozen=True)
@@ -76,21 +74,8 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
 
 def parse(arguments: list[str]) -> SftSettings:
     """Settings from a command line with an optional `--config FILE`. Raises `InputError` with one line."""
-    parser = TrlParser((RunArguments, GradingSettings, SftArguments, SFTConfig, ModelConfig), prog="guided-grpo sft")
-
-    def fail(message: str) -> NoReturn:
-        raise InputError(message, fix="see guided-grpo sft --help")
-
-    parser.error = fail  # argparse would print the whole usage
-    path = config_path(arguments)
-    if path is not None:
-        check_config_file(path, parser)
-    try:
-        parts = parser.parse_args_and_config(arguments)
-    except InputError:
-        raise
-    except (ValueError, TypeError) as error:
-        raise InputError(str(error), file=path, fix="correct that field") from error
+    classes = (RunArguments, GradingSettings, SftArguments, SFTConfig, ModelConfig)
+    parts = parse_into(classes, arguments, "guided-grpo sft")
     settings = SftSettings(*parts)
     if not settings.training.output_dir or not settings.model.model_name_or_path:
         raise InputError("is missing", field="output_dir or model_name_or_path", fix="name both")
@@ -103,7 +88,7 @@ def run(settings: SftSettings, *, recipe: BaseRecipe | None = None) -> dict[str,
     rundir.check(output, settings.to_json(), VOLATILE)
     finished = rundir.read_json(output / rundir.SUMMARY)
     if finished is not None:
-        say(f"{output} is finished")
+        tell(f"{output} is finished")
         return dict(finished)
     with Grader(settings.grading) as grader:
         return _run(settings, recipe, grader)
@@ -129,7 +114,7 @@ def _run(settings: SftSettings, recipe: BaseRecipe | None, grader: Grader) -> di
     )
     if not taught:
         raise InputError(f"leaves nothing to teach ({left_out})", file=settings.run.train_data, fix="raise max_length")
-    say(f"{len(taught)} demonstrations; left out: {', '.join(f'{n} {why}' for why, n in left_out.items())}")
+    tell(f"{len(taught)} demonstrations; left out: {', '.join(f'{n} {why}' for why, n in left_out.items())}")
     if state.is_main_process:
         rundir.claim(output, settings.to_json())
     state.wait_for_everyone()
@@ -170,7 +155,7 @@ def _run(settings: SftSettings, recipe: BaseRecipe | None, grader: Grader) -> di
             summary[when] = {key: result[key] for key in ("accuracy", "interval", "problems", "samples")}
     if state.is_main_process:
         rundir.write_json(output / rundir.SUMMARY, summary)
-    say(f"{output}: {json.dumps(summary)}")
+    tell(f"{output}: {json.dumps(summary)}")
     return summary
 
 

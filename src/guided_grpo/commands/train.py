@@ -16,7 +16,7 @@ from transformers import PrinterCallback, ProgressCallback
 from trl import get_peft_config
 
 from guided_grpo.commands.options import wants_bars
-from guided_grpo.commands.parsing import VOLATILE, RunArguments, Settings, parse, say
+from guided_grpo.commands.parsing import VOLATILE, RunArguments, Settings, parse, tell
 from guided_grpo.commands.policies import context_of, load_model, load_tokenizer, policy_source
 from guided_grpo.commands.results import Results, headline
 from guided_grpo.data.preparing.selection import filter_hard
@@ -53,7 +53,7 @@ def run(settings: Settings, *, recipe: BaseRecipe | None = None) -> dict[str, An
     rundir.check(output, settings.to_json(), VOLATILE)
     finished = rundir.read_json(output / rundir.SUMMARY)
     if finished is not None:
-        say(f"{output} is finished: {headline(finished)}")
+        tell(f"{output} is finished: {headline(finished)}")
         return dict(finished)
     with Grader(settings.grading) as grader:
         return _run(settings, recipe, grader)
@@ -120,7 +120,7 @@ def load_data(settings: Settings) -> Dataset:
         moderate=str(run.sample_moderate),
         seed=settings.training.seed,
     )
-    say(f"sample_filter {run.sample_filter}: {len(kept.gone)} of {len(rows)} problems are hard")
+    tell(f"sample_filter {run.sample_filter}: {len(kept.gone)} of {len(rows)} problems are hard")
     return rows.select(kept.rows)
 
 
@@ -158,7 +158,7 @@ def prepare_resume(output: Path, state: PartialState) -> Path | None:
             rundir.cut_back(output / name, step)
     state.wait_for_everyone()
     if checkpoint is not None:
-        say(f"{output}: going on from step {step}")
+        tell(f"{output}: going on from step {step}")
     return checkpoint
 
 

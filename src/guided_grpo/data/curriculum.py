@@ -8,14 +8,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge, Interval
 
 from guided_grpo.errors import InputError
+from guided_grpo.settings import AxisGroup, OneOf, axis, setting
 
 MATHS_TIERS = ("cn_contest", "aops_forum", "amc_aime", "olympiads", "olympiads_ref")  # easy → hard
 
 Difficulty = float | int | str | None
+
+
+@dataclass
+class CurriculumSettings(AxisGroup):
+    """The order of problems over an epoch."""
+
+    curriculum: Annotated[str, OneOf(CURRICULA)] = axis(
+        "none", "none: TRL's order; random; difficulty, tiers, success: easy first; adaptive: follows rewards"
+    )
+    curriculum_tiers: list[str] | None = setting(
+        None, "names of tiers, easy to hard; unset = the five maths sources of G²RPO-A"
+    )
+    curriculum_target: Annotated[float, Interval(ge=0, le=1)] = setting(0.5, "mean reward that adaptive holds")
+    curriculum_gain: Annotated[float, Ge(0)] = setting(0.1, "step of adaptive a batch, as a share of the range")
 
 
 def difficulty_order(difficulties: Sequence[Difficulty], tiers: Sequence[str] | None = MATHS_TIERS) -> list[int]:

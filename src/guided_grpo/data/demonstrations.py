@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from guided_grpo.errors import InputError
-from guided_grpo.train.rollout import GuidanceTokenizer
+from guided_grpo.guidance.placement import GuidanceTokenizer
 from guided_grpo.types import Strength
 
 IGNORED = -100  # the label of a token that has no loss

@@ -7,8 +7,46 @@ for all: the m guided rollouts get ℓ·m/m, ℓ·(m−1)/m, … , ℓ·1/m, so 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Interval
+
+from guided_grpo.guidance.placement import GuidanceTokenizer
+from guided_grpo.guidance.slicing import NO_SLICE, Slice
+from guided_grpo.settings import AxisGroup, OneOf, axis
+from guided_grpo.types import Arm, Row, Strength
 
 ALLOCATIONS = ("first", "spread")
+
+
+@dataclass
+class AllocationSettings(AxisGroup):
+    """Which rollouts of a group are guided."""
+
+    guidance_ratio: Annotated[float, Interval(ge=0, le=1)] = axis(0.25, "α: share of a group that is guided")
+    guidance_allocation: Annotated[str, OneOf(ALLOCATIONS)] = axis(
+        "first", "first: one length for the guided rollouts; spread: shorter and shorter ones"
+    )
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What one rollout gets: its slice of guidance, whether it was to be guided at all, and which attempt this is."""
+
+    slice: Slice = NO_SLICE
+    wanted: bool = False
+    stage: int = 0  # attempt on the rescue ladder; 0 = first sampling
+    omega: float | None = None  # what the ladder asked for
+
+    @property
+    def arm(self) -> Arm:
+        """Guided is who got at least one guidance token; a problem without a trace trains unguided."""
+        return Arm.GUIDED if self.slice.tokens else Arm.UNGUIDED
+
+
+GuidancePlan = tuple[Assignment, ...]  # one a rollout of the local batch
 
 
 def guided_count(group_size: int, ratio: float) -> int:
@@ -24,3 +62,34 @@ def shares(group_size: int, ratio: float, allocation: str = "first") -> list[flo
     if allocation == "spread":
         return [(guided - i) / guided for i in range(guided)] + [0.0] * (group_size - guided)
     raise KeyError(allocation)
+
+
+def plan_batch(
+    rows: Sequence[Row],
+    first_index: int,
+    shares_G: Sequence[float],
+    strength_of: Callable[[Row], Strength],
+    tokenizer: GuidanceTokenizer,
+) -> GuidancePlan:
+    """What each rollout of the local batch gets.
+
+    Args:
+        rows: the problems, each repeated for its group as the sampler laid them out, shape (B,).
+        first_index: global index of `rows[0]`; a rollout's place in its group is its global index modulo G, so the plan
+            is the same however the batch is cut into ranks.
+        shares_G: share of the strength by place in the group (`shares`).
+        strength_of: how much a problem's guided rollouts get.
+        tokenizer: cuts and places it.
+    """
+    return tuple(
+        assign(row, shares_G[(first_index + offset) % len(shares_G)], strength_of(row), tokenizer)
+        for offset, row in enumerate(rows)
+    )
+
+
+def assign(row: Row, share: float, full: Strength, tokenizer: GuidanceTokenizer) -> Assignment:
+    """What the rollout at a place with this share of the strength gets; share 0 = unguided."""
+    if not share:
+        return Assignment()
+    asked = Strength(full.unit, full.amount * share)
+    return Assignment(tokenizer.slice(row, asked), wanted=asked.amount > 0)

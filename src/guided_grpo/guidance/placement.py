@@ -16,13 +16,19 @@ as it is) or in the text of a plain prompt. It is part of the prompt, so it is n
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Annotated, Any, Protocol
 
 from guided_grpo.errors import InputError
+from guided_grpo.guidance.keys import Prompt, prompt_text
+from guided_grpo.guidance.slicing import NO_SLICE, Slice, slice_text, slice_trace
+from guided_grpo.settings import AxisGroup, OneOf, axis, setting
+from guided_grpo.types import Row, Strength
 
-Prompt = str | list[dict[str, Any]]
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 PLACEMENTS = ("prefix", "hint")
 # The wording of the GHPO paper.
@@ -33,6 +39,20 @@ HINT_TEMPLATE = (
 _BLANK = re.compile(r"(\{problem\}|\{hint\})")
 _OPEN_AT_END = re.compile(re.escape(THINK_OPEN) + r"\s*\Z")
 _CLOSED_AT_END = re.compile(re.escape(THINK_CLOSE) + r"\s*\Z")
+
+
+@dataclass
+class PlacementSettings(AxisGroup):
+    """Where guidance stands."""
+
+    guidance_placement: Annotated[str, OneOf(PLACEMENTS)] = axis(
+        "prefix", "prefix: start of the assistant's turn; hint: in the user's turn"
+    )
+    hint_template: str = setting(HINT_TEMPLATE, "wording of a hint around {problem} and {hint}; unset = GHPO's")
+    guidance_thinking: Annotated[str, OneOf(("auto", "open", "none"))] = setting(
+        "auto", "whether guidance opens a <think> block"
+    )
+    guidance_leak: bool = setting(False, "let guidance state the final answer")
 
 
 class Tokenizer(Protocol):
@@ -139,3 +159,86 @@ def continuation_ids(rendered: str, text: str, tokenizer: Tokenizer) -> list[int
     if joint[: len(before)] == before:
         return joint[len(before) :]
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+class GuidanceTokenizer:
+    """Traces in their final place, remembered: a problem comes G times a step, and again every epoch.
+
+    Args:
+        tokenizer: the policy's.
+        template_kwargs: of its chat template.
+        thinking: "auto", "open" or "none", see `placement.opening`.
+        placement: "prefix" or "hint".
+        template: wording of a hint.
+        leak: let guidance state the final answer.
+        cache: renderings and tokenisations kept.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        template_kwargs: Mapping[str, Any],
+        thinking: str,
+        *,
+        placement: str = "prefix",
+        template: str = HINT_TEMPLATE,
+        leak: bool = False,
+        cache: int = 4096,
+    ) -> None:
+        self.tokenizer, self.template_kwargs, self.thinking = tokenizer, template_kwargs, thinking
+        self.placement, self.template, self.leak = placement, template, leak
+        self._ids = lru_cache(maxsize=cache)(self._uncached_ids)
+        self._rendered = lru_cache(maxsize=cache)(self._uncached_rendered)
+        self._token_ends = lru_cache(maxsize=cache)(lambda text: tuple(token_ends(text, tokenizer)))
+
+    def thinking_is_open(self, prompt: Prompt) -> bool:
+        """Whether the rendered prompt opens a thinking block, so that the response cannot."""
+        return thinking_is_open(self._rendered(prompt_text(prompt)))
+
+    def slice(self, row: Row, strength: Strength) -> Slice:
+        """The guidance of one rollout, in its place; empty where the problem has no trace or the strength is 0."""
+        trace = row.get("guidance")
+        if not trace or strength.amount <= 0:
+            return NO_SLICE
+        limit = row.get("guidance_limit")
+        limit = len(trace) if limit is None else limit
+        if self.placement == "hint":
+            ends = self._token_ends
+            text, clipped, leaked = slice_text(
+                trace, strength, limit, token_ends=lambda text: list(ends(text)), leak=self.leak
+            )
+            return Slice((), clipped, leaked, text, len(ends(text)) if text else 0)
+        key = prompt_text(row["prompt"])
+        piece = slice_trace(trace, strength, limit, lambda text: list(self._ids(key, text)), leak=self.leak)
+        return self._opened(self._rendered(key), piece) if piece.ids else piece
+
+    def prompt(self, prompt: Prompt, piece: Slice) -> Prompt:
+        """The prompt that the policy sees: with the hint in its user's turn, where there is one."""
+        return with_hint(prompt, piece.hint, self.template) if piece.hint else prompt
+
+    def length(self, prompt: Prompt, piece: Slice) -> int:
+        """Tokens before the first generated one: prompt, hint, and guidance prefix."""
+        return len(self.prompt_ids(self.prompt(prompt, piece))) + len(piece.ids)
+
+    def prompt_ids(self, prompt: Prompt) -> list[int]:
+        """The prompt as the policy sees it, tokenised."""
+        # A rendered chat carries its special tokens already; a plain text gets the tokenizer's.
+        ids = self.tokenizer(self._rendered(prompt_text(prompt)), add_special_tokens=isinstance(prompt, str))[
+            "input_ids"
+        ]
+        return list(ids)
+
+    def _opened(self, rendered: str, piece: Slice) -> Slice:
+        # With the opening of a thinking block in front, where the policy would have written one.
+        start = opening(rendered, self.tokenizer, self.thinking)
+        ids = continuation_ids(rendered, start, self.tokenizer)
+        return replace(piece, ids=(*ids, *piece.ids))
+
+    def _uncached_rendered(self, key: str) -> str:
+        return render(json.loads(key), self.tokenizer, self.template_kwargs)
+
+    def _uncached_ids(self, key: str, text: str) -> tuple[int, ...]:
+        rendered = self._rendered(key)
+        return tuple(
+            continuation_ids(rendered + opening(rendered, self.tokenizer, self.thinking), text, self.tokenizer)
+        )

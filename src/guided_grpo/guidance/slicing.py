@@ -5,7 +5,7 @@
     chars n     ratio-chars ω    characters, as in the GHPO paper: may break a word
 
 A trace shorter than asked gives what it has; nothing is ever padded. Unless leaking is allowed, the slice ends before
-the trace states the final answer (`guidance_limit` characters, see problems/leak.py). Numbers are rounded down, but for
+the trace states the final answer (`guidance_limit` characters, see data/leak.py). Numbers are rounded down, but for
 `ratio-steps`: the nearest whole number of steps, at least one, since a hint of no step is no hint.
 """
 
@@ -42,6 +42,9 @@ class Slice:
     def tokens(self) -> int:
         """Guidance tokens, wherever they stand; 0 = unguided."""
         return len(self.ids) + self.hint_tokens
+
+
+NO_SLICE = Slice()
 
 
 def step_ends(trace: str) -> list[int]:

@@ -32,29 +32,36 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
-from guided_grpo.train.rollout import problem_key, tier_key
+from annotated_types import Ge, Interval
+
+from guided_grpo.guidance.keys import problem_key, tier_key
+from guided_grpo.guidance.slicing import UNITS
+from guided_grpo.settings import AxisGroup, OneOf, axis
 from guided_grpo.types import Row, StepFeedback, Strength, Unit
 
 LEAST_LEFT = 0.02  # share of a trace that left never gives
 
 
-@dataclass(frozen=True)
-class StrengthSettings:
-    """The numbers that the schedules and controllers read. Lengths are in `unit`."""
+@dataclass
+class StrengthSettings(AxisGroup):
+    """How much guidance, over time. Lengths are in `guidance_unit`."""
 
-    unit: Unit = "tokens"
-    length: float = 0.0  # ℓ0
-    minimum: float = 1.0  # lower clamp of the controllers
-    maximum: float = math.inf  # upper clamp of the controllers
-    final: float = 0.0  # ℓ_final of rdp
-    power: float = 2.0  # β of concave, > 1
-    decay: float = 0.5  # γ of stepwise, in (0, 1)
-    interval: int = 10  # s of stepwise, optimizer steps
-    history: int = 2  # T of ratio, generation batches
-    target: float = 0.5  # p* of setpoint
-    gain: float = 0.5  # η of setpoint
+    guidance_strength: Annotated[str, OneOf(STRENGTHS)] = axis("none", "over time; none = only what the ladder gives")
+    guidance_unit: Annotated[Unit, OneOf(UNITS)] = axis("tokens", "what a length counts, of the trace")
+    guidance_length: Annotated[float, Ge(0)] = axis(3072.0, "initial length ℓ0")
+    guidance_min: Annotated[float | None, Ge(0)] = axis(
+        None, "lower clamp of the controllers; unset = 1, or 0.01 of the trace"
+    )
+    guidance_max: Annotated[float | None, Ge(0)] = axis(None, "upper clamp of the controllers; unset = none")
+    guidance_final: Annotated[float, Ge(0)] = axis(0.0, "final length of rdp")
+    guidance_power: float = axis(2.0, "β > 1 of concave")
+    guidance_decay: float = axis(0.5, "γ in (0, 1) of stepwise")
+    guidance_interval: Annotated[int, Ge(1)] = axis(10, "s of stepwise, optimizer steps")
+    guidance_history: Annotated[int, Ge(1)] = axis(2, "T of ratio, generation batches")
+    guidance_target: Annotated[float, Interval(ge=0, le=1)] = axis(0.5, "guided success that setpoint and left hold")
+    guidance_gain: float = axis(0.5, "η of setpoint and left")
 
 
 @dataclass(frozen=True)
@@ -96,23 +103,23 @@ def _nothing(settings: StrengthSettings, state: State, row: Row) -> float:
 
 
 def _constant(settings: StrengthSettings, state: State, row: Row) -> float:
-    return settings.length
+    return settings.guidance_length
 
 
 def _linear(settings: StrengthSettings, state: State, row: Row) -> float:
-    return settings.length * (1 - state.progress)
+    return settings.guidance_length * (1 - state.progress)
 
 
 def _concave(settings: StrengthSettings, state: State, row: Row) -> float:
-    return settings.length * float((1 - state.progress) ** settings.power)
+    return settings.guidance_length * float((1 - state.progress) ** settings.guidance_power)
 
 
 def _stepwise(settings: StrengthSettings, state: State, row: Row) -> float:
-    return settings.length * settings.decay ** (state.optimizer_step // settings.interval)
+    return settings.guidance_length * settings.guidance_decay ** (state.optimizer_step // settings.guidance_interval)
 
 
 def _rdp(settings: StrengthSettings, state: State, row: Row) -> float:
-    return settings.final + (settings.length - settings.final) * (1 - state.progress)
+    return settings.guidance_final + (settings.guidance_length - settings.guidance_final) * (1 - state.progress)
 
 
 def _tracked(settings: StrengthSettings, state: State, row: Row) -> float:
@@ -125,7 +132,7 @@ def _unchanged(settings: StrengthSettings, state: State, feedback: StepFeedback)
 
 def _ratio(settings: StrengthSettings, state: State, feedback: StepFeedback) -> State:
     past, now = state.rewards, feedback.reward
-    rewards = (*past, now)[-settings.history :]
+    rewards = (*past, now)[-settings.guidance_history :]
     if not past or now <= 0 or sum(past) <= 0:
         return replace(state, rewards=rewards)
     return replace(state, rewards=rewards, length=_clamp(settings, state.length * (sum(past) / len(past)) / now))
@@ -145,7 +152,10 @@ def _setpoint(settings: StrengthSettings, state: State, feedback: StepFeedback) 
     if not feedback.guided_count:
         return state
     guided = feedback.guided_sum / feedback.guided_count
-    return replace(state, length=_clamp(settings, state.length * math.exp(settings.gain * (settings.target - guided))))
+    return replace(
+        state,
+        length=_clamp(settings, state.length * math.exp(settings.guidance_gain * (settings.guidance_target - guided))),
+    )
 
 
 def _keys(problem: int, tier: int) -> tuple[str, ...]:
@@ -153,7 +163,7 @@ def _keys(problem: int, tier: int) -> tuple[str, ...]:
 
 
 def _log_left(settings: StrengthSettings, state: State, keys: Sequence[str]) -> float:
-    start = math.log(max(1 - settings.length, LEAST_LEFT))
+    start = math.log(max(1 - settings.guidance_length, LEAST_LEFT))
     return start + sum(state.left.get(key, 0.0) for key in keys)
 
 
@@ -169,17 +179,25 @@ def _left(settings: StrengthSettings, state: State, feedback: StepFeedback) -> S
         if not seen.rollouts:
             continue
         keys = _keys(seen.problem, seen.tier)
-        error, stands = seen.successes / seen.rollouts - settings.target, _log_left(settings, state, keys)
+        error, stands = seen.successes / seen.rollouts - settings.guidance_target, _log_left(settings, state, keys)
         if (stands >= 0 and error > 0) or (stands <= math.log(LEAST_LEFT) and error < 0):
             error = 0.0  # at its end already: nothing is wound up that would have to be unwound
         for key in keys:
             errors.setdefault(key, []).append(error)
-    moved = {key: state.left.get(key, 0.0) + settings.gain * sum(e) / len(e) for key, e in errors.items()}
+    moved = {key: state.left.get(key, 0.0) + settings.guidance_gain * sum(e) / len(e) for key, e in errors.items()}
     return replace(state, left={**state.left, **moved})
 
 
+def least_length(settings: StrengthSettings) -> float:
+    """`guidance_min`, or what stands for it: never 0, since a length that is multiplied would stay there."""
+    if settings.guidance_min is not None:
+        return settings.guidance_min
+    return 0.01 if settings.guidance_unit.startswith("ratio") else 1.0
+
+
 def _clamp(settings: StrengthSettings, length: float) -> float:
-    return min(max(length, settings.minimum), settings.maximum)
+    top = math.inf if settings.guidance_max is None else settings.guidance_max
+    return min(max(length, least_length(settings)), top)
 
 
 STRENGTHS: dict[str, tuple[LengthRule, UpdateRule]] = {
@@ -196,9 +214,9 @@ STRENGTHS: dict[str, tuple[LengthRule, UpdateRule]] = {
 }
 
 
-def make_controller(name: str, settings: StrengthSettings) -> Controller:
-    """The controller called `name` in `STRENGTHS`, bound to `settings`. Raises `KeyError` for an unknown name."""
-    length_rule, update_rule = STRENGTHS[name]
+def make_controller(settings: StrengthSettings) -> Controller:
+    """The controller of these settings. Raises `KeyError` for an unknown strength."""
+    length_rule, update_rule = STRENGTHS[settings.guidance_strength]
 
     def update(state: State, feedback: StepFeedback) -> State:
         moved = update_rule(settings, state, feedback)
@@ -210,6 +228,6 @@ def make_controller(name: str, settings: StrengthSettings) -> Controller:
         )
 
     def strength(state: State, row: Row) -> Strength:
-        return Strength(settings.unit, max(0.0, length_rule(settings, state, row)))
+        return Strength(settings.guidance_unit, max(0.0, length_rule(settings, state, row)))
 
-    return Controller(init=lambda: State(length=settings.length), update=update, strength=strength)
+    return Controller(init=lambda: State(length=settings.guidance_length), update=update, strength=strength)

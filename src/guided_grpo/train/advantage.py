@@ -11,10 +11,29 @@ an arm's advantages keep their size relative to the other's. An arm of one rollo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Interval
+
+from guided_grpo.settings import AxisGroup, OneOf, axis
 
 EPSILON = 1e-4  # TRL's
+CREDITS = ("signed", "positive", "unguided")
+
+
+@dataclass
+class CreditSettings(AxisGroup):
+    """What guidance weighs in the loss, and what an advantage is measured against."""
+
+    guidance_weight: Annotated[float, Interval(ge=0, le=1)] = axis(1.0, "w_g: weight of guidance tokens in the loss")
+    guidance_credit: Annotated[str, OneOf(CREDITS)] = axis(
+        "signed", "signed: guidance takes its rollout's advantage; positive: only above 0; unguided: guided none"
+    )
+    advantage_baseline: Annotated[str, OneOf(("group", "arm"))] = axis(
+        "group", "mean of the group, or of each arm (guided, unguided) apart"
+    )
 
 
 def arm_advantages(rewards_B: torch.Tensor, guided_B: torch.Tensor, group_size: int, scale: str) -> torch.Tensor:
@@ -46,9 +65,6 @@ def arm_advantages(rewards_B: torch.Tensor, guided_B: torch.Tensor, group_size: 
     if scale == "batch":
         squares, freedom = squares.sum().expand_as(squares), freedom.sum().expand_as(freedom)
     return (centred / ((squares / freedom.clamp(min=1)).sqrt() + EPSILON)).flatten()
-
-
-CREDITS = ("signed", "positive", "unguided")
 
 
 def credited(

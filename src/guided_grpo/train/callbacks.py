@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-
-class _Counts(Protocol):
-    tokens_generated: int
-    train_seconds: float
-    args: Any
+from guided_grpo.train.config import GuidedGRPOConfig
+from guided_grpo.train.state import RunState
 
 
 class BudgetCallback(TrainerCallback):
-    """Stops training after the step in which a budget is reached; equal on all ranks."""
+    """Stops training after the step in which a budget of `config` is reached; equal on all ranks."""
 
-    def __init__(self, trainer: _Counts) -> None:
-        self.trainer = trainer
+    def __init__(self, config: GuidedGRPOConfig, run: RunState) -> None:
+        self.config, self.run = config, run
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
-        tokens, seconds = self.trainer.args.max_generated_tokens, self.trainer.args.max_train_seconds
-        over = tokens and self.trainer.tokens_generated >= tokens
-        if over or (seconds and self.trainer.train_seconds >= seconds):
+        tokens, seconds = self.config.max_generated_tokens, self.config.max_train_seconds
+        over = tokens and self.run.tokens_generated >= tokens
+        if over or (seconds and self.run.train_seconds >= seconds):
             control.should_training_stop = True
         return control
 

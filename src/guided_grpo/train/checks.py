@@ -83,7 +83,7 @@ def check_columns(rows: Dataset, config: GuidedGRPOConfig) -> None:
             value=config.method,
             fix="give at least some rows a non-empty guidance, or use method grpo",
         )
-    hardness(str(config.curriculum), rows_by_column(rows), config.curriculum_tiers or MATHS_TIERS)
+    hardness(config.curriculum, rows_by_column(rows), config.curriculum_tiers or MATHS_TIERS)
 
 
 def rows_by_column(rows: Dataset) -> dict[str, Any]:
@@ -128,5 +128,5 @@ def _longest_guidance(config: GuidedGRPOConfig) -> float:
     if config.guidance_unit != "tokens":
         return math.inf
     if config.guidance_strength in _CONTROLLED:
-        return math.inf if config.guidance_max is None else max(config.guidance_max, config.guidance_length or 0.0)
-    return max(config.guidance_length or 0.0, config.guidance_final or 0.0)
+        return math.inf if config.guidance_max is None else max(config.guidance_max, config.guidance_length)
+    return max(config.guidance_length, config.guidance_final)

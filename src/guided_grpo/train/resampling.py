@@ -11,6 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from guided_grpo.guidance.allocation import Assignment, GuidancePlan, assign
+from guided_grpo.guidance.keys import problem_key
+from guided_grpo.guidance.placement import GuidanceTokenizer
 from guided_grpo.train.rescue import (
     Climb,
     Climbs,
@@ -23,14 +26,14 @@ from guided_grpo.train.rescue import (
     rungs,
     successes_P,
 )
-from guided_grpo.train.rollout import Assignment, GuidancePlan, GuidanceTokenizer, Rollout, assign, problem_key
+from guided_grpo.train.rollout import Rollout
 from guided_grpo.types import Row, Strength, Unit
 
 if TYPE_CHECKING:
     import torch
 
 
-class Engine(Protocol):
+class Resampler(Protocol):
     """What sampling again needs of a trainer."""
 
     ranks: int
@@ -83,14 +86,14 @@ class Ladder:
         return replace(given, stage=attempt, omega=omega)
 
     def _strength(self, row: Row, omega: float) -> Strength:
-        if self.settings.rule == "controller":
+        if self.settings.rescue_strength == "controller":
             full = self.full(row)
             return Strength(full.unit, full.amount * omega)
         return Strength(self.share, omega)
 
 
 @dataclass(frozen=True)
-class Job:
+class Retry:
     """One row to sample again, from whichever rank."""
 
     index: int  # in the batch of all ranks
@@ -114,7 +117,7 @@ def rescue_batch(
     rows_b: Sequence[Row],
     rollouts_b: Sequence[Rollout],
     rewards_BF: torch.Tensor,
-    engine: Engine,
+    resampler: Resampler,
     ladder: Ladder,
     accuracy: int,
 ) -> Rescued:
@@ -124,7 +127,7 @@ def rescue_batch(
         rows_b: the problems of this rank, each repeated for its group.
         rollouts_b: their first sampling.
         rewards_BF: rewards of the first sampling, all ranks.
-        engine: samples, grades and gathers.
+        resampler: samples, grades and gathers.
         ladder: what can be given.
         accuracy: column of the reward that decides.
     """
@@ -132,13 +135,13 @@ def rescue_batch(
     difficult = set(difficult_groups(rewards_BF[:, accuracy], group_size))
     if not difficult:
         return Rescued(list(rollouts_b), rewards_BF, {})
-    first = engine.rank * len(rows_b)
+    first = resampler.rank * len(rows_b)
     leaders = [(group, group * group_size - first) for group in sorted(difficult)]
     known = [(group, ladder.rungs_of(rows_b[place])) for group, place in leaders if 0 <= place < len(rows_b)]
-    climbs: Climbs = {group: Climb(rungs) for group, rungs in engine.gather(known)}
+    climbs: Climbs = {group: Climb(rungs) for group, rungs in resampler.gather(known)}
     state = Rescued(list(rollouts_b), rewards_BF.clone(), climbs)
     while asked := open_groups(state.climbs):
-        state = _call(state, asked, rows_b, engine, ladder, accuracy)
+        state = _call(state, asked, rows_b, resampler, ladder, accuracy)
     return state
 
 
@@ -146,22 +149,22 @@ def _call(
     state: Rescued,
     asked: dict[int, float],
     rows_b: Sequence[Row],
-    engine: Engine,
+    resampler: Resampler,
     ladder: Ladder,
     accuracy: int,
 ) -> Rescued:
     """One generation call with the groups in `asked`, and the ladder after it."""
     group_size = len(ladder.shares_G)
-    first, attempt = engine.rank * len(rows_b), state.calls + 1
+    first, attempt = resampler.rank * len(rows_b), state.calls + 1
     here = []
     for place, row in enumerate(rows_b):
         group, seat = divmod(first + place, group_size)
         if group in asked:
-            here.append(Job(first + place, row, ladder.assign_at(row, seat, asked[group], attempt)))
-    jobs: list[Job] = engine.gather(here)
-    mine, filler = deal(jobs, engine.ranks, engine.rank)
-    sampled, rewards_JF = engine.attempt([job.row for job in mine], tuple(job.assignment for job in mine))
-    everywhere: list[Rollout] = engine.gather(sampled)
+            here.append(Retry(first + place, row, ladder.assign_at(row, seat, asked[group], attempt)))
+    jobs: list[Retry] = resampler.gather(here)
+    mine, filler = deal(jobs, resampler.ranks, resampler.rank)
+    sampled, rewards_JF = resampler.attempt([job.row for job in mine], tuple(job.assignment for job in mine))
+    everywhere: list[Rollout] = resampler.gather(sampled)
     rollouts_b, rewards_BF = list(state.rollouts_b), state.rewards_BF.clone()
     for job, rollout, rewards_F in zip(jobs, everywhere, rewards_JF, strict=False):  # filler stands at the end
         rewards_BF[job.index] = rewards_F

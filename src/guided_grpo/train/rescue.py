@@ -27,9 +27,17 @@ count, and a group without a single graded rollout is not difficult.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from annotated_types import Ge, Gt, Interval
+
+from guided_grpo.errors import InputError
+from guided_grpo.guidance.slicing import SHARES
+from guided_grpo.settings import AxisGroup, OneOf, axis, setting
 
 if TYPE_CHECKING:
     import torch
@@ -39,16 +47,53 @@ STAGES = (0.25, 0.5, 0.75)  # the paper's
 LEAST = 0.05  # ω_least of memory: a shorter hint is none
 
 
-@dataclass(frozen=True)
-class LadderSettings:
-    """The numbers that the ladder reads."""
+@dataclass
+class LadderSettings(AxisGroup):
+    """Which groups are sampled again, and with how much guidance."""
 
-    rule: str = "stages"  # one of RULES
-    stages: tuple[float, ...] = STAGES  # increasing; the last is ω_top of memory
-    target: float = 0.5  # p* of memory
-    gain: float = 0.5  # η of memory
-    cold_start: int = 20  # optimizer steps without rescue
-    cold_format: float | None = None  # mean format reward that ends the cold start, in place of steps
+    guidance_trigger: Annotated[str, OneOf(("always", "rescue", "both"))] = axis(
+        "always", "always: at the first sampling; rescue: only groups that failed; both"
+    )
+    rescue_strength: Annotated[str | None, OneOf(RULES)] = axis(
+        None, "of the ladder; unset = controller where rescue has a guidance_strength, else stages"
+    )
+    rescue_stages: Annotated[list[float] | None, Gt(0)] = axis(
+        None, "increasing; unset = 0.25 0.5 0.75 of the trace, or 1 × the controller's length"
+    )
+    rescue_slice: Annotated[str, OneOf(SHARES)] = axis("chars", "what a share of the trace is of")
+    rescue_cold_start: Annotated[int, Ge(0)] = axis(20, "optimizer steps before the first rescue; 0 = none")
+    rescue_cold_format: Annotated[float | None, Interval(ge=0, le=1)] = axis(
+        None, "mean format reward that ends the cold start, in place of steps; unset = steps"
+    )
+    format_reward: str = setting("format", "reward function that ends a cold start by format")
+    rescue_target: Annotated[float, Interval(ge=0, le=1)] = axis(0.5, "p* of memory")
+    rescue_gain: Annotated[float, Ge(0)] = axis(0.5, "η of memory")
+
+
+def rule_of(settings: LadderSettings, *, adaptive: bool) -> str:
+    """`rescue_strength`, or what stands for it; `adaptive` = the method has a strength of its own."""
+    if settings.rescue_strength is not None:
+        return settings.rescue_strength
+    return "controller" if adaptive and settings.guidance_trigger == "rescue" else "stages"
+
+
+def stages_of(settings: LadderSettings) -> tuple[float, ...]:
+    """`rescue_stages`, or what stands for them."""
+    if settings.rescue_stages is not None:
+        return tuple(settings.rescue_stages)
+    return (1.0,) if settings.rescue_strength == "controller" else STAGES
+
+
+def check_stages(settings: LadderSettings) -> None:
+    """Raise `InputError` unless the stages increase, and end at 1 at most where they are shares of the trace."""
+    stages, top = stages_of(settings), math.inf if settings.rescue_strength == "controller" else 1.0
+    if not stages or stages[-1] > top or any(a >= b for a, b in itertools.pairwise(stages)):
+        raise InputError(
+            "is no increasing list of numbers above 0" + ("" if top > 1 else " and up to 1"),
+            field="rescue_stages",
+            value=list(stages),
+            fix="write shares such as 0.25 0.5 0.75",
+        )
 
 
 @dataclass(frozen=True)
@@ -103,13 +148,14 @@ def observe(climbs: Mapping[int, Climb], successes: Mapping[int, int | None]) ->
 
 def rungs(settings: LadderSettings, start: float) -> tuple[float, ...]:
     """The ω that a difficult problem may try, increasing, at most as many as there are stages."""
-    if settings.rule != "memory":
-        return settings.stages
-    found, omega, top = [start], start, settings.stages[-1]
-    while omega < top - 1e-9 and len(found) < len(settings.stages):
-        omega = min(top, omega + settings.gain * settings.target)
-        found.append(omega)
-    return tuple(found)
+    stages = stages_of(settings)
+    if settings.rescue_strength != "memory":
+        return stages
+    climb, omega, top = [start], start, stages[-1]
+    while omega < top - 1e-9 and len(climb) < len(stages):
+        omega = min(top, omega + settings.rescue_gain * settings.rescue_target)
+        climb.append(omega)
+    return tuple(climb)
 
 
 @dataclass
@@ -130,7 +176,7 @@ class ProblemHistory:
     def start(self, key: int) -> float:
         """ω at which the problem starts to climb; the first stage where it was never seen."""
         record = self._records.get(key)
-        return self.settings.stages[0] if record is None else record.omega
+        return stages_of(self.settings)[0] if record is None else record.omega
 
     def observe(self, key: int, rate: float, climb: Climb | None) -> tuple[bool | None, bool]:
         """Remember one group. Returns whether the problem was difficult before (None = new), and whether it is now.
@@ -144,14 +190,14 @@ class ProblemHistory:
         omega = self.start(key)
         difficult = climb is not None or rate == 0
         if climb is not None and climb.tried:
-            omega = self._clip(climb.omega + self.settings.gain * (self.settings.target - rate))
+            omega = self._clip(climb.omega + self.settings.rescue_gain * (self.settings.rescue_target - rate))
         elif not difficult:
-            omega = self._clip(omega - self.settings.gain * rate)
+            omega = self._clip(omega - self.settings.rescue_gain * rate)
         self._records[key] = Record(omega, difficult)
         return (None if before is None else before.difficult), difficult
 
     def _clip(self, omega: float) -> float:
-        return min(max(omega, LEAST), self.settings.stages[-1])
+        return min(max(omega, LEAST), stages_of(self.settings)[-1])
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-able."""

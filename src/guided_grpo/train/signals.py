@@ -66,7 +66,7 @@ class Watch:
             self._forget(DRIFT)
         return []
 
-    def evaluated(self, accuracy: float) -> list[Sign]:
+    def observe_evaluation(self, accuracy: float) -> list[Sign]:
         """One unguided evaluation, in the order of training. Returns the signs that are new."""
         level = _mean(self._recent)
         if self._best is None or accuracy > float(self._best[1] or 0.0):

@@ -1,5 +1,4 @@
-"""`GuidedGRPOTrainer`: TRL's `GRPOTrainer` with guidance. With its bases (feedback.py, grading.py, keeping.py) the only
-place that touches TRL's internals.
+"""`GuidedGRPOTrainer`: TRL's `GRPOTrainer` with guidance, and the only place that touches TRL's internals.
 
 The stages of a training generation batch, in order, and the seam of TRL 1.16 that each stands in:
 
@@ -7,51 +6,64 @@ The stages of a training generation batch, in order, and the seam of TRL 1.16 th
     rollout     `_generate_single_turn`             guidance behind the prompt while sampling, in the completion after
     rescue      `_generate`                         groups that failed are sampled again; rows keep their own prompts
     weights     `_generate`                         its `tool_mask` carries w_g
-    verdict     `_calculate_rewards`                grading.py: rewards see guidance + generated
-    advantage   `_generate_and_score_completions`   feedback.py: per-arm baseline, credit of guidance
+    verdict     `_calculate_rewards`                rewards see guidance + generated
+    advantage   `_generate_and_score_completions`   per-arm baseline, credit of guidance
+    feedback    `_generate_and_score_completions`   counts and controllers, of training batches alone
     loss        `_compute_loss`                     TRL's, untouched
-    controller  `_generate_and_score_completions`   feedback.py: fed by training batches alone
-    log         keeping.py                          metrics, warnings, checkpoints
+    log         `training_step`, `log`              metrics.jsonl, warnings, budgets
+    checkpoint  `_save_checkpoint`, `_load_optimizer_and_scheduler`
 
 With no guidance planned every stage hands TRL's own values through, which keeps loss and gradients equal to the bit.
-`SEAMS` lists what is relied on; tests/test_seams.py fails with a plain message when TRL moves.
+`SEAMS` lists what is relied on; tests/train/test_seams.py fails with a plain message when TRL moves.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import time
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch.utils.data import Sampler
+from transformers.trainer_utils import rotate_checkpoints
+from trl import GRPOTrainer
 
 from guided_grpo.data.adaptive import AdaptiveOrder
 from guided_grpo.data.curriculum import MATHS_TIERS, OrderedRepeatSampler, hardness, row_order
 from guided_grpo.errors import InputError
-from guided_grpo.guidance.allocation import shares
+from guided_grpo.guidance.allocation import GuidancePlan, plan_batch, shares
+from guided_grpo.guidance.placement import GuidanceTokenizer
 from guided_grpo.guidance.slicing import SHARES
 from guided_grpo.guidance.strength import make_controller
-from guided_grpo.train.batch import Batch, rollouts_of
+from guided_grpo.store import rundir
+from guided_grpo.store.jsonl import append_rows
+from guided_grpo.train import feedback
+from guided_grpo.train.advantage import arm_advantages, credited, mask_ungraded
 from guided_grpo.train.callbacks import BudgetCallback
+from guided_grpo.train.checkpoint import load_buffer, load_state, save_buffer, save_state
 from guided_grpo.train.checks import accuracy_index, check_columns, check_trainable, rows_by_column
 from guided_grpo.train.config import GuidedGRPOConfig
-from guided_grpo.train.feedback import FeedbackTrainer
+from guided_grpo.train.metrics import plain_number
+from guided_grpo.train.records import group_records, rollout_records
 from guided_grpo.train.resampling import Ladder, rescue_batch
 from guided_grpo.train.rescue import ProblemHistory
 from guided_grpo.train.rollout import (
-    GuidancePlan,
-    GuidanceTokenizer,
+    FACTS,
     Rollout,
     completions_for_training,
     logprobs_for_training,
     loss_weights,
-    plan_batch,
     prompts_for_sampling,
+    rollout_facts,
+    rollouts_of,
 )
-from guided_grpo.train.signals import Watch
-from guided_grpo.types import Row
+from guided_grpo.train.signals import Sign, Watch
+from guided_grpo.train.state import Batch, RunState
+from guided_grpo.types import Arm, Row, Strength
 
 # Method of GRPOTrainer → the parameters that we pass through or read.
 SEAMS: dict[str, tuple[str, ...]] = {
@@ -66,9 +78,10 @@ SEAMS: dict[str, tuple[str, ...]] = {
     "_load_optimizer_and_scheduler": ("checkpoint",),
     "log": ("logs", "start_time"),
 }
+_LOG = logging.getLogger("guided_grpo")
 
 
-class GuidedGRPOTrainer(FeedbackTrainer):
+class GuidedGRPOTrainer(GRPOTrainer):
     """Drop-in for TRL's `GRPOTrainer`: same arguments, `args` a `GuidedGRPOConfig`, a `guidance` column in the data.
 
     The data set needs `guidance` (trace text or null) where the method guides, and `difficulty` where it orders by it.
@@ -81,6 +94,7 @@ class GuidedGRPOTrainer(FeedbackTrainer):
 
     _tag_names: ClassVar[list[str]] = ["trl", "grpo", "guided-grpo"]
     args: GuidedGRPOConfig
+    _batch: Batch | None = None  # under way; None = TRL evaluates
 
     def __init__(self, *positional: Any, **named: Any) -> None:
         super().__init__(*positional, **named)
@@ -91,47 +105,43 @@ class GuidedGRPOTrainer(FeedbackTrainer):
                 value=type(self.args).__name__,
                 fix="pass args=GuidedGRPOConfig(...), which takes every GRPOConfig field",
             )
-        names = self.reward_func_names
+        names, form = self.reward_func_names, self.args.format_reward
         self._accuracy_index = accuracy_index(names, self.args)
         check_trainable(self.args, names, plain=not (self.tools or self._is_vlm or self.rollout_func is not None))
         check_columns(self.train_dataset, self.args)
-        self._controller = make_controller(str(self.args.guidance_strength), self.args.strength_settings())
-        self.guidance_state = self._controller.init()
-        self._ladder_settings, form = self.args.ladder_settings(), self.args.format_reward
-        self.adaptive_order: AdaptiveOrder | None = None
+        self._controller = make_controller(self.args)
+        order = None
         if self.args.curriculum == "adaptive":
             hard = self._hardness(self.train_dataset)
             assert hard is not None
-            self.adaptive_order = AdaptiveOrder(hard, self.args.curriculum_target, self.args.curriculum_gain)
-        self.keep(ProblemHistory(self._ladder_settings), Watch(f"rewards/{form}/mean" if form in names else None))
-        self._shares_G = shares(
-            self.num_generations, float(self.args.guidance_ratio or 0), str(self.args.guidance_allocation)
-        )
+            order = AdaptiveOrder(hard, self.args.curriculum_target, self.args.curriculum_gain)
+        watch = Watch(f"rewards/{form}/mean" if form in names else None)
+        self.run_state = RunState(self._controller.init(), ProblemHistory(self.args), watch, order)
+        self._shares_G = shares(self.num_generations, self.args.guidance_ratio, self.args.guidance_allocation)
         self._first_shares_G = self._shares_G if self.args.guides_first else [0.0] * self.num_generations
         self._guidance_tokenizer = GuidanceTokenizer(
             self._tokenizer,
             self.chat_template_kwargs,
             self.args.guidance_thinking,
-            placement=str(self.args.guidance_placement),
+            placement=self.args.guidance_placement,
             template=self.args.hint_template,
             leak=self.args.guidance_leak,
         )
         context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         self._room = math.inf if context is None else context - self.max_completion_length  # for prompt and guidance
         self._ladder = Ladder(
-            self._ladder_settings,
+            self.args,
             self._shares_G,
             self._guidance_tokenizer,
-            self.history,
-            share=SHARES[str(self.args.rescue_slice)],
+            self.run_state.history,
+            share=SHARES[self.args.rescue_slice],
             full=self._strength_of,
             room=self._room,
         )
         self._ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
-        self._batch: Batch | None = None
-        self.add_callback(BudgetCallback(self))
+        self.add_callback(BudgetCallback(self.args, self.run_state))
 
-    # ---- plan -------------------------------------------------------------------------------------------------------
+    # ---- order ------------------------------------------------------------------------------------------------------
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
@@ -141,8 +151,9 @@ class GuidedGRPOTrainer(FeedbackTrainer):
 
     def _get_train_sampler(self, dataset: Any = None) -> Sampler[int]:
         dataset = self.train_dataset if dataset is None else dataset
+        seed = self.args.seed if self.shuffle_dataset or self.args.curriculum == "random" else None
         return OrderedRepeatSampler(  # type: ignore[return-value]  # a Sampler by its interface, without torch
-            self.adaptive_order or row_order(len(dataset), self._hardness(dataset), self._shuffle_seed()),
+            self.run_state.order or row_order(len(dataset), self._hardness(dataset), seed),
             rows=len(dataset),
             mini_repeat_count=self.num_generations,
             batch_size=self.args.generation_batch_size // self.num_generations,
@@ -151,10 +162,9 @@ class GuidedGRPOTrainer(FeedbackTrainer):
 
     def _hardness(self, dataset: Any) -> list[float] | None:
         tiers = self.args.curriculum_tiers or MATHS_TIERS
-        return hardness(str(self.args.curriculum), rows_by_column(dataset), tiers)
+        return hardness(self.args.curriculum, rows_by_column(dataset), tiers)
 
-    def _shuffle_seed(self) -> int | None:
-        return self.args.seed if self.shuffle_dataset or self.args.curriculum == "random" else None
+    # ---- plan, advantage, feedback ----------------------------------------------------------------------------------
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if not self.model.training:
@@ -173,10 +183,67 @@ class GuidedGRPOTrainer(FeedbackTrainer):
         self._batch = Batch(inputs, plan)  # type: ignore[arg-type]  # rows of the data set are Rows
         try:
             output = super()._generate_and_score_completions(inputs)
-            self._after_rewards(self._batch, output)
+            self._learn(self._batch, output)
         finally:
             self._batch = None
         return output
+
+    def _strength_of(self, row: Row) -> Strength:
+        return self._controller.strength(self.run_state.controller, row)
+
+    def _learn(self, batch: Batch, output: dict[str, Any]) -> None:
+        """Everything that follows the rewards of a training batch; equal on all ranks."""
+        run, rewards_BF = self.run_state, batch.rewards_BF
+        assert rewards_BF is not None
+        facts = rollout_facts(batch.rows, batch.rollouts, self._ends)
+        facts_BK = self.accelerator.gather(torch.tensor(facts, dtype=torch.long, device=self.accelerator.device))
+        guided_B = facts_BK[:, FACTS.index("guidance_tokens")] > 0
+        here = len(batch.rows)
+        local = slice(self.accelerator.process_index * here, (self.accelerator.process_index + 1) * here)
+        if self.args.advantage_baseline == "arm" and bool(guided_B.any()):
+            weighted_B = (rewards_BF * self.reward_weights.to(rewards_BF.device)).nansum(dim=1)
+            weighted_B[rewards_BF.isnan().all(dim=1)] = torch.nan
+            arms_B = arm_advantages(weighted_B, guided_B, self.num_generations, str(self.args.scale_rewards))
+            output["advantages"] = arms_B[local]
+        if self.args.guided and self.args.guidance_credit != "signed":
+            self._credit(batch, output)
+        graded = feedback.GradedBatch(
+            batch,
+            facts_BK,
+            rewards_BF[:, self._accuracy_index],
+            self.accelerator.gather(output["advantages"]),
+            self._first_shares_G,
+        )
+        length = self._strength_of({}).amount if self.args.guided else 0.0
+        feedback.count(run, graded, length=length, guidance_trained=self.args.guidance_in_loss)
+        self._record_rollouts(batch, output["advantages"], rewards_BF[local])
+        # This batch is used up by the time of the next one.
+        done = self._step + self.args.steps_per_generation * self.num_iterations
+        done //= self.args.gradient_accumulation_steps
+        feedback.update_controller(run, self._controller, graded, optimizer_step=done, progress=self._progress(done))
+        if self.args.rescue_cold_format is not None:
+            format_B = rewards_BF[:, self.reward_func_names.index(self.args.format_reward)]
+            run.cold_start_over |= bool(format_B.nanmean() >= self.args.rescue_cold_format)
+
+    def _credit(self, batch: Batch, output: dict[str, Any]) -> None:
+        assignments = [rollout.assignment for rollout in batch.rollouts]
+        output["tool_mask"] = credited(
+            output["tool_mask"],
+            output["advantages"],
+            [len(assignment.slice.ids) for assignment in assignments],
+            [assignment.arm is Arm.GUIDED for assignment in assignments],
+            self.args.guidance_credit,
+        )
+        weights = (output["completion_mask"] * output["tool_mask"]).sum()
+        output["num_items_in_batch"] = self.accelerator.gather(weights).sum()
+
+    def _progress(self, done: int) -> float:
+        """t/T: the share of the token budget where there is one, else of the seconds, else of the optimizer steps."""
+        if self.args.max_generated_tokens:
+            return min(1.0, self.run_state.tokens_generated / self.args.max_generated_tokens)
+        if self.args.max_train_seconds:
+            return min(1.0, self.run_state.train_seconds / self.args.max_train_seconds)
+        return min(1.0, done / self.state.max_steps) if self.state.max_steps > 0 else 0.0
 
     # ---- rollout ----------------------------------------------------------------------------------------------------
 
@@ -196,7 +263,7 @@ class GuidedGRPOTrainer(FeedbackTrainer):
             generated, logprobs = super()._generate_single_turn(prompts, images, multimodal_fields, 1, has_tool_images)
             result = completions_for_training(generated, batch.plan), logprobs_for_training(logprobs, batch.plan)
         if batch is not None and not batch.attempt:
-            self.metric_sums.total("time/generate", time.perf_counter() - started)
+            self.run_state.metric_sums.total("time/generate", time.perf_counter() - started)
         return result
 
     def _check_context(self, prompts: list[list[int]]) -> None:
@@ -213,7 +280,8 @@ class GuidedGRPOTrainer(FeedbackTrainer):
     def _sample(self, batch: Batch) -> tuple[list[Rollout], tuple[Any, ...]]:
         """Rollouts of the batch's current plan, and TRL's own output."""
         guide = self._guidance_tokenizer
-        prompts = [guide.prompt(row["prompt"], given.slice) for row, given in zip(batch.rows, batch.plan, strict=True)]
+        rows_plan = zip(batch.rows, batch.plan, strict=True)
+        prompts = [guide.prompt(row["prompt"], assignment.slice) for row, assignment in rows_plan]
         output = tuple(super()._generate(prompts))
         return rollouts_of(batch.plan, output), output
 
@@ -234,7 +302,7 @@ class GuidedGRPOTrainer(FeedbackTrainer):
         else:
             self._begin_grading(batch)
         prompt_ids, completion_ids, tool_mask, completions, logprobs, *rest = output
-        weight = float(self.args.guidance_weight or 0.0)
+        weight = self.args.guidance_weight
         if self.args.guidance_credit != "signed" or (self.args.guidance_placement == "prefix" and weight != 1):
             tool_mask = loss_weights(batch.rollouts, weight)
         if batch.rescued is not None:
@@ -245,30 +313,31 @@ class GuidedGRPOTrainer(FeedbackTrainer):
         return (prompt_ids, completion_ids, tool_mask, completions, logprobs, *rest)
 
     def _ladder_is_open(self) -> bool:
-        if self._ladder_settings.cold_format is not None:
-            return self.args.rescues and self.cold_start_over
-        return self.args.rescues and self.state.global_step >= self._ladder_settings.cold_start
+        if self.args.rescue_cold_format is not None:
+            return self.args.rescues and self.run_state.cold_start_over
+        return self.args.rescues and self.state.global_step >= self.args.rescue_cold_start
 
     def _climb(self, batch: Batch) -> None:
         """Grade the batch, and sample its difficult groups again until they succeed or the ladder ends."""
-        started = time.perf_counter()
+        sums, started = self.run_state.metric_sums, time.perf_counter()
         batch.rollouts, batch.rewards_BF = self._grade(batch.rows, batch.rollouts)
-        self.metric_sums.total("time/reward", time.perf_counter() - started)
+        sums.total("time/reward", time.perf_counter() - started)
         batch.first_accuracy_B = batch.rewards_BF[:, self._accuracy_index]
         started = time.perf_counter()
         batch.rescued = rescue_batch(
             batch.rows, batch.rollouts, batch.rewards_BF, _Resampler(self), self._ladder, self._accuracy_index
         )
         batch.rollouts, batch.rewards_BF = batch.rescued.rollouts_b, batch.rescued.rewards_BF
-        self._put_extras(batch.rollouts)
-        self.metric_sums.total("time/rescue", time.perf_counter() - started)
+        for name in sorted({name for rollout in batch.rollouts for name in rollout.extras}):
+            self._pending_extra_logs[name].extend(rollout.extras.get(name) for rollout in batch.rollouts)
+        sums.total("time/rescue", time.perf_counter() - started)
 
     def _attempt(self, rows: list[Row], plan: GuidancePlan) -> tuple[list[Rollout], torch.Tensor]:
         """One more call, graded; TRL's own metrics keep describing the first sampling."""
         outer = self._batch
         assert outer is not None
         lengths = {name: len(values) for name, values in self._metrics["train"].items()}
-        shares = {name: list(values) for name, values in self._pending_metrics.items()}
+        pending = {name: list(values) for name, values in self._pending_metrics.items()}
         self._batch = Batch(rows, plan, attempt=outer.attempt + 1)
         try:
             rollouts, _ = self._sample(self._batch)
@@ -279,8 +348,147 @@ class GuidedGRPOTrainer(FeedbackTrainer):
         for name, values in self._metrics["train"].items():
             del values[lengths.get(name, 0) :]
         self._pending_metrics.clear()
-        self._pending_metrics.update(shares)
+        self._pending_metrics.update(pending)
         return result
+
+    # ---- verdict ----------------------------------------------------------------------------------------------------
+
+    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
+        batch = self._batch
+        if batch is None:
+            return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        if batch.rewards_BF is None:
+            started = time.perf_counter()
+            batch.rewards_BF = self._rewards(inputs, prompts, completions, completion_ids_list, batch.rollouts)
+            self.run_state.metric_sums.total("time/reward", time.perf_counter() - started)
+        return batch.rewards_BF
+
+    def _rewards(
+        self, rows: Any, prompts: Any, completions: Any, completion_ids: Any, rollouts: list[Rollout]
+    ) -> torch.Tensor:
+        """TRL's rewards, shape (B, F), of all ranks; reward functions are told how many tokens are guidance."""
+        tokens = [len(rollout.assignment.slice.ids) for rollout in rollouts]
+        rows = [{**row, "guidance_tokens": number} for row, number in zip(rows, tokens, strict=True)]
+        rewards_BF = super()._calculate_rewards(rows, prompts, completions, completion_ids)
+        if getattr(self.reward_funcs[self._accuracy_index], "masks_ungraded", False):
+            rewards_BF = mask_ungraded(rewards_BF, self._accuracy_index, self.num_generations)
+        return rewards_BF
+
+    def _begin_grading(self, batch: Batch) -> None:
+        """Let graders that can begin now, while old and reference log-probs are computed."""
+        columns = {name: [row.get(name) for row in batch.rows] for name in batch.rows[0]}
+        for function in self.reward_funcs:
+            if callable(begin := getattr(function, "begin", None)):
+                begin(completions=[rollout.completion for rollout in batch.rollouts], **columns)
+
+    def _grade(self, rows: list[Row], rollouts: list[Rollout]) -> tuple[list[Rollout], torch.Tensor]:
+        """Rewards of all ranks, before TRL asks for them; what reward functions log of a row goes with its rollout."""
+        rewards_BF = self._rewards(
+            rows,
+            [row["prompt"] for row in rows],
+            [rollout.completion for rollout in rollouts],
+            [rollout.completion_ids for rollout in rollouts],
+            rollouts,
+        )
+        columns = {name: list(values) for name, values in self._pending_extra_logs.items()}
+        self._pending_extra_logs.clear()
+        extras = [{name: values[place] for name, values in columns.items()} for place in range(len(rollouts))]
+        return [replace(rollout, extras=extra) for rollout, extra in zip(rollouts, extras, strict=True)], rewards_BF
+
+    # ---- log --------------------------------------------------------------------------------------------------------
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any) -> torch.Tensor:
+        """TRL's, and its time is added up: a budget of seconds needs the sum at the end of every step."""
+        metrics = self._metrics["train"]
+        before = len(metrics.get("step_time", ()))
+        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        seconds = [sum(metrics.get("step_time", ())[before:])]  # of an optimizer step; nothing in the middle of one
+        if self.accelerator.num_processes > 1:
+            seconds = broadcast_object_list(seconds)  # ranks must stop after the same step
+        self.run_state.train_seconds += seconds[0]
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """TRL's log, with our metrics; a row of metrics.jsonl for every logged training step, and its warnings."""
+        trained = "loss" in logs
+        if trained:
+            logs.update(self.run_state.metric_sums.reduce())
+            if logs.get("grad_norm") is not None:
+                norms = self.run_state.gradient_norms
+                norms.add(float(logs["grad_norm"]))
+                logs.update({"grad_norm/mean": norms.mean, "grad_norm/variance": norms.variance})
+        super().log(logs, start_time)  # adds TRL's own metrics to `logs`
+        if trained:
+            row = {"step": self.state.global_step, **{name: plain_number(value) for name, value in logs.items()}}
+            self._append(rundir.METRICS, [row])
+            self._warn(self.run_state.watch.step(row))
+
+    def observe_evaluation(self, accuracy: float) -> None:
+        """Tell the watch of an unguided evaluation of the policy as it is now; on every rank."""
+        self._warn(self.run_state.watch.observe_evaluation(accuracy))
+
+    def _warn(self, signs: list[Sign]) -> None:
+        if self.accelerator.is_main_process:
+            for sign in signs:
+                _LOG.warning("step %d: %s: %s", self.state.global_step, sign.warning, sign.message)
+        self._append(rundir.WARNINGS, [{"step": self.state.global_step, **asdict(sign)} for sign in signs])
+
+    def _record_rollouts(self, batch: Batch, advantages_b: torch.Tensor, rewards_bF: torch.Tensor) -> None:
+        """Append the groups of this batch to rollouts.jsonl, where this step is to be sampled."""
+        every = self.args.rollouts_every
+        if every <= 0 or self.state.global_step % every:
+            return
+        records = rollout_records(
+            batch.rows,
+            batch.rollouts,
+            decode=self._tokenizer.decode,
+            rewards_bF=rewards_bF.tolist(),
+            reward_names=self.reward_func_names,
+            advantages_b=advantages_b.tolist(),
+            ends=self._ends,
+        )
+        records = gather_object(records)
+        self._append(rundir.ROLLOUTS, group_records(records, self.num_generations, step=self.state.global_step + 1))
+
+    def _append(self, name: str, rows: list[dict[str, Any]]) -> None:
+        if rows and self.accelerator.is_main_process:
+            append_rows(Path(self.args.output_dir) / name, rows)
+
+    # ---- checkpoint -------------------------------------------------------------------------------------------------
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:  # older checkpoints go once the new one is whole
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        run = Path(self._get_output_dir(trial=trial))
+        folder = run / f"{rundir.CHECKPOINT_PREFIX}{self.state.global_step}"
+        cycle_open = self._step % (self.args.steps_per_generation * self.num_iterations) != 0
+        buffer = self._buffered_inputs if cycle_open else None  # a finished cycle is never read again
+        save_buffer(folder, self.accelerator.process_index, buffer)
+        if self.args.should_save:
+            save_state(folder, self.run_state, micro_step=self._step, trl_metrics=dict(self._metrics["train"]))
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            rundir.mark_complete(folder)
+            rotate_checkpoints(
+                output_dir=str(run),
+                save_total_limit=limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=False,
+            )
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        folder = Path(checkpoint)
+        self._step, trl_metrics = load_state(folder, self.run_state)
+        self._metrics["train"].update(trl_metrics)
+        buffer = load_buffer(folder, self.accelerator.process_index, self.accelerator.device)
+        if buffer is not None:
+            self._buffered_inputs = buffer
 
 
 class _Resampler:
