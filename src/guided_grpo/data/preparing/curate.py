@@ -49,7 +49,7 @@ REASONS: dict[str, str] = {
     "trace-long": "the trace is over max_trace",
     "unanswered-trace": "the trace declares no answer",
     "wrong-trace": "the trace declares another answer, or fails the tests",
-    "ungraded-trace": "the verifier could not tell: time, memory, or its own failure; never counted as wrong",
+    "ungraded-trace": "the verifier could not tell (time, memory, own fault); never counted as wrong",
     "no-difficulty": "the recipe orders or filters by difficulty, and the row has none that it knows",
     "tier-full": "over per_tier",
     "limit": "over the limit",
