@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import random
 import re
-import shutil
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -20,86 +17,10 @@ from guided_grpo.errors import InputError
 from guided_grpo.studies.report import build_report
 from guided_grpo.studies.report import curves as curve_table
 from guided_grpo.studies.report.curves import curve_plot, running_mean
-from guided_grpo.studies.report.loading import load_runs
+from guided_grpo.studies.report.logs import load_runs
 from guided_grpo.studies.report.plots import batch_summary, heatmap, tiers_plot
-from guided_grpo.studies.report.rollouts import rollouts_section
-
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-EVIL = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">&amp; \ud800"
-GROUPS, GROUP_SIZE = 8, 8
-
-
-def make_run(path: Path, guided: bool = True, steps: int = 60, seed: int = 0, text: str = "") -> Path:
-    """A run directory as training writes it; `text` is added to what the policy generated."""
-    path.mkdir(parents=True)
-    source = random.Random(seed)
-    gain = 0.7 if guided else 0.02
-    config: dict[str, Any] = {"method": "g2rpo-a" if guided else "grpo", "seed": seed, "num_generations": GROUP_SIZE}
-    config |= {"guidance_ratio": 0.5 if guided else 0.0, "learning_rate": 1e-4, "hub_token": "hf_private"}
-    (path / "config.yaml").write_text(yaml.safe_dump(config))
-    records = [_record(source, step, steps, gain, guided) for step in range(1, steps + 1)]
-    _write_lines(path / "metrics.jsonl", records)
-    groups = [
-        _group(source, step, group, 0.05 + gain * step / steps, guided, text)
-        for step in (1, steps // 2, steps)
-        for group in range(GROUPS)
-    ]
-    _write_lines(path / "rollouts.jsonl", groups)
-    (path / "eval.json").write_text(json.dumps({"before": _evaluation(0.05), "after": _evaluation(0.05 + gain)}))
-    return path
-
-
-def _record(source: random.Random, step: int, steps: int, gain: float, guided: bool) -> dict[str, Any]:
-    alone = min(1.0, max(0.0, 0.03 + gain * step / steps + source.gauss(0, 0.04)))
-    helped = min(1.0, alone + 0.35 * (1 - step / steps) + abs(source.gauss(0, 0.05)))
-    return {
-        "step": step,
-        "loss": source.gauss(0, 0.02),
-        "grad_norm": abs(source.gauss(0.4, 0.1)),
-        "reward/accuracy": (alone + helped) / 2 if guided else alone,
-        "reward/guided": helped if guided else None,
-        "reward/unguided": alone,
-        "advantage/std": 0.6 if guided else 0.2,
-        "signal/zero_groups": 0.25 if guided else 0.85,
-        "guidance/length": 45 * (1 - step / steps) if guided else 0,
-        "tokens/generated": 5000 + step,
-        "completions/generated_length": 60 + source.gauss(0, 3),
-        "completions/truncated": 0.02,
-        "step_time": 1.5,
-    }
-
-
-def _group(source: random.Random, step: int, group: int, chance: float, guided: bool, text: str) -> dict[str, Any]:
-    rollouts = []
-    for index in range(GROUP_SIZE):
-        helped = guided and index < GROUP_SIZE // 2
-        reward = float(source.random() < chance + 0.3 * helped)
-        rollouts.append(
-            {
-                "arm": "guided" if helped else "unguided",
-                "guidance": "+3=7;\n*7=9;" if helped else "",
-                "generated": f"-5=4;\n  *3=2;#### {source.randrange(1000):03d}{text}",
-                "guidance_tokens": 10 if helped else 0,
-                "generated_tokens": 21,
-                "rewards": {"accuracy": reward, "format": 1.0},
-                "advantage": reward - chance,
-                "truncated": index == 3,
-            }
-        )
-    prompt = f"4+3*7-5*3={text}" if group % 2 else [{"role": "user", "content": f"4+3*7-5*3={text}"}]
-    return {"step": step, "group": group, "prompt": prompt, "answer": "942", "difficulty": 12, "rollouts": rollouts}
-
-
-def _evaluation(accuracy: float) -> dict[str, Any]:
-    def score(value: float) -> dict[str, Any]:
-        return {"accuracy": value, "interval": [max(0.0, value - 0.04), min(1.0, value + 0.04)], "problems": 200}
-
-    tiers = {name: score(min(1.0, accuracy * factor)) for name, factor in (("3 steps", 1.3), ("12 steps", 0.9))}
-    return {**score(accuracy), "samples": 4, "temperature": 1.0, "top_p": 1.0, "top_k": None, "tiers": tiers}
-
-
-def _write_lines(path: Path, records: list[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+from guided_grpo.studies.report.texts import rollouts_section
+from report_runs import EVIL, PROBE, Elements, dump_dom, figures_of, make_run, write_lines
 
 
 @pytest.fixture(scope="module")
@@ -111,25 +32,6 @@ def two_runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture(scope="module")
 def page(two_runs: list[Path]) -> Path:
     return build_report(two_runs, two_runs[0].parent / "out" / "report.html")
-
-
-class Elements(HTMLParser):
-    """The elements of a page with their attributes; script and style contents are no elements."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
-
-
-def figures_of(text: str) -> dict[str, Any]:
-    match = re.search(r'<script type="application/json" id="figures">(.*?)</script>', text, re.DOTALL)
-    assert match is not None
-    found: dict[str, Any] = json.loads(match[1])
-    return found
 
 
 def test_page_is_self_contained(page: Path) -> None:
@@ -215,7 +117,7 @@ def test_rollouts_show_best_and_worst_of_each_arm(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", steps=2)
     rollouts = [rollout("guided", "middling", 0.5), rollout("guided", "worst", 0.0), rollout("guided", "best", 1.0)]
     rollouts += [rollout("unguided", "x" * 4010, 0.0)]
-    _write_lines(run / "rollouts.jsonl", [{"step": 1, "group": 0, "prompt": "p", "answer": "a", "rollouts": rollouts}])
+    write_lines(run / "rollouts.jsonl", [{"step": 1, "group": 0, "prompt": "p", "answer": "a", "rollouts": rollouts}])
     html = rollouts_section(load_runs([run]))
     assert html.index("best") < html.index("worst</span>")
     assert "middling" not in html
@@ -232,7 +134,7 @@ def test_heatmap_puts_guided_left_of_a_gap(tmp_path: Path) -> None:
         [rollout("unguided", 0), rollout("guided", 1), rollout("guided", 0), rollout("unguided", 1)],
         [rollout("unguided", 0), rollout("unguided", 0), rollout("unguided", None), rollout("guided", 0)],
     ]
-    _write_lines(
+    write_lines(
         run / "rollouts.jsonl",
         [{"step": 4, "group": 7 + index, "prompt": "p", "rollouts": group} for index, group in enumerate(groups)],
     )
@@ -272,9 +174,9 @@ def test_running_mean_is_centred_and_short_series_stay() -> None:
 def test_tokens_axis_cumulates_or_takes_the_total(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", steps=2)
     steps = [{"step": step, "reward/unguided": 0.5, "tokens/generated": 10 * step} for step in (1, 2, 3)]
-    _write_lines(run / "metrics.jsonl", steps)
+    write_lines(run / "metrics.jsonl", steps)
     assert load_runs([run])[0].points_by_tokens("reward/unguided").x == [10, 30, 60]
-    _write_lines(run / "metrics.jsonl", [{**steps[0], "tokens/generated_total": 1000}])
+    write_lines(run / "metrics.jsonl", [{**steps[0], "tokens/generated_total": 1000}])
     assert load_runs([run])[0].points_by_tokens("reward/unguided").x == [1000]
     (run / "metrics.jsonl").write_text('{"reward/unguided": 0.5, "tokens/generated": Infinity}\n')
     assert load_runs([run])[0].points_by_tokens("reward/unguided").x == []
@@ -283,7 +185,7 @@ def test_tokens_axis_cumulates_or_takes_the_total(tmp_path: Path) -> None:
 
 def test_a_long_trace_is_thinned_and_keeps_its_ends(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", steps=2)
-    _write_lines(run / "metrics.jsonl", [{"step": step, "advantage/std": 0.5} for step in range(1, 4001)])
+    write_lines(run / "metrics.jsonl", [{"step": step, "advantage/std": 0.5} for step in range(1, 4001)])
     plot = curve_plot(curve_table.ADVANTAGE, load_runs([run]))
     assert plot.figure is not None
     x = plot.figure["data"][0]["x"]
@@ -293,7 +195,7 @@ def test_a_long_trace_is_thinned_and_keeps_its_ends(tmp_path: Path) -> None:
 
 def test_a_gradient_spike_makes_the_axis_logarithmic(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", steps=2)
-    _write_lines(run / "metrics.jsonl", [{"step": step, "grad_norm": 900 if step == 5 else 1} for step in range(1, 9)])
+    write_lines(run / "metrics.jsonl", [{"step": step, "grad_norm": 900 if step == 5 else 1} for step in range(1, 9)])
     plot = curve_plot(curve_table.GRADIENT, load_runs([run]))
     assert plot.figure is not None
     assert plot.figure["layout"]["yaxis"]["type"] == "log"
@@ -312,7 +214,7 @@ def test_values_that_are_not_finite_are_left_out_with_a_note(tmp_path: Path) -> 
 def test_a_foreign_run_is_shown_with_notes(tmp_path: Path) -> None:
     run = tmp_path / "foreign"
     run.mkdir()
-    _write_lines(run / "metrics.jsonl", [{"loss": 0.1, "reward/accuracy": 0.2}, {"loss": None, "epoch": "one"}])
+    write_lines(run / "metrics.jsonl", [{"loss": 0.1, "reward/accuracy": 0.2}, {"loss": None, "epoch": "one"}])
     text = build_report([run], tmp_path / "report.html").read_text(encoding="utf-8")
     figures = figures_of(text)
     assert list(figures) == ["plot-accuracy"]
@@ -346,7 +248,7 @@ def test_a_killed_run_loses_only_its_last_line(tmp_path: Path) -> None:
 def test_a_resumed_run_counts_a_repeated_step_once(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", steps=2)
     steps = [(1, 0.1), (2, 0.2), (3, 0.3), (2, 0.7), (3, 0.8)]
-    _write_lines(run / "metrics.jsonl", [{"step": step, "reward/unguided": reward} for step, reward in steps])
+    write_lines(run / "metrics.jsonl", [{"step": step, "reward/unguided": reward} for step, reward in steps])
     assert load_runs([run])[0].points("reward/unguided").y == [0.1, 0.7, 0.8]
 
 
@@ -422,42 +324,6 @@ def test_the_same_runs_give_the_same_page(two_runs: list[Path], page: Path, tmp_
 def test_reports_load_without_torch() -> None:
     code = "import sys, guided_grpo.studies.report; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-# A page around the report: it reads the report's elements as a script in it could not, for the report admits no script
-# but its own. The frame is as wide as a phone; a click in the legend hides the first run.
-PROBE = """<!DOCTYPE html><iframe id="frame" src="report.html" style="border:0;width:400px;height:900px"></iframe>
-<pre id="seen"></pre><script>
-const frame = document.getElementById("frame"), seen = {};
-const wait = (time) => new Promise((done) => setTimeout(done, time));
-function look() {
-  const inside = frame.contentDocument, count = (query) => inside.querySelectorAll(query).length;
-  const right = [...inside.querySelectorAll(".main-svg")].map((element) => element.getBoundingClientRect().right);
-  return { drawn: inside.documentElement.dataset.drawn, title: inside.title, plots: count(".js-plotly-plot"),
-    failure: inside.getElementById("failure").textContent, scripts: count("script"), images: count("img"),
-    accuracy: count("#plot-accuracy .scatterlayer .trace"), bars: count("#plot-tiers .barlayer .point"),
-    maps: count(".heatmaplayer .hm"), layers: count("[id^=plot-outcomes] .scatterlayer .js-fill"), right: Math.max(...right), width: inside.documentElement.scrollWidth };
-}
-frame.addEventListener("load", async () => {
-  await wait(3000);
-  seen.shown = look();
-  frame.contentDocument.querySelector("#legend button").click();
-  await wait(2000);
-  seen.hidden = look();
-  document.getElementById("seen").textContent = JSON.stringify(seen);
-});
-</script>"""
-
-
-def dump_dom(page: Path, profile: Path) -> tuple[str, list[str]]:
-    """The DOM after the page's scripts ran, and the lines of its console."""
-    if BROWSER is None:
-        pytest.skip("no chromium, chromium-browser or google-chrome on the path: the page was not drawn")
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-component-update"]
-    command += ["--disable-background-networking", "--disable-sync", "--enable-logging=stderr"]
-    command += ["--allow-file-access-from-files", f"--user-data-dir={profile}", "--virtual-time-budget=20000"]
-    result = subprocess.run([*command, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=200)
-    return result.stdout, [line for line in result.stderr.splitlines() if "CONSOLE" in line]
 
 
 def test_a_browser_draws_every_plot(page: Path, tmp_path: Path) -> None:

@@ -10,36 +10,22 @@ from typing import Any
 
 import plotly.graph_objects as go
 import pytest
-from test_report import EVIL, PROBE, Elements, dump_dom, figures_of, make_run
 
 from guided_grpo.errors import InputError
 from guided_grpo.studies.report import build_report
 from guided_grpo.studies.report import curves as curve_table
-from guided_grpo.studies.report.curves import curve_plot
-from guided_grpo.studies.report.ladder import COST, in_words, layer_colours, outcome_plots, outcomes
-from guided_grpo.studies.report.loading import load_runs
+from guided_grpo.studies.report.curves import COST, curve_plot
+from guided_grpo.studies.report.ladder import in_words, layer_colours, outcome_plots, outcomes
+from guided_grpo.studies.report.logs import Run, load_runs
 from guided_grpo.studies.report.plots import REWARD_COLOURS
-from guided_grpo.studies.report.rollouts import rollouts_section
-from guided_grpo.studies.report.runs import Run
-from guided_grpo.studies.report.tables import summary_table, warning_list
+from guided_grpo.studies.report.texts import rollouts_section, summary_table, warning_list
+from report_runs import EVIL, PROBE, Elements, dump_dom, figures_of, make_run, write_run
 
 # Batches of 8 groups: a cold start, all rescued, three lost, two without a trace.
 COLD_START = {"signal/difficult": 6 / 8}
 ALL_RESCUED = {"signal/difficult": 4 / 8, "rescue/1": 2 / 8, "rescue/2": 1 / 8, "rescue/3": 1 / 8, "rescue/lost": 0.0}
 SOME_LOST = {"signal/difficult": 6 / 8, "rescue/1": 2 / 8, "rescue/2": 0.0, "rescue/3": 1 / 8, "rescue/lost": 3 / 8}
 NO_TRACE = {"signal/difficult": 4 / 8, "rescue/1": 1 / 8, "rescue/lost": 1 / 8, "rescue/unguidable": 2 / 8}
-
-
-def write_run(path: Path, records: list[dict[str, Any]], **files: object) -> Path:
-    """A run directory of these metrics, steps counted from 1; `files` are JSON, a list of them JSON lines."""
-    path.mkdir(parents=True, exist_ok=True)
-    numbered: list[object] = [{"step": step, **record} for step, record in enumerate(records, start=1)]
-    for name, content in {"metrics": numbered, **files}.items():
-        if isinstance(content, list):
-            (path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
-        else:
-            (path / f"{name}.json").write_text(json.dumps(content))
-    return path
 
 
 def one_run(path: Path, records: list[dict[str, Any]], **files: object) -> Run:

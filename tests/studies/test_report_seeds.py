@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from guided_grpo.studies.report.curves import TOKENS, curve_plot
-from guided_grpo.studies.report.loading import load_runs
+from guided_grpo.studies.report.logs import load_runs
 from guided_grpo.studies.report.page import render
 from guided_grpo.studies.report.plots import tiers_plot
 

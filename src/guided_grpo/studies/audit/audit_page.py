@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
-from typing import Any
 
 import yaml
-from plotly.offline import get_plotlyjs
 
-from guided_grpo.studies.audit import charts as figures
+from guided_grpo.evaluation.stats import Interval
+from guided_grpo.studies.audit import charts
 from guided_grpo.studies.audit.against import Comparison
 from guided_grpo.studies.audit.estimates import Climbing, Estimates
 from guided_grpo.studies.audit.rules import Advice
-from guided_grpo.studies.report.assets import SCRIPT, STYLE
-from guided_grpo.studies.report.page import content_policy, script_json
+from guided_grpo.studies.html import Figure, card, document, grid, plot_box, section, table
 
 SUCCESS = (
     "Guidance is worth its tokens only if the policy can finish what it began: the lines should rise. Whiskers are "
@@ -45,75 +43,64 @@ FOOTER = (
 
 def audit_page(title: str, found: Estimates, advice: Advice, comparisons: Sequence[Comparison]) -> str:
     """The page as text."""
-    drawn: dict[str, Any] = {}
-    size = advice.cell.group if advice.cell else max(cell.group for cell in found.cells)
+    figures: dict[str, Figure] = {}
     placements = list(dict.fromkeys(point.setting.placement for point in found.points if point.setting.amount))
-    parts = [_advice(advice), _measured(found)]
-    cards = [_card(drawn, f"success-{one}", f"Success with a {one}", figures.success(found, one)) for one in placements]
-    parts.append(_section("Does guidance raise success?", SUCCESS, figures.tier_key(found), cards, wide=True))
-    cards = [
-        _card(drawn, f"zero-{one}-{group}", f"Groups of {group}, {one}", figures.zero(found, one, group, advice.cell))
-        for one in placements
-        for group in sorted({cell.group for cell in found.cells})
+    size = advice.cell.group if advice.cell else max(cell.group for cell in found.cells)
+    key = charts.alpha_key(found, size)
+    parts = [
+        _advice(advice),
+        _measured(found),
+        section("Does guidance raise success?", SUCCESS, charts.tier_key(found) + _success(figures, found, placements)),
+        section(
+            "How many groups would teach nothing?", ZERO, charts.zero_key() + _zero(figures, found, placements, advice)
+        ),
+        section("How much is there to learn from?", VARIANCE, key + _signal(figures, found, placements, size)),
+        section("What does it cost?", COST, key + _cost(figures, found, placements, size)),
     ]
-    wide = len(found.points) > WIDE * len(placements) + 1
-    parts.append(_section("How many groups would teach nothing?", ZERO, figures.zero_key(), cards, wide=wide))
-    cards = []
-    for one in placements:
-        cards.append(_card(drawn, f"variance-{one}", f"Reward variance, {one}", figures.variance(found, one, size)))
-        cards.append(
-            _card(drawn, f"alone-{one}", f"Advantage of unguided rollouts, {one}", figures.alone(found, one, size))
-        )
-    parts.append(_section("How much is there to learn from?", VARIANCE, figures.alpha_key(found, size), cards))
-    cards = []
-    for one in placements:
-        cards.append(
-            _card(drawn, f"tokens-{one}", f"Tokens of a group of {size}, {one}", figures.tokens(found, one, size))
-        )
-        cards.append(_card(drawn, f"waste-{one}", f"Tokens without a signal, {one}", figures.waste(found, one, size)))
-    parts.append(_section("What does it cost?", COST, figures.alpha_key(found, size), cards))
     if found.ladders:
-        cards = [
-            _plain_card(f"Ladder of {one}es" if one == "prefix" else "Ladder of hints", _ladder(climbs))
-            for one, climbs in found.ladders.items()
-        ]
-        parts.append(_section("What would the rescue ladder do?", LADDER, "", cards, wide=True))
+        names = {"prefix": "Ladder of prefixes", "hint": "Ladder of hints"}
+        cards = [card(_ladder(climbs), names[placement], wide=True) for placement, climbs in found.ladders.items()]
+        parts.append(section("What would the rescue ladder do?", LADDER, grid(cards, wide=True)))
     if comparisons:
-        table = _plain_card("Predicted and measured", _against(comparisons))
-        parts.append(_section("Did it come true?", AGAINST, "", [table], wide=True))
-    return _document(title, "".join(parts), drawn)
+        cards = [card(_against(comparisons), "Predicted and measured", wide=True)]
+        parts.append(section("Did it come true?", AGAINST, grid(cards, wide=True)))
+    return document(f"Audit: {title}", "Can guidance help?", escape(title), "".join(parts), FOOTER, figures)
 
 
-def _document(title: str, body: str, drawn: Mapping[str, Any]) -> str:
-    scripts = (get_plotlyjs(), SCRIPT)
-    return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n{content_policy(scripts)}\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>Audit: {escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        f'<header><h1>Can guidance help?</h1><p class="lead">{escape(title)}</p></header>\n'
-        f'<main><p id="failure" role="alert"></p>{body}</main>\n<footer>{FOOTER}</footer>\n'
-        f'<script type="application/json" id="figures">{script_json(drawn)}</script>\n'
-        f"<script>{scripts[0]}</script>\n<script>{scripts[1]}</script>\n</body>\n</html>\n"
-    )
+def _success(figures: dict[str, Figure], found: Estimates, placements: Sequence[str]) -> str:
+    boxes = {one: plot_box(figures, f"success-{one}", charts.success(found, one)) for one in placements}
+    return grid([card(box, f"Success with a {one}", wide=True) for one, box in boxes.items()], wide=True)
 
 
-def _section(heading: str, text: str, key: str, cards: Sequence[str], *, wide: bool = False) -> str:
-    three = " three" if len(cards) == 3 and not wide else ""
-    inside = "".join(card.replace('class="card"', 'class="card wide"', 1) if wide else card for card in cards)
-    return (
-        f'<section><h2>{heading}</h2><p class="lead">{text}</p>{key}<div class="grid{three}">{inside}</div></section>'
-    )
+def _zero(figures: dict[str, Figure], found: Estimates, placements: Sequence[str], advice: Advice) -> str:
+    wide = len(found.points) > WIDE * len(placements) + 1
+    cards = []
+    for one in placements:
+        for size in sorted({cell.group for cell in found.cells}):
+            box = plot_box(figures, f"zero-{one}-{size}", charts.zero(found, one, size, advice.cell))
+            cards.append(card(box, f"Groups of {size}, {one}", wide=wide))
+    return grid(cards, wide=wide)
 
 
-def _card(drawn: dict[str, Any], name: str, heading: str, figure: dict[str, Any]) -> str:
-    drawn[f"plot-{name}"] = figure
-    height = figure["layout"]["height"]
-    plot = f'<div class="plot" id="plot-{name}" style="height:{height}px"></div>'
-    return f'<div class="card"><h3>{escape(heading)}</h3>{plot}</div>'
+def _signal(figures: dict[str, Figure], found: Estimates, placements: Sequence[str], size: int) -> str:
+    cards = []
+    for one in placements:
+        inside = charts.by_alpha(found, one, size, "variance", lambda cell: cell.variance, lambda cell: cell.formula)
+        alone = charts.by_alpha(found, one, size, "mean advantage", lambda cell: cell.unguided_advantage)
+        cards.append(card(plot_box(figures, f"variance-{one}", inside), f"Reward variance, {one}"))
+        cards.append(card(plot_box(figures, f"alone-{one}", alone), f"Advantage of unguided rollouts, {one}"))
+    return grid(cards)
 
 
-def _plain_card(heading: str, content: str) -> str:
-    return f'<div class="card"><h3>{escape(heading)}</h3><div class="scroll">{content}</div></div>'
+def _cost(figures: dict[str, Figure], found: Estimates, placements: Sequence[str], size: int) -> str:
+    cards = []
+    for one in placements:
+        axis, share = "generated tokens", "share of tokens"
+        tokens = charts.by_alpha(found, one, size, axis, lambda cell: cell.tokens, rangemode="tozero")
+        waste = charts.by_alpha(found, one, size, share, lambda cell: cell.wasted, **charts.SHARE)
+        cards.append(card(plot_box(figures, f"tokens-{one}", tokens), f"Tokens of a group of {size}, {one}"))
+        cards.append(card(plot_box(figures, f"waste-{one}", waste), f"Tokens without a signal, {one}"))
+    return grid(cards)
 
 
 def _advice(advice: Advice) -> str:
@@ -123,10 +110,8 @@ def _advice(advice: Advice) -> str:
         text = yaml.safe_dump(dict(advice.settings), sort_keys=False, allow_unicode=True)
         settings = f'<div class="rollout text">{escape(text.strip())}</div>'
     colour = "good" if advice.settings else "warn"
-    return (
-        f'<section><h2>Advice</h2><div class="card"><h3><span class="chip {colour}">{escape(advice.verdict)}</span> '
-        f"{escape(advice.headline)}</h3><ul>{reasons}</ul>{settings}</div></section>"
-    )
+    heading = f'<span class="chip {colour}">{escape(advice.verdict)}</span> {escape(advice.headline)}'
+    return f"<section><h2>Advice</h2>{card(f'<ul>{reasons}</ul>{settings}', heading)}</section>"
 
 
 def _measured(found: Estimates) -> str:
@@ -134,16 +119,11 @@ def _measured(found: Estimates) -> str:
     names = ["success", "95 % interval", *tiers, "gain", "given", "written", "no answer", "cut off", "states answer"]
     rows = []
     for point in found.points:
-        gain = (
-            ""
-            if point.gain is None
-            else f"{100 * point.gain.mean:+.1f}\u00a0[{100 * point.gain.low:+.1f},\u00a0{100 * point.gain.high:+.1f}]"
-        )
         values = [
             f"{point.success.mean:.1%}",
             f"[{point.success.low:.1%},\u00a0{point.success.high:.1%}]",
             *(f"{point.tiers[tier].mean:.1%}" for tier in tiers),
-            gain,
+            "" if point.gain is None else _gain(point.gain),
             f"{point.given:.0f}",
             f"{point.generated:.0f}",
             f"{point.no_answer:.1%}",
@@ -155,36 +135,24 @@ def _measured(found: Estimates) -> str:
         f"{escape(found.drawn)}. Gain is in points against unguided, paired over problems, at "
         "95 % for all strengths together. Given and written are mean tokens."
     )
-    return _section(
-        "What was measured?", text, "", [_plain_card("Success by strength", _table(names, rows))], wide=True
-    )
+    content = card(_numbers(names, rows), "Success by strength", wide=True)
+    return section("What was measured?", text, grid([content], wide=True))
+
+
+def _gain(gain: Interval) -> str:
+    return f"{100 * gain.mean:+.1f}\u00a0[{100 * gain.low:+.1f},\u00a0{100 * gain.high:+.1f}]"
 
 
 def _ladder(climbs: Sequence[Climbing]) -> str:
     stages = [rung.setting.length for rung in climbs[0].rungs]
-    names = [
-        "difficult",
-        *(f"rescued at {stage}" for stage in stages),
-        "lost",
-        "without signal",
-        "calls a step",
-        "rollouts a group",
-    ]
-    rows = [
-        (
-            f"G = {one.group}",
-            [
-                f"{one.difficult:.1%}",
-                *(f"{rung.rescued:.1%}" for rung in one.rungs),
-                f"{one.lost:.1%}",
-                f"{one.zero:.1%}",
-                f"{one.calls:.2f}",
-                f"{one.rollouts:.1f}",
-            ],
-        )
-        for one in climbs
-    ]
-    return _table(names, rows)
+    rescues = [f"rescued at {stage}" for stage in stages]
+    names = ["difficult", *rescues, "lost", "without signal", "calls a step", "rollouts a group"]
+    rows = []
+    for one in climbs:
+        shares = [one.difficult, *(rung.rescued for rung in one.rungs), one.lost, one.zero]
+        values = [*(f"{share:.1%}" for share in shares), f"{one.calls:.2f}", f"{one.rollouts:.1f}"]
+        rows.append((f"G = {one.group}", values))
+    return _numbers(names, rows)
 
 
 def _against(comparisons: Sequence[Comparison]) -> str:
@@ -199,17 +167,10 @@ def _against(comparisons: Sequence[Comparison]) -> str:
                 f"{100 * (window.measured - window.predicted):+.1f}",
             ]
             rows.append((one.run if window is one.windows[0] else "", values))
-    return _table(["steps", "groups", "predicted", "measured", "difference, points"], rows)
+    return _numbers(["steps", "groups", "predicted", "measured", "difference, points"], rows)
 
 
-def _table(names: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
-    head = "".join(f'<th class="number">{escape(name)}</th>' for name in names)
-    body = "".join(
-        f'<tr><td class="name">{escape(label)}</td>'
-        + "".join(
-            f'<td class="number" data-label="{escape(n)}">{escape(v)}</td>' for n, v in zip(names, values, strict=True)
-        )
-        + "</tr>"
-        for label, values in rows
-    )
-    return f'<table class="stacked"><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table>'
+def _numbers(names: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """A row for each label (text), with its figures."""
+    columns = [("", "name"), *((escape(name), "number") for name in names)]
+    return table(columns, [(None, [escape(label), *map(escape, values)]) for label, values in rows])

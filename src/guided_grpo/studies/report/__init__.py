@@ -1,8 +1,7 @@
 """Run directories → one self-contained HTML page. Loads without torch.
 
-The way of the data: `records` (lines of JSON) → `runs`, `samples` (what a run directory holds) → `curves`, `figures`,
-`ladder`,
-`rollouts` (plots and texts) → `page` (HTML, with the style and script of `assets`).
+The way of the data: `logs` (what a run directory holds) → `curves`, `plots`, `ladder` (figures), `texts` (HTML) →
+`page` (all of it in order).
 """
 
 from guided_grpo.studies.report.page import build_report

@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from guided_grpo.studies.report.runs import Points, Run, by_variant
+from guided_grpo.studies.html import Figure, layout, plain
+from guided_grpo.studies.report.logs import Points, Run, by_variant
 
 MAX_POINTS = 1500  # a trace with more is thinned evenly: the eye sees no more, and the page stays small
 SMOOTHED_FROM = 20  # points; shorter traces are drawn as they are
@@ -24,7 +25,7 @@ class Plot:
     id: str
     title: str
     text: str
-    figure: dict[str, Any] | None
+    figure: Figure | None
     notes: list[str] = field(default_factory=list)
     key: str = ""  # what the line styles mean, where one run has several
     wide: bool = False
@@ -32,7 +33,7 @@ class Plot:
 
 
 @dataclass(frozen=True)
-class Line:
+class Series:
     """One metric in one line style, as a share of the metric `over` where there is one."""
 
     metric: str
@@ -51,104 +52,89 @@ class Curve:
 
     id: str
     title: str
-    text: str
     axis: str
-    lines: tuple[Line, ...]
-    fallback: Line | None = None
-    ladder: Line | None = None
-    against: Literal["steps", "tokens"] = "steps"
+    text: str
+    lines: tuple[Series, ...]
+    fallback: Series | None = None
+    ladder: Series | None = None
+    by_tokens: bool = False  # against generated tokens; else against steps
     share: bool = False  # the axis spans 0 to 1
     log: bool = False  # a logarithmic axis where spikes would flatten the rest
     smooth: bool = True  # off for what a schedule sets: its corners are no noise
     wide: bool = False
 
 
-ALL_ROLLOUTS = Line("reward/accuracy", "all rollouts", "dot")
-FIRST_SAMPLING = Line("reward/first", "first sampling")
+ALL_ROLLOUTS = Series("reward/accuracy", "all rollouts", "dot")
+FIRST_SAMPLING = Series("reward/first", "first sampling")
+UNGUIDED = Series("reward/unguided", "unguided")
 
 ACCURACY = Curve(
-    "accuracy",
-    "Accuracy reward during training",
+    "accuracy", "Accuracy reward during training", "accuracy reward",
     "Look at the solid lines: they are what the model can do alone. A dashed line far above means that guidance opens "
     "problems the model cannot yet solve; the solid line should rise towards it.",
-    "accuracy reward",
-    (Line("reward/unguided", "unguided"), Line("reward/guided", "guided", "dash")),
-    fallback=ALL_ROLLOUTS,
-    ladder=FIRST_SAMPLING,
-    wide=True,
-)
+    (UNGUIDED, Series("reward/guided", "guided", "dash")),
+    fallback=ALL_ROLLOUTS, ladder=FIRST_SAMPLING, wide=True,
+)  # fmt: skip
 TOKENS = Curve(
-    "tokens",
-    "Learning against generated tokens",
+    "tokens", "Learning against generated tokens", "unguided accuracy reward",
     "The same unguided reward against what it cost to sample: the run whose line is higher at the same place on the "
     "axis learns more from the same budget.",
-    "unguided accuracy reward",
-    (Line("reward/unguided", "unguided"),),
-    fallback=ALL_ROLLOUTS,
-    ladder=FIRST_SAMPLING,
-    against="tokens",
-    wide=True,
-)
+    (UNGUIDED,), fallback=ALL_ROLLOUTS, ladder=FIRST_SAMPLING, by_tokens=True, wide=True,
+)  # fmt: skip
 ZERO_GROUPS = Curve(
-    "zero-groups",
-    "Groups without a signal",
+    "zero-groups", "Groups without a signal", "share of groups",
     "Share of groups whose rollouts all got the same reward: they teach nothing. Near 1 means that most of the "
     "compute is wasted; guidance should bring it down.",
-    "share of groups",
-    (Line("signal/zero_groups", "zero-signal groups"),),
-    share=True,
-)
+    (Series("signal/zero_groups", "zero-signal groups"),), share=True,
+)  # fmt: skip
 DIFFICULT = Curve(
-    "difficult",
-    "Difficult groups",
+    "difficult", "Difficult groups", "share of groups",
     "Share of groups in which no rollout of the first sampling succeeded. Below about 0.2 there is little for "
     "guidance to gain; it should fall as the model learns.",
-    "share of groups",
-    (Line("signal/difficult", "difficult groups"),),
-    share=True,
-)
+    (Series("signal/difficult", "difficult groups"),), share=True,
+)  # fmt: skip
 ADVANTAGE = Curve(
-    "advantage",
-    "Spread of the advantages",
+    "advantage", "Spread of the advantages", "standard deviation",
     "How strongly rollouts of one group differ in reward. Near 0 there is nothing to learn from, "
     "whether all fail or all succeed.",
-    "standard deviation",
-    (Line("advantage/std", "advantage std"),),
-)
+    (Series("advantage/std", "advantage std"),),
+)  # fmt: skip
 GUIDANCE = Curve(
-    "guidance",
-    "Guidance length",
+    "guidance", "Guidance length", "tokens per guided rollout",
     "How much of the solution guided rollouts are given. It should shrink as the model learns to go alone; "
     "stuck high or gone within a few steps, the schedule does not fit.",
-    "tokens per guided rollout",
-    (Line("guidance/length", "guidance length"),),
-    smooth=False,
-)
+    (Series("guidance/length", "guidance length"),), smooth=False,
+)  # fmt: skip
 GRADIENT = Curve(
-    "gradient",
-    "Gradient norm",
+    "gradient", "Gradient norm", "gradient norm",
     "Spikes, or a steady climb, warn of an unstable run; a flat zero means that no group carries a signal.",
-    "gradient norm",
-    (Line("grad_norm", "gradient norm"),),
-    log=True,
-)
+    (Series("grad_norm", "gradient norm"),), log=True,
+)  # fmt: skip
 LENGTH = Curve(
-    "length",
-    "Completion length",
+    "length", "Completion length", "generated tokens",
     "Tokens that the model generates itself, guidance not counted. A collapse or an endless climb often comes "
     "before the reward goes wrong.",
-    "generated tokens",
-    (Line("completions/generated_length", "generated tokens"),),
-)
+    (Series("completions/generated_length", "generated tokens"),),
+)  # fmt: skip
 TRUNCATED = Curve(
-    "truncated",
-    "Truncated completions",
+    "truncated", "Truncated completions", "share of completions",
     "Share of completions cut off at the length limit: a high share means that answers are lost, and the limit "
     "should be raised.",
-    "share of completions",
-    (Line("completions/truncated", "truncated"),),
+    (Series("completions/truncated", "truncated"),), share=True,
+)  # fmt: skip
+OMEGA = Curve(
+    "omega", "Hint that it took", "share of the trace",
+    "Mean share ω of the trace in the hint with which groups were rescued. It should fall as the model learns; "
+    "stuck near the end of the ladder, hints give away most of the solution.",
+    (Series("rescue/omega", "mean ω of rescued groups"),), share=True,
+)  # fmt: skip
+COST = Curve(
+    "rescue-cost", "Cost of rescue", "share of the step",
+    "Share of the generated tokens, and of the seconds of a step, that went into attempts on the ladder. It is paid "
+    "back if the run learns more from the same number of tokens, further up.",
+    (Series("rescue/tokens", "tokens", over="tokens/generated"), Series("time/rescue", "seconds", "dash", "step_time")),
     share=True,
-)
+)  # fmt: skip
 
 
 def curve_plot(curve: Curve, runs: Sequence[Run]) -> Plot:
@@ -157,44 +143,46 @@ def curve_plot(curve: Curve, runs: Sequence[Run]) -> Plot:
     notes: list[str] = []
     missing: dict[str, list[str]] = {}
     values: list[float] = []
-    drawn: set[Line] = set()
-    seeds: dict[tuple[str, Line], list[tuple[Run, Points]]] = {}
+    lines: set[Series] = set()  # of all runs
+    seeds: dict[tuple[str, Series], list[tuple[Run, Points]]] = {}
     several = {run.index for group in by_variant(runs) if len(group) > 1 for run in group}
     for run in runs:
-        lines = _lines(curve, run, notes)
-        for line in lines:
-            points = _points(run, line, curve)
+        for line in _lines(curve, run, notes):
+            points = run.points_by_tokens(line.metric) if curve.by_tokens else run.points(line.metric, line.over)
             if points.lost:
                 notes.append(f"{run.name}: {points.lost} values of {line.metric} are not finite and left out.")
             if points.y:
-                drawn.add(line)
+                lines.add(line)
                 values += points.y
                 if run.index in several:
                     seeds.setdefault((run.variant, line), []).append((run, points))
                 else:
-                    traces += _traces(run, line, points, curve)
+                    traces += _run_traces(run, line, points, curve)
             else:
                 reason = line.metric if not run.points(line.metric).y else line.over or "tokens/generated"
                 missing.setdefault(reason, []).append(run.name)
-    for (_, line), found in seeds.items():
-        traces += _mean_traces(found, line, curve)
+    for (_, line), parts in seeds.items():
+        traces += _mean_traces(parts, line, curve)
     if not traces:
-        recorded = ", ".join(missing)
-        return Plot(curve.id, curve.title, curve.text, None, [f"Left out: no run records {recorded}.", *notes])
+        left_out = f"Left out: no run records {', '.join(missing)}."
+        return Plot(curve.id, curve.title, curve.text, None, [left_out, *notes])
     notes += [f"{metric} is not recorded by {', '.join(names)}." for metric, names in missing.items()]
-    if curve.ladder in drawn:
+    if curve.ladder in lines:
         notes.append(
             f"Runs with a rescue ladder: the solid line is {curve.ladder.metric}, over all groups before rescue; "
             f"their {curve.lines[0].metric} leaves out the hard groups, which were rescued."
         )
-    layout = _layout(curve, values)
-    if layout["yaxis"].get("type") == "log":
+    axis = _axis(curve, values)
+    if "type" in axis:
         notes.append("The axis is logarithmic, because single values stand far above the rest.")
-    figure = {"data": traces, "layout": layout}
-    return Plot(curve.id, curve.title, curve.text, figure, notes, _key(curve, drawn), curve.wide)
+    x, hover = ("generated tokens", "closest") if curve.by_tokens else ("optimizer step", "x unified")
+    shape = layout(x, curve.axis, 340 if curve.wide else 280, hover=hover, rangemode="tozero", **axis)
+    shape["xaxis"]["rangemode"] = "tozero"
+    figure = {"data": traces, "layout": shape}
+    return Plot(curve.id, curve.title, curve.text, figure, notes, _key(curve, lines), curve.wide)
 
 
-def _lines(curve: Curve, run: Run, notes: list[str]) -> tuple[Line, ...]:
+def _lines(curve: Curve, run: Run, notes: list[str]) -> tuple[Series, ...]:
     """The curve's lines, or what stands in for them in this run."""
     fallback = curve.fallback
     if curve.ladder is not None and run.has_ladder and run.points(curve.ladder.metric).y:
@@ -205,81 +193,55 @@ def _lines(curve: Curve, run: Run, notes: list[str]) -> tuple[Line, ...]:
     return (fallback,)
 
 
-def _points(run: Run, line: Line, curve: Curve) -> Points:
-    return run.points_by_tokens(line.metric) if curve.against == "tokens" else run.points(line.metric, line.over)
-
-
-def _traces(run: Run, line: Line, points: Points, curve: Curve) -> list[dict[str, Any]]:
+def _run_traces(run: Run, line: Series, points: Points, curve: Curve) -> list[Figure]:
     """The line, smoothed where it is long enough, over its faint raw values."""
-    name = plain(f"{run.name} · {line.label}" if len(curve.lines) > 1 else run.name)
-    smooth = running_mean(points.y) if curve.smooth else points.y
-    shared = {"type": "scatter", "meta": {"run": run.index}}
-    raw = {
-        **shared,
-        "name": name,
-        "mode": "lines",
-        "opacity": 0.25,
-        "line": {"color": run.colour, "width": 1},
-        "hoverinfo": "skip",
-        "showlegend": False,
-        **coordinates(points.x, points.y),
-    }
-    bold = {
-        **shared,
-        "name": name,
-        # A single point draws no line, and few points are easier to read when marked.
-        "mode": "lines" if len(points.y) >= SMOOTHED_FROM else "lines+markers",
-        "line": {"color": run.colour, "width": 2, "dash": line.dash},
-        "hovertemplate": "%{y:.3~g}",
-        **coordinates(points.x, smooth),
-    }
-    return [bold] if smooth == points.y else [raw, bold]
+    name = f"{run.name} · {line.label}" if len(curve.lines) > 1 else run.name
+    smooth = _smooth(points, curve)
+    bold = _bold(run, name, line, points.x, smooth)
+    return [bold] if smooth == points.y else [_thin(run, name, points.x, points.y, opacity=0.25), bold]
 
 
-def _mean_traces(found: Sequence[tuple[Run, Points]], line: Line, curve: Curve) -> list[dict[str, Any]]:
+def _mean_traces(seeds: Sequence[tuple[Run, Points]], line: Series, curve: Curve) -> list[Figure]:
     """A thin line for every seed of a variant, and their bold mean as far as all of them go."""
-    thin, smooth = [], []
-    for run, points in found:
-        values = running_mean(points.y) if curve.smooth else points.y
-        smooth.append((points.x, values))
-        thin.append(
-            {
-                "type": "scatter",
-                "meta": {"run": run.index},
-                "name": plain(run.name),
-                "mode": "lines",
-                "opacity": 0.3,
-                "line": {"color": run.colour, "width": 1, "dash": line.dash},
-                "hoverinfo": "skip",
-                "showlegend": False,
-                **coordinates(points.x, values),
-            }
-        )
+    smooth = [(points.x, _smooth(points, curve)) for _, points in seeds]
+    thin = [_thin(run, run.name, x, y, line.dash, opacity=0.3) for (run, _), (x, y) in zip(seeds, smooth, strict=True)]
     start, end = max(x[0] for x, _ in smooth), min(x[-1] for x, _ in smooth)
     places = [x for x in smooth[0][0] if start <= x <= end] or [end]
     mean = np.mean([np.interp(places, x, y) for x, y in smooth], axis=0).tolist()
-    first = found[0][0]
-    bold = {
-        **thin[0],
-        "name": plain(f"{first.variant} · {line.label}" if len(curve.lines) > 1 else first.variant),
-        "mode": "lines" if len(places) >= SMOOTHED_FROM else "lines+markers",
-        "opacity": 1,
-        "line": {"color": first.colour, "width": 2, "dash": line.dash},
-        "hovertemplate": "%{y:.3~g}",
-        "showlegend": True,
-        **coordinates(places, mean),
-    }
-    del bold["hoverinfo"]
-    return [*thin, bold]
+    first = seeds[0][0]
+    name = f"{first.variant} · {line.label}" if len(curve.lines) > 1 else first.variant
+    return [*thin, _bold(first, name, line, places, mean)]
+
+
+def _smooth(points: Points, curve: Curve) -> list[float]:
+    return running_mean(points.y) if curve.smooth else points.y
+
+
+def _bold(run: Run, name: str, line: Series, x: Sequence[float], y: Sequence[float]) -> Figure:
+    # A single point draws no line, and few points are easier to read when marked.
+    mode = "lines" if len(y) >= SMOOTHED_FROM else "lines+markers"
+    return _trace(run, name, x, y, 2, line.dash) | {"mode": mode, "hovertemplate": "%{y:.3~g}"}
+
+
+def _thin(
+    run: Run, name: str, x: Sequence[float], y: Sequence[float], dash: str = "solid", *, opacity: float
+) -> Figure:
+    return _trace(run, name, x, y, 1, dash) | {"opacity": opacity, "hoverinfo": "skip", "showlegend": False}
+
+
+def _trace(run: Run, name: str, x: Sequence[float], y: Sequence[float], width: int, dash: str) -> Figure:
+    line = {"color": run.colour, "width": width, "dash": dash}
+    fixed = {"type": "scatter", "mode": "lines", "name": plain(name), "meta": {"run": run.index}, "line": line}
+    return {**fixed, **coordinates(x, y)}
 
 
 def coordinates(x: Sequence[float], y: Sequence[float]) -> dict[str, list[float]]:
     """A trace's x and y, thinned and rounded."""
     stride = math.ceil(len(y) / MAX_POINTS)
-    kept = [index for index in range(len(y)) if index % stride == 0 or index == len(y) - 1]
+    places = [index for index in range(len(y)) if index % stride == 0 or index == len(y) - 1]
     return {
-        "x": [int(x[index]) if x[index].is_integer() else x[index] for index in kept],
-        "y": [float(f"{y[index]:.5g}") for index in kept],
+        "x": [int(x[index]) if x[index].is_integer() else x[index] for index in places],
+        "y": [float(f"{y[index]:.5g}") for index in places],
     }
 
 
@@ -295,30 +257,18 @@ def running_mean(values: Sequence[float]) -> list[float]:
     return means
 
 
-def _layout(curve: Curve, values: Sequence[float]) -> dict[str, Any]:
-    yaxis: dict[str, Any] = {"title": {"text": curve.axis}, "rangemode": "tozero"}
+def _axis(curve: Curve, values: Sequence[float]) -> dict[str, Any]:
+    """The vertical axis beyond its name."""
     if curve.share:
-        yaxis |= {"range": [-0.02, 1.02]}
-    elif curve.log and min(values) > 0 and max(values) > SPIKE * statistics.median(values):
-        yaxis |= {"type": "log"}
-    steps = curve.against == "steps"
-    return {
-        "xaxis": {"title": {"text": "optimizer step" if steps else "generated tokens"}, "rangemode": "tozero"},
-        "yaxis": yaxis,
-        "hovermode": "x unified" if steps else "closest",
-        "height": 340 if curve.wide else 280,
-    }
+        return {"range": [-0.02, 1.02]}
+    spiky = curve.log and min(values) > 0 and max(values) > SPIKE * statistics.median(values)
+    return {"type": "log"} if spiky else {}
 
 
-def _key(curve: Curve, drawn: set[Line]) -> str:
-    if drawn == {curve.lines[0]}:
+def _key(curve: Curve, lines: set[Series]) -> str:
+    if lines == {curve.lines[0]}:
         return ""
     styles = {"solid": "solid", "dash": "dashed", "dot": "dotted"}
-    options = [line for line in (*curve.lines, curve.ladder, curve.fallback) if line in drawn and line is not None]
+    options = [line for line in (*curve.lines, curve.ladder, curve.fallback) if line in lines and line is not None]
     labels = {dash: " or ".join(line.label for line in options if line.dash == dash) for dash in styles}
     return ", ".join(f"{styles[dash]}: {label}" for dash, label in labels.items() if label)
-
-
-def plain(text: str) -> str:
-    """`text` for a Plotly label, which reads a little HTML: these entities it shows as the characters."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

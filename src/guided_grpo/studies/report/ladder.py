@@ -14,12 +14,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
 
-from guided_grpo.studies.report.curves import Curve, Line, Plot, coordinates, running_mean
+from guided_grpo.studies.html import Figure, layout
+from guided_grpo.studies.report.curves import Plot, coordinates, running_mean
+from guided_grpo.studies.report.logs import ATTEMPT, Run, on_ladder
 from guided_grpo.studies.report.plots import REWARD_COLOURS
-from guided_grpo.studies.report.runs import ATTEMPT, Run, on_ladder
-from guided_grpo.studies.report.tables import percent
+from guided_grpo.studies.report.texts import percent
 
 TOLERANCE = 1e-3  # by which rounded shares may miss their sum
 SOLVED, LOST, UNTRIED = "solved at first sampling", "still lost", "not tried"
@@ -30,27 +30,6 @@ TEXT = (
     "A difficult group, in which no rollout succeeds, teaches nothing; the ladder samples it again with a hint, then "
     "with longer ones. It works where the dark and the hatched layer are thin. The bright layer should grow: it is "
     "what the model solves alone."
-)
-OMEGA = Curve(
-    "omega",
-    "Hint that it took",
-    "Mean share ω of the trace in the hint with which groups were rescued. It should fall as the model learns; "
-    "stuck near the end of the ladder, hints give away most of the solution.",
-    "share of the trace",
-    (Line("rescue/omega", "mean ω of rescued groups"),),
-    share=True,
-)
-COST = Curve(
-    "rescue-cost",
-    "Cost of rescue",
-    "Share of the generated tokens, and of the seconds of a step, that went into attempts on the ladder. It is paid "
-    "back if the run learns more from the same number of tokens, further up.",
-    "share of the step",
-    (
-        Line("rescue/tokens", "tokens", over="tokens/generated"),
-        Line("time/rescue", "seconds", "dash", over="step_time"),
-    ),
-    share=True,
 )
 
 
@@ -66,10 +45,8 @@ class Outcomes:
 
 def attempts(runs: Sequence[Run]) -> list[int]:
     """The attempts on the ladder that any run records."""
-    found = {
-        int(match[1]) for run in runs for record in run.metrics for match in map(ATTEMPT.fullmatch, record) if match
-    }
-    return sorted(found)
+    matches = (ATTEMPT.fullmatch(key) for run in runs for record in run.metrics for key in record)
+    return sorted({int(match[1]) for match in matches if match})
 
 
 def rescued_at(attempt: int) -> str:
@@ -110,9 +87,9 @@ def outcome_plots(runs: Sequence[Run]) -> list[Plot]:
     return [_outcome_plot(run, colours) for run in runs]
 
 
-def key(runs: Sequence[Run]) -> list[tuple[str, str]]:
-    """The layers of all the charts, each with its paint in CSS."""
-    return [(label, HATCH if label == UNTRIED else paint) for label, paint in layer_colours(attempts(runs)).items()]
+def layers(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """The layers of all the charts: paint in CSS, and name."""
+    return [(HATCH if label == UNTRIED else paint, label) for label, paint in layer_colours(attempts(runs)).items()]
 
 
 def layer_colours(climbed: Sequence[int]) -> dict[str, str]:
@@ -134,42 +111,29 @@ def _shade(place: float) -> str:
 
 def _outcome_plot(run: Run, colours: dict[str, str]) -> Plot:
     identifier, title = f"outcomes-{run.index}", f"{escape(run.name)}: what became of its groups"
-    found = outcomes(run)
+    ends = outcomes(run)
     notes = []
-    if found.left_out:
-        notes.append(f"Steps left out, without signal/difficult or with shares that do not add up: {found.left_out}.")
-    if not found.steps:
-        return Plot(
-            identifier,
-            title,
-            "",
-            None,
-            ["Left out: no step records signal/difficult with shares that add up.", *notes],
-            run=run,
-        )
-    layout = {
-        "xaxis": {"title": {"text": "optimizer step"}, "rangemode": "tozero"},
-        "yaxis": {"title": {"text": "share of groups"}, "range": [0, 1], "fixedrange": True},
-        "hovermode": "x unified",
-        "height": 320,
-    }
-    data = [_layer(run, found, label, colours[label]) for label in found.shares]
-    return Plot(identifier, title, in_words(found), {"data": data, "layout": layout}, notes, run=run)
+    if ends.left_out:
+        notes.append(f"Steps left out, without signal/difficult or with shares that do not add up: {ends.left_out}.")
+    if not ends.steps:
+        notes = ["Left out: no step records signal/difficult with shares that add up.", *notes]
+        return Plot(identifier, title, "", None, notes, run=run)
+    shape = layout("optimizer step", "share of groups", 320, hover="x unified", range=[0, 1], fixedrange=True)
+    shape["xaxis"]["rangemode"] = "tozero"
+    data = [_layer(run, ends, label, colours[label]) for label in ends.shares]
+    return Plot(identifier, title, in_words(ends), {"data": data, "layout": shape}, notes, run=run)
 
 
-def _layer(run: Run, found: Outcomes, label: str, colour: str) -> dict[str, Any]:
+def _layer(run: Run, ends: Outcomes, label: str, colour: str) -> Figure:
     """One layer of the stack. Running means of one width over each share still sum to 1."""
     # The ladder starts at once: a mean across that step would show a slow start.
-    share = found.shares[label]
-    smooth = [*running_mean(share[: found.cold]), *running_mean(share[found.cold :])]
-    paint: dict[str, Any] = {"fillcolor": colour}
-    if label == UNTRIED:
-        paint = {
-            "fillpattern": {"shape": "/", "fgcolor": colour, "bgcolor": "rgba(0,0,0,0)", "size": 6, "solidity": 0.3}
-        }
+    share = ends.shares[label]
+    smooth = [*running_mean(share[: ends.cold]), *running_mean(share[ends.cold :])]
+    hatch = {"shape": "/", "fgcolor": colour, "bgcolor": "rgba(0,0,0,0)", "size": 6, "solidity": 0.3}
+    paint = {"fillpattern": hatch} if label == UNTRIED else {"fillcolor": colour}
     return {
         "type": "scatter",
-        "mode": "lines" if len(found.steps) > 1 else "markers",  # one step spans no area
+        "mode": "lines" if len(ends.steps) > 1 else "markers",  # one step spans no area
         "marker": {"color": colour},
         "name": label,
         "meta": {"run": run.index, "edge": "--card"},
@@ -178,19 +142,19 @@ def _layer(run: Run, found: Outcomes, label: str, colour: str) -> dict[str, Any]
         **paint,
         "hovertemplate": "%{y:.1%}",
         "hoverlabel": {"namelength": -1},
-        **coordinates(found.steps, smooth),
+        **coordinates(ends.steps, smooth),
     }
 
 
-def in_words(found: Outcomes) -> str:
+def in_words(ends: Outcomes) -> str:
     """What happened to difficult groups once the ladder was there. Every step has as many groups: shares add up."""
-    totals = {label: math.fsum(share[found.cold :]) for label, share in found.shares.items()}
+    totals = {label: math.fsum(share[ends.cold :]) for label, share in ends.shares.items()}
     difficult = math.fsum(total for label, total in totals.items() if label != SOLVED)
-    steps = "1 step" if found.cold == 1 else f"{found.cold} steps"
-    after = f" after the cold start of {steps}" if found.cold else ""
-    if len(found.steps) == found.cold:
+    steps = "1 step" if ends.cold == 1 else f"{ends.cold} steps"
+    after = f" after the cold start of {steps}" if ends.cold else ""
+    if len(ends.steps) == ends.cold:
         return f"Nothing is known{after}."
     if difficult <= 0:
         return f"No group was difficult{after}."
     parts = ", ".join(f"{percent(total / difficult)} {label}" for label, total in totals.items() if label != SOLVED)
-    return f"{percent(difficult / (len(found.steps) - found.cold))} of groups were difficult{after}; of these {parts}."
+    return f"{percent(difficult / (len(ends.steps) - ends.cold))} of groups were difficult{after}; of these {parts}."

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
-from guided_grpo.studies.report.curves import Plot, plain
-from guided_grpo.studies.report.runs import SETTINGS, Evaluation, Run, Score, by_variant
-from guided_grpo.studies.report.samples import Group, Rollout, Sample
+from guided_grpo.studies.html import Figure, heat_trace, layout, plain, whiskers
+from guided_grpo.studies.report.curves import Plot
+from guided_grpo.studies.report.logs import (
+    SETTINGS,
+    GroupRecord,
+    HeldOut,
+    RolloutRecord,
+    Run,
+    Score,
+    StepSample,
+    by_variant,
+)
 
 MAX_GROUPS = 64  # rows of a heatmap
 MAX_TICKS = 8
@@ -25,83 +33,62 @@ def tiers_plot(runs: Sequence[Run]) -> Plot:
         "Accuracy on held-out problems without any guidance: the result that counts. Whiskers are 95 % intervals; "
         "where a run's before and after whiskers do not overlap, the change is more than chance."
     )
-    moments = [
-        (run, label, evaluation)
-        for run in runs
-        for label, evaluation in (("before", run.before), ("after", run.after))
-        if evaluation is not None
-    ]
-    if not moments:
+    evaluations = [evaluation for run in runs for evaluation in run.evaluations.values()]
+    if not evaluations:
         return Plot(identifier, title, text, None, ["Left out: no run holds an evaluation."])
-    tiers = list(dict.fromkeys(tier for _, _, evaluation in moments for tier in evaluation.tiers))
+    tiers = list(dict.fromkeys(tier for evaluation in evaluations for tier in evaluation.tiers))
     traces, notes = [], []
     for group in by_variant(runs):
-        for label in ("before", "after"):
-            seeds = [evaluation for run, when, evaluation in moments if run in group and when == label]
-            if len(seeds) > 1:
-                traces.append(_bars(group[0], label, _mean_of(seeds), tiers, group[0].variant))
-            elif seeds:
-                [owner] = [run for run, when, _ in moments if run in group and when == label]
-                traces.append(_bars(owner, label, seeds[0], tiers, owner.name))
+        for when in ("before", "after"):
+            scored = [run for run in group if when in run.evaluations]
+            if len(scored) > 1:
+                mean = _mean_of([run.evaluations[when] for run in scored])
+                traces.append(_bars(group[0], when, mean, tiers, group[0].variant))
+            elif scored:
+                traces.append(_bars(scored[0], when, scored[0].evaluations[when], tiers, scored[0].name))
     if any(len(group) > 1 for group in by_variant(runs)):
         notes.append("Several seeds: the bar is their mean, the whisker spans their own intervals.")
-    for label, side in (("before", "before"), ("after", "after")):
-        without = [run.name for run in runs if (run.before if side == "before" else run.after) is None]
+    for when in ("before", "after"):
+        without = [run.name for run in runs if when not in run.evaluations]
         if without:
-            notes.append(f"No evaluation {label} training: {', '.join(without)}.")
-    if len({evaluation.settings for _, _, evaluation in moments}) > 1:
+            notes.append(f"No evaluation {when} training: {', '.join(without)}.")
+    if len({evaluation.settings for evaluation in evaluations}) > 1:
         notes.append(f"The evaluations differ in their settings ({', '.join(SETTINGS)}): compare them with care.")
-    layout = {
-        "barmode": "group",
-        "bargap": 0.25,
-        "xaxis": {"type": "category"},
-        "yaxis": {"title": {"text": "unguided accuracy"}, "range": [0, 1.02]},
-        "hovermode": "closest",
-        "height": 340,
-    }
-    return Plot(
-        identifier, title, text, {"data": traces, "layout": layout}, notes, "pale: before, full: after", wide=True
-    )
+    shape = layout("", "unguided accuracy", 340, range=[0, 1.02])
+    shape |= {"barmode": "group", "bargap": 0.25, "xaxis": {"type": "category"}}
+    figure = {"data": traces, "layout": shape}
+    return Plot(identifier, title, text, figure, notes, "pale: before, full: after", wide=True)
 
 
-def _mean_of(seeds: Sequence[Evaluation]) -> Evaluation:
+def _mean_of(seeds: Sequence[HeldOut]) -> HeldOut:
     """The mean over seeds, from the lowest to the highest end of their intervals: never narrower than either."""
 
     def mean(scores: Sequence[Score]) -> Score:
-        ends = [score.interval or (score.accuracy, score.accuracy) for score in scores]
-        bounds = (min(low for low, _ in ends), max(high for _, high in ends))
+        bounds = (min(score.ends[0] for score in scores), max(score.ends[1] for score in scores))
         return Score(math.fsum(score.accuracy for score in scores) / len(scores), bounds, scores[0].problems)
 
     names = [name for name in seeds[0].tiers if all(name in seed.tiers for seed in seeds)]
     tiers = {name: mean([seed.tiers[name] for seed in seeds]) for name in names}
-    return Evaluation(mean([seed.total for seed in seeds]), tiers, seeds[0].settings)
+    return HeldOut(mean([seed.total for seed in seeds]), tiers, seeds[0].settings)
 
 
-def _bars(run: Run, label: str, evaluation: Evaluation, tiers: Sequence[str], name: str) -> dict[str, Any]:
-    named: list[tuple[str, Score]] = [(ALL_PROBLEMS, evaluation.total)]
-    named += [(tier, evaluation.tiers[tier]) for tier in tiers if tier in evaluation.tiers]
-    scores = [score for _, score in named]
-    bounds = [score.interval or (score.accuracy, score.accuracy) for score in scores]
+def _bars(run: Run, when: str, evaluation: HeldOut, tiers: Sequence[str], name: str) -> Figure:
+    scores = {ALL_PROBLEMS: evaluation.total}
+    scores |= {tier: evaluation.tiers[tier] for tier in tiers if tier in evaluation.tiers}
+    heights, ends = [score.accuracy for score in scores.values()], [score.ends for score in scores.values()]
     return {
         "type": "bar",
-        "name": plain(f"{name} · {label}"),
+        "name": plain(f"{name} · {when}"),
         "meta": {"run": run.index},
-        "offsetgroup": f"{run.index}-{label}",
-        "x": [plain(name) for name, _ in named],
-        "y": [score.accuracy for score in scores],
+        "offsetgroup": f"{run.index}-{when}",
+        "x": [plain(tier) for tier in scores],
+        "y": heights,
         "marker": {
-            "color": _pale(run.colour) if label == "before" else run.colour,
+            "color": _pale(run.colour) if when == "before" else run.colour,
             "line": {"color": run.colour, "width": 1},
         },
-        "error_y": {
-            "type": "data",
-            "symmetric": False,
-            "array": [max(0.0, high - score.accuracy) for score, (_, high) in zip(scores, bounds, strict=True)],
-            "arrayminus": [max(0.0, score.accuracy - low) for score, (low, _) in zip(scores, bounds, strict=True)],
-            "thickness": 1.3,
-            "width": 3,
-        },
-        "text": [_score_text(score) for score in scores],
+        "error_y": whiskers(heights, ends, thickness=1.3, width=3),
+        "text": [_score_text(score) for score in scores.values()],
         "textposition": "none",
         "hovertemplate": "%{x}<br>%{text}",
     }
@@ -123,32 +110,23 @@ def _score_text(score: Score) -> str:
 
 def reward_range(runs: Sequence[Run]) -> tuple[float, float]:
     """One colour scale for all heatmaps: 0 to 1, wider only where rewards are."""
-    rewards = [
-        rollout.reward
-        for run in runs
-        for sample in run.samples
-        for group in sample.groups
-        for rollout in group.rollouts
-        if rollout.reward is not None
-    ]
-    return min(0.0, *rewards, 0.0), max(1.0, *rewards, 1.0)
+    groups = [group for run in runs for sample in run.samples for group in sample.groups]
+    rewards = [rollout.reward for group in groups for rollout in group.rollouts if rollout.reward is not None]
+    return min([0.0, *rewards]), max([1.0, *rewards])
 
 
-def heatmap(run: Run, sample: Sample, scale: tuple[float, float]) -> dict[str, Any]:
+def heatmap(run: Run, sample: StepSample, scale: tuple[float, float]) -> Figure:
     """Rows are groups, columns rollouts: the guided ones first, a gap, then the unguided, each in its order."""
     groups = sample.groups[:MAX_GROUPS]
-    guided = [group.guided for group in groups]
-    unguided = [group.unguided for group in groups]
-    width = max((len(rollouts) for rollouts in guided), default=0)
-    others = max((len(rollouts) for rollouts in unguided), default=0)
-    start = width + ARM_GAP if width else 0.0
-    ticks = range(0, len(groups), math.ceil(len(groups) / MAX_TICKS)) if groups else range(0)
-    traces = []
-    marks = []
-    for label, arms, columns, left in (("guided", guided, width, 0.0), ("unguided", unguided, others, start)):
+    traces, marks, left = [], [], 0.0
+    for label in ("guided", "unguided"):
+        rows = [group.arm(label == "guided") for group in groups]
+        columns = max(map(len, rows), default=0)
         if columns:
-            traces.append(_cells(run, groups, arms, columns, left, label, scale))
+            traces.append(_cells(run, groups, rows, columns, left, label, scale))
             marks.append(_mark(label, left, columns))
+            left = columns + ARM_GAP
+    ticks = range(0, len(groups), math.ceil(len(groups) / MAX_TICKS)) if groups else range(0)
     return {
         "data": traces,
         "layout": {
@@ -175,63 +153,51 @@ def heatmap(run: Run, sample: Sample, scale: tuple[float, float]) -> dict[str, A
 
 def _cells(
     run: Run,
-    groups: Sequence[Group],
-    arms: Sequence[Sequence[Rollout]],
+    groups: Sequence[GroupRecord],
+    rows: Sequence[Sequence[RolloutRecord]],
     columns: int,
     left: float,
     label: str,
     scale: tuple[float, float],
-) -> dict[str, Any]:
-    padded = [[*rollouts, *[None] * (columns - len(rollouts))] for rollouts in arms]
-    return {
-        "type": "heatmap",
-        "name": label,
-        "meta": {"run": run.index},
-        "x0": left,
-        "dx": 1,
-        "y": list(range(len(groups))),
-        "z": [[None if rollout is None else rollout.reward for rollout in row] for row in padded],
-        "text": [
-            ["" if rollout is None else _cell_text(group, label, column, rollout) for column, rollout in enumerate(row)]
-            for group, row in zip(groups, padded, strict=True)
-        ],
-        "hoverinfo": "text",
-        "zmin": scale[0],
-        "zmax": scale[1],
-        "colorscale": [[place / (len(REWARD_COLOURS) - 1), colour] for place, colour in enumerate(REWARD_COLOURS)],
-        "showscale": False,
-        "xgap": 1,
-        "ygap": 1,
-    }
+) -> Figure:
+    padding: list[list[None]] = [[None] * (columns - len(row)) for row in rows]
+    texts = [
+        [_cell_text(group, label, column, rollout) for column, rollout in enumerate(row)]
+        for group, row in zip(groups, rows, strict=True)
+    ]
+    return heat_trace(
+        [[*(rollout.reward for rollout in row), *rest] for row, rest in zip(rows, padding, strict=True)],
+        REWARD_COLOURS,
+        name=label,
+        meta={"run": run.index},
+        x0=left,
+        dx=1,
+        y=list(range(len(groups))),
+        text=[[*row, *("" for _ in rest)] for row, rest in zip(texts, padding, strict=True)],
+        hoverinfo="text",
+        zmin=scale[0],
+        zmax=scale[1],
+    )
 
 
-def _cell_text(group: Group, label: str, column: int, rollout: Rollout) -> str:
+def _cell_text(group: GroupRecord, label: str, column: int, rollout: RolloutRecord) -> str:
     reward = "not graded" if rollout.reward is None else f"reward {rollout.reward:.3g}"
     advantage = "" if rollout.advantage is None else f" · advantage {rollout.advantage:+.2f}"
     stage = f" · stage {rollout.stage}" if rollout.stage else ""
     return f"group {group.index} · {label} rollout {column + 1}{stage}<br>{reward}{advantage}"
 
 
-def _mark(label: str, left: float, columns: int) -> dict[str, Any]:
-    return {
-        "text": label,
-        "x": left + (columns - 1) / 2,
-        "xref": "x",
-        "y": 0,
-        "yref": "paper",
-        "yanchor": "top",
-        "showarrow": False,
-    }
+def _mark(label: str, left: float, columns: int) -> Figure:
+    place = {"x": left + (columns - 1) / 2, "xref": "x", "y": 0, "yref": "paper", "yanchor": "top"}
+    return {"text": label, **place, "showarrow": False}
 
 
-def batch_summary(sample: Sample) -> str:
+def batch_summary(sample: StepSample) -> str:
     """One line on a sampled batch: mean reward by arm, and how many groups carry a signal."""
     means = []
-    for label, arms in (
-        ("guided", [group.guided for group in sample.groups]),
-        ("unguided", [group.unguided for group in sample.groups]),
-    ):
-        rewards = [rollout.reward for rollouts in arms for rollout in rollouts if rollout.reward is not None]
+    for label in ("guided", "unguided"):
+        rollouts = [rollout for group in sample.groups for rollout in group.arm(label == "guided")]
+        rewards = [rollout.reward for rollout in rollouts if rollout.reward is not None]
         if rewards:
             means.append(f"{math.fsum(rewards) / len(rewards):.2f} {label}")
     parts = [f"mean reward {', '.join(means)}"] if means else []
