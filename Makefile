@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install quickstart test test-vllm lint clean
+.PHONY: install quickstart test test-fast test-vllm lint clean
 
 install: $(STAMP)
 
@@ -23,6 +23,11 @@ lint: install
 	$(BIN)/ruff check src tests examples benchmarks
 	$(BIN)/ruff format --check src tests examples benchmarks
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# For daily work: what needs neither training nor a browser nor an attack in earnest.
+test-fast: install
+	$(BIN)/python -m pytest -m "not slow"
 
 test: lint
 	$(BIN)/python -m pytest

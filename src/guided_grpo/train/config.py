@@ -41,7 +41,7 @@ class GuidedGRPOConfig(Axes, GRPOConfig):
 
     def __post_init__(self) -> None:
         check(self, {"method"})
-        fill(self, METHODS[self.method])
+        fill(self, METHODS[self.method].values)
         GRPOConfig.__post_init__(self)
         check(self)
         self.guidance_min = least_length(self)

@@ -27,53 +27,83 @@ class Axes(CurriculumSettings, LadderSettings, CreditSettings, PlacementSettings
 
 DEFAULTS: Final[dict[str, Any]] = {axis.name: axis.default for axis in describe(Axes)}
 
-# GHPO: plain GRPO; then the groups that failed again, whole, with a hint that is never in the loss.
+
+@dataclass(frozen=True)
+class Method:
+    """A named point: the values in which it differs from `DEFAULTS`, what it does, and where it is from."""
+
+    values: Mapping[str, Any]
+    text: str  # what guidance does over time, in one sentence
+    source: str
+
+
+# Plain GRPO; then the groups that failed again, whole, with a hint that is never in the loss.
 _GHPO: Final[dict[str, Any]] = {
     "guidance_trigger": "rescue",
     "guidance_placement": "hint",
     "guidance_ratio": 1.0,
     "guidance_weight": 0.0,
 }
+# Neither ℓ0 nor α is the user's to choose: guidance is a share, and every rollout gets it.
+_AUTO: Final[dict[str, Any]] = {
+    "guidance_strength": "left",
+    "guidance_unit": "ratio",
+    "guidance_length": 0.9,
+    "guidance_ratio": 1.0,
+    "guidance_target": 0.8,
+    "guidance_credit": "positive",
+}
+_OFFICIAL: Final[dict[str, Any]] = {
+    "guidance_strength": "ratio-official",
+    "guidance_max": 3072.0,
+    "curriculum": "difficulty",
+}
 
-METHODS: Final[dict[str, dict[str, Any]]] = {
-    # No guidance: TRL's GRPO, to the bit.
-    "grpo": {},
-    # Guidance of one length in front of every rollout (G²RPO-A §4.1, Figs. 1 and 5).
-    "naive": {"guidance_strength": "constant", "guidance_ratio": 1.0},
-    # One length in front of α·G rollouts (Eq. 3, Table 1).
-    "fixed": {"guidance_strength": "constant"},
-    # The schedules of Eq. 4 (Table 2) and the rule-based decay of Tables 10–11.
-    "linear": {"guidance_strength": "linear"},
-    "concave": {"guidance_strength": "concave"},
-    "stepwise": {"guidance_strength": "stepwise"},
-    "rdp": {"guidance_strength": "rdp"},
-    # Eq. 5 on every generation batch, easy problems first (§4.3, Table 6).
-    "g2rpo-a": {"guidance_strength": "ratio", "curriculum": "difficulty"},
-    # Eq. 5 as the official code runs it: every third batch, whole tokens, clamped to [1, 3072].
-    "g2rpo-a-official": {
-        "guidance_strength": "ratio-official",
-        "guidance_max": 3072.0,
-        "curriculum": "difficulty",
-    },
-    # The rescue ladder of GHPO: 25, 50, 75 % of the solution's characters, after 20 steps of plain GRPO (§3.3–3.5).
-    "ghpo": _GHPO,
-    # Its open question: every problem remembers how long a hint it needs, and starts there.
-    "ghpo-continuous": {**_GHPO, "rescue_strength": "memory"},
-    # Ours, chosen by what was measured (docs/results.md): the end of every problem is left to the policy, as much of it
-    # as four in five rollouts finish; a trace is imitated where it led to success, and never pushed down. In shares, so
-    # that neither ℓ0 nor α is the user's to choose.
-    "auto": {
-        "guidance_strength": "left",
-        "guidance_unit": "ratio",
-        "guidance_length": 0.9,
-        "guidance_ratio": 1.0,
-        "guidance_target": 0.8,
-        "guidance_credit": "positive",
-    },
-    # Not in the papers: the same allocation, with the guided success rate held at a target.
-    "setpoint": {"guidance_strength": "setpoint", "curriculum": "difficulty"},
-    # Not in the papers: lengths spread over the guided rollouts of a group.
-    "spread": {"guidance_strength": "constant", "guidance_allocation": "spread"},
+
+def _strength(name: str, **more: Any) -> dict[str, Any]:
+    return {"guidance_strength": name, **more}
+
+
+METHODS: Final[dict[str, Method]] = {
+    "grpo": Method({}, "no guidance; equal to TRL's to the bit", "TRL"),
+    "naive": Method(
+        _strength("constant", guidance_ratio=1.0), "one length in front of every rollout", "G²RPO-A §4.1, Figs. 1, 5"
+    ),
+    "fixed": Method(_strength("constant"), "one length in front of α·G rollouts", "G²RPO-A Eq. 3, Table 1"),
+    "linear": Method(_strength("linear"), "a length that falls to nothing", "G²RPO-A Eq. 4, Table 2"),
+    "concave": Method(_strength("concave"), "the same, faster at first", "G²RPO-A Eq. 4, Table 2"),
+    "stepwise": Method(_strength("stepwise"), "a length that falls in steps", "G²RPO-A Eq. 4, Table 2"),
+    "rdp": Method(_strength("rdp"), "a length that falls to a final one", "G²RPO-A Tables 10–11"),
+    "g2rpo-a": Method(
+        _strength("ratio", curriculum="difficulty"),
+        "shorter when rewards rise, on every batch; easy problems first",
+        "G²RPO-A Eq. 5 (with its erratum), §4.3, Table 6",
+    ),
+    "g2rpo-a-official": Method(
+        _OFFICIAL, "the same on every third batch, in whole tokens from 1 to 3072", "G²RPO-A's code"
+    ),
+    "ghpo": Method(
+        _GHPO,
+        "none for 20 steps; then groups without a success again with 25, 50, 75 % of the solution as a hint",
+        "GHPO §3.3–3.5",
+    ),
+    "ghpo-continuous": Method(
+        {**_GHPO, "rescue_strength": "memory"},
+        "the same; every problem remembers how long a hint it needs, and starts there",
+        "GHPO's open question",
+    ),
+    "auto": Method(
+        _AUTO,
+        "the end of every problem is left to the policy, as much as four in five rollouts finish; a trace is imitated "
+        "where it led to success, and never pushed down",
+        "ours, from what was measured",
+    ),
+    "setpoint": Method(
+        _strength("setpoint", curriculum="difficulty"), "holds the guided success rate at a target", "ours"
+    ),
+    "spread": Method(
+        _strength("constant", guidance_allocation="spread"), "lengths spread over the guided rollouts", "ours"
+    ),
 }
 
 
@@ -89,7 +119,8 @@ def foreign(fields: Mapping[str, Any], method: str) -> set[str]:
     theirs = fields.get("method")
     if theirs in (None, method) or method not in METHODS:
         return set()
-    preset, other = METHODS[method], {**DEFAULTS, **METHODS.get(str(theirs), {}), **fields}
+    known = METHODS[str(theirs)].values if theirs in METHODS else {}
+    preset, other = METHODS[method].values, {**DEFAULTS, **known, **fields}
     own = {name for name in preset if name.startswith("guidance_")}
     if preset.get("guidance_unit", other["guidance_unit"]) != other["guidance_unit"]:
         own.update(_LENGTHS)

@@ -14,10 +14,10 @@ import shutil
 from array import array
 from collections import Counter
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
-from guided_grpo import __version__
 from guided_grpo.data.preparing.curate import Curator, Outcome
 from guided_grpo.data.preparing.recipe import Recipe
 from guided_grpo.data.preparing.selection import select
@@ -184,7 +184,7 @@ class _Writer:
         recipe = self.recipe.to_json()
         text = json.dumps(recipe, sort_keys=True, default=str)
         return {
-            "guided_grpo": __version__,
+            "guided_grpo": version("guided-grpo"),
             "recipe": recipe,
             "recipe_sha256": hashlib.sha256(text.encode()).hexdigest(),
             "sources": [
