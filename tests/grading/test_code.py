@@ -11,9 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from guided_grpo.grading.code import check_code, check_programs, declared_code, reference_tests, same_output
+from guided_grpo.grading import Grader, GradingSettings
+from guided_grpo.grading.code import (
+    CodeVerdict,
+    check_code,
+    check_programs,
+    declared_code,
+    reference_tests,
+    same_output,
+)
 from guided_grpo.grading.code_forms import parse_tests
 from guided_grpo.grading.code_tests import CallTest, Close, Equal
+from guided_grpo.grading.grader import Submission
 from guided_grpo.sandbox import SandboxPool
 from guided_grpo.types import Status
 
@@ -24,6 +33,10 @@ BLANK_FIRST = parse_tests([{"input": "2\n", "output": "\n4\n6\n"}, {"input": "0"
 
 def status(pool: SandboxPool, program: str, tests=SQUARES) -> Status:
     return check_programs(pool, [program], [tests])[0].status
+
+
+def worth(verdict: CodeVerdict, **settings: bool) -> float | None:
+    return Grader(GradingSettings(**settings)).worth(Submission("", {"tests": ["assert f(3) == 9"]}), verdict)
 
 
 def test_right_wrong_and_broken_programs(pool: SandboxPool) -> None:
@@ -44,8 +57,8 @@ def test_right_wrong_and_broken_programs(pool: SandboxPool) -> None:
     programs["def f(x): return 1 // x and x * x"] = (Status.WRONG, 2)  # f(3) = 0 is wrong, f(-2) = 4, f(0) raises
     programs["def f(x): return 1 // x and x * x"] = (Status.WRONG, 1)
     assert found == programs
-    assert verdicts[1].reward() == 0.0 and verdicts[1].reward(partial=True) == pytest.approx(2 / 3)
-    assert verdicts[0].reward() == 1.0
+    assert worth(verdicts[1]) == 0.0 and worth(verdicts[1], code_partial=True) == pytest.approx(2 / 3)
+    assert worth(verdicts[0]) == 1.0
 
 
 SAY_YES = """
@@ -157,7 +170,7 @@ def test_weak_tests_are_told_apart(pool: SandboxPool) -> None:
     right, wrong, leaver = check_programs(
         pool, ["def f(x): return x * x", "def f(x): return x", "import os; os._exit(0)"], [tests] * 3
     )
-    assert (right.status, right.weak, right.reward(), right.reward(count_weak=False)) == (Status.CORRECT, 1, 1.0, 0.0)
+    assert (right.status, right.weak, worth(right), worth(right, code_weak=False)) == (Status.CORRECT, 1, 1.0, 0.0)
     assert (wrong.status, leaver.status) == (Status.WRONG, Status.WRONG)
 
 

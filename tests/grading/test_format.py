@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from guided_grpo.grading import Format
-from guided_grpo.grading.format import well_formed
+from guided_grpo.grading import reward_functions
+from guided_grpo.grading.rewards import well_formed
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,7 @@ def test_well_formed(response: str, opened: bool | None, right: bool) -> None:
 
 def test_rows_are_judged_by_their_own_prompt() -> None:
     completions = ["a</think>5", "a</think>5", [{"role": "assistant", "content": "<think>a</think>5"}]]
-    assert Format()(completions, thinking_open=[True, False, None], answer=["5"] * 3) == [1.0, 0.0, 1.0]
-    assert Format()(completions, prompts=["?"] * 3) == [1.0, 1.0, 1.0]
-    assert Format().__name__ == "format"
+    [form] = reward_functions(["format"])
+    assert form(completions, thinking_open=[True, False, None], answer=["5"] * 3) == [1.0, 0.0, 1.0]
+    assert form(completions, prompts=["?"] * 3) == [1.0, 1.0, 1.0]
+    assert form.__name__ == "format"

@@ -79,9 +79,9 @@ def declared_answer(response: str, *, forms: Sequence[str] = FORMS, lenient: boo
     """
     text = response.rpartition(THINK_CLOSE)[2].translate(SAME_LENGTH)
     for form, find in (("boxed", _boxed), ("hashes", _after_hashes), ("words", _after_words)):
-        found = find(text) if form in forms else None
-        if found is not None:
-            return found.strip() or None
+        answer = find(text) if form in forms else None
+        if answer is not None:
+            return answer.strip() or None
     numbers = _LAST_NUMBER.findall(text) if lenient else []
     return numbers[-1] if numbers else None
 

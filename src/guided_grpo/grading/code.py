@@ -36,18 +36,6 @@ class CodeVerdict(Verdict):
     total: int = 0
     weak: int = 0  # of the passed ones: those that the program could have forged
 
-    def reward(self, *, partial: bool = False, count_weak: bool = True) -> float | None:
-        """1.0 for all tests, else 0.0, or with `partial` the share passed; None where nothing could be graded.
-
-        Args:
-            partial: True = passed/total.
-            count_weak: False = weak tests count as failed.
-        """
-        if self.status is Status.INFRA_ERROR:
-            return None
-        passed = self.passed if count_weak else self.passed - self.weak
-        return passed / self.total if partial and self.total else float(bool(self.total) and passed == self.total)
-
 
 def declared_code(response: str) -> str | None:
     """The program of `response`, after its thinking: its last closed block of Python, or all of it where there is no
@@ -55,7 +43,7 @@ def declared_code(response: str) -> str | None:
     text = response.rpartition(THINK_CLOSE)[2]
     if "```" not in text:
         return text if _BARE.match(text, _start(text)) else None
-    found = None
+    program = None
     block: list[str] | None = None  # lines of the open block
     language = ""
     for line in text.split("\n"):  # by lines: a search for the pair would be quadratic in fences that never close
@@ -63,11 +51,11 @@ def declared_code(response: str) -> str | None:
         if block is None:
             block, language = ([], fence[1]) if fence else (None, "")
         elif fence and not line.replace("```", "", 1).strip():
-            found = "".join(block) if language.lower() in _PYTHON else found
+            program = "".join(block) if language.lower() in _PYTHON else program
             block = None
         else:
             block.append(line + "\n")
-    return found
+    return program
 
 
 def _start(text: str) -> int:
@@ -87,8 +75,8 @@ def check_code(pool: SandboxPool, responses: Sequence[str], tests: Sequence[Code
     """
     codes = [declared_code(response) for response in responses]
     return [
-        CodeVerdict(Status.NO_ANSWER, None, "no block of Python", total=len(each)) if code is None else graded
-        for code, each, graded in zip(codes, tests, check_programs(pool, [c or "" for c in codes], tests), strict=True)
+        CodeVerdict(Status.NO_ANSWER, None, "no block of Python", total=len(each)) if code is None else verdict
+        for code, each, verdict in zip(codes, tests, check_programs(pool, [c or "" for c in codes], tests), strict=True)
     ]
 
 
@@ -99,14 +87,14 @@ def check_programs(pool: SandboxPool, programs: Sequence[str], tests: Sequence[C
         firsts.setdefault((program, id(each)), row)
     runs = {row: _runs(programs[row], tests[row]) for row in firsts.values()}
     jobs = {row: (each.plan(pool), _jobs(programs[row], tests[row])) for row, each in runs.items()}
-    left = iter(pool.run([job for first, others in jobs.values() for job in (*first, *others)]))
+    stream = iter(pool.run([job for first, others in jobs.values() for job in (*first, *others)]))
     outcomes: dict[int, list[Outcome]] = {}
     for row, (first, others) in jobs.items():
-        runs[row].receive([next(left) for _ in first])
-        outcomes[row] = [next(left) for _ in others]
+        runs[row].receive([next(stream) for _ in first])
+        outcomes[row] = [next(stream) for _ in others]
     settle(pool, list(runs.values()))
-    graded = {row: _verdict(programs[row], tests[row], each.outcomes + outcomes[row]) for row, each in runs.items()}
-    return [graded[firsts[program, id(each)]] for program, each in zip(programs, tests, strict=True)]
+    verdicts = {row: _verdict(programs[row], tests[row], each.outcomes + outcomes[row]) for row, each in runs.items()}
+    return [verdicts[firsts[program, id(each)]] for program, each in zip(programs, tests, strict=True)]
 
 
 def reference_tests(
@@ -154,8 +142,8 @@ def _lines(text: str) -> list[str]:
 
 def _runs(program: str, tests: CodeTests) -> Runs:
     def right(index: int, outcome: Outcome) -> bool:
-        answered = outcome.end is End.EXITED and outcome.exit_code == 0
-        return answered and same_output(tests.stdin[index].expected, outcome.stdout)
+        clean = outcome.end is End.EXITED and outcome.exit_code == 0
+        return clean and same_output(tests.stdin[index].expected, outcome.stdout)
 
     return Runs(program, [test.stdin.encode(errors="replace") for test in tests.stdin], right)
 
@@ -168,30 +156,30 @@ def _jobs(program: str, tests: CodeTests) -> list[Job]:
 
 
 def _verdict(program: str, tests: CodeTests, outcomes: Sequence[Outcome]) -> CodeVerdict:
-    left = iter(outcomes)
+    stream = iter(outcomes)
     failures: list[tuple[Status, str]] = []
     for test in tests.stdin:
-        outcome = next(left)
+        outcome = next(stream)
         if outcome.end is not End.EXITED or outcome.exit_code != 0:
             failures.append(_failure(outcome, Result(Kind.ABSENT)))
         elif not same_output(test.expected, outcome.stdout):
             failures.append((Status.WRONG, f"wrong output for {_short(test.stdin)}"))
     if tests.calls:
-        outcome = next(left)
+        outcome = next(stream)
         for call, result in zip(tests.calls, outcome.results, strict=True):
             if result.kind is not Kind.VALUE:
                 failures.append(_failure(outcome, result))
             elif not call.expected.accepts(result.value):
                 failures.append((Status.WRONG, f"wrong value of {_short(call.call)}"))
     weak = 0
-    for _, outcome in zip(tests.weak, left, strict=True):
+    for _, outcome in zip(tests.weak, stream, strict=True):
         if outcome.results[0].kind is Kind.PASSED and outcome.end is End.EXITED:
             weak += 1
         else:
             failures.append(_failure(outcome, outcome.results[0]))
     total = len(tests)
-    lost = next((failure for failure in failures if failure[0] is Status.INFRA_ERROR), None)
-    status, reason = lost or (failures[0] if failures else (Status.CORRECT, f"{total} tests passed"))
+    ours = next((failure for failure in failures if failure[0] is Status.INFRA_ERROR), None)
+    status, reason = ours or (failures[0] if failures else (Status.CORRECT, f"{total} tests passed"))
     return CodeVerdict(status, program, reason, passed=total - len(failures), total=total, weak=weak)
 
 

@@ -42,27 +42,27 @@ def parse_tests(tests: Any, *, entry_point: str = "", setup: str = "") -> CodeTe
 
     Raises ValueError that says in one line why these tests can grade nothing.
     """
-    found = read_tests(tests, entry_point=entry_point, setup=setup)
-    if isinstance(found, ByReference):
-        raise ValueError("need a reference to be run first: use verifiers.code.reference_tests")
-    return found
+    result = read_tests(tests, entry_point=entry_point, setup=setup)
+    if isinstance(result, ByReference):
+        raise ValueError("need a reference to be run first: use grading.code.reference_tests")
+    return result
 
 
 def read_tests(tests: Any, *, entry_point: str = "", setup: str = "") -> CodeTests | ByReference:
     """As `parse_tests`, and with the form that has a reference."""
     if isinstance(tests, str):
-        found = _text(tests, entry_point, setup)
+        result = _text(tests, entry_point, setup)
     elif isinstance(tests, Mapping):
-        found = _mapping(tests, entry_point, setup)
+        result = _mapping(tests, entry_point, setup)
     elif isinstance(tests, Sequence) and tests and all(isinstance(test, str) for test in tests):
-        found = _asserts(tests, setup)
+        result = _asserts(tests, setup)
     elif isinstance(tests, Sequence) and tests and all(isinstance(test, Mapping) for test in tests):
-        found = _cases(tests, setup)
+        result = _cases(tests, setup)
     else:
         raise ValueError("are no tests: give assert statements, pairs of input and output, or the source of a check")
-    if isinstance(found, CodeTests) and not len(found):
+    if isinstance(result, CodeTests) and not len(result):
         raise ValueError("hold no test")
-    return found
+    return result
 
 
 def _text(text: str, entry_point: str, setup: str) -> CodeTests | ByReference:
@@ -100,8 +100,7 @@ def _check_function(source: str, check: ast.FunctionDef, entry_point: str, setup
     calls, weak = split_all(check.body[: before[0] if before else None])
     if before or weak:
         weak = (f"{source}\ncheck({entry_point})",)
-    named = f"{setup}\n{check.args.args[0].arg} = {entry_point}"
-    return CodeTests(calls=calls, weak=weak, setup=named)
+    return CodeTests(calls=calls, weak=weak, setup=f"{setup}\n{check.args.args[0].arg} = {entry_point}")
 
 
 def _called(module: ast.Module) -> str:
@@ -119,11 +118,14 @@ def _mapping(tests: Mapping[str, Any], entry_point: str, setup: str) -> CodeTest
         raise ValueError(f"are for {language}: only Python is run here")
     if tests.get("reference"):
         inputs = tests.get("inputs")
-        called = str(tests.get("entry_point") or entry_point)
-        if not isinstance(inputs, Sequence) or not inputs or not called:
+        function = str(tests.get("entry_point") or entry_point)
+        if not isinstance(inputs, Sequence) or not inputs or not function:
             raise ValueError("hold a reference without inputs or without an entry point")
         return ByReference(
-            str(tests["reference"]), called, tuple(tuple(each) for each in inputs), float(tests.get("tolerance") or 0.0)
+            str(tests["reference"]),
+            function,
+            tuple(tuple(each) for each in inputs),
+            float(tests.get("tolerance") or 0.0),
         )
     if "test_cases" in tests:
         return read_tests(tests["test_cases"], entry_point=entry_point, setup=setup)
@@ -131,10 +133,8 @@ def _mapping(tests: Mapping[str, Any], entry_point: str, setup: str) -> CodeTest
     if not isinstance(inputs, Sequence) or not isinstance(outputs, Sequence) or len(inputs) != len(outputs):
         raise ValueError("hold no inputs and outputs, or not equally many")
     name = tests.get("fn_name")
-    return _cases(
-        [{"input": given, "output": wanted, "fn_name": name} for given, wanted in zip(inputs, outputs, strict=True)],
-        setup,
-    )
+    cases = [{"input": i, "output": o, "fn_name": name} for i, o in zip(inputs, outputs, strict=True)]
+    return _cases(cases, setup)
 
 
 def _cases(cases: Sequence[Mapping[str, Any]], setup: str) -> CodeTests:

@@ -1,7 +1,7 @@
 """The runs of programs that read standard input: which run decides each test.
 
-A process per test is what the right verdict is measured by. Where the executor takes several inputs in one process
-(`sandbox/runs.py`), a program's tests go there first. What happens there decides, except that
+A process per test is what the right verdict is measured by. The sandbox takes several inputs in one process
+(`sandbox/inputs.py`), and a program's tests go there first. What happens there decides, except that
 
 - a test without a clean end there (a limit, a crash, `os._exit`, a thread left behind, …) is run alone;
 - where a wrong test has other output alone, and the same again alone, the program needs processes of its own: then all
@@ -11,7 +11,7 @@ Why a test that passes there is passed. Expected outputs are not in the sandbox,
 written them from what it read, in a part of the time that one run may take. What earlier runs leave to a program that
 means to use it is no more than the inputs of other tests (it can read them all) and what it made of them; the order of
 the inputs is drawn anew each time, so that to count the runs tells nothing. An honest program that is right only after
-an earlier run would have to rely on what `sandbox/runs.py` neither puts back nor finds.
+an earlier run would have to rely on what `sandbox/inputs.py` neither puts back nor finds.
 
 Why what is wrong is not simply run again: whoever guesses would have two chances at each test. So each test is decided
 by one run, chosen without a look at what is expected, but for the programs shown to need processes of their own.
@@ -23,12 +23,11 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from guided_grpo.sandbox import End, Job, Limits, Outcome, SandboxPool
+from guided_grpo.sandbox import End, Job, Outcome, SandboxPool
 from guided_grpo.sandbox.jobs import MAX_INPUTS
 
 SHARE = 0.2  # of the time limits, for all runs of one process: what a program that meets them costs in vain
 
-_NONE_YET = Outcome(End.INFRA_ERROR)
 _dice = random.Random()  # not the global one, which training seeds
 
 
@@ -41,31 +40,29 @@ class Runs:
         self.outcomes: list[Outcome] = []
         self.absent: list[int] = []  # inputs without an outcome so far, between `receive` and `settle`
         self._order = list(range(len(inputs)))  # of the inputs, through the jobs
-        self._jobs: list[Job] = []
+        self._together = len(inputs) > 1  # whether several share a process
 
     def plan(self, pool: SandboxPool) -> list[Job]:
         """The first jobs: several inputs each where that can be."""
-        if len(self.inputs) < 2:
-            self._jobs = [self.alone(index) for index in self._order]
-            return self._jobs
+        if not self._together:
+            return [self.alone(index) for index in self._order]
         _dice.shuffle(self._order)
-        limits = _share(pool.limits)
+        limits = replace(
+            pool.limits, cpu_seconds=pool.limits.cpu_seconds * SHARE, wall_seconds=pool.limits.wall_seconds * SHARE
+        )
         parts = [self._order[start : start + MAX_INPUTS] for start in range(0, len(self._order), MAX_INPUTS)]
-        self._jobs = [Job(self.program, inputs=tuple(self.inputs[i] for i in part), limits=limits) for part in parts]
-        return self._jobs
+        return [Job(self.program, inputs=tuple(self.inputs[i] for i in part), limits=limits) for part in parts]
 
     def receive(self, outcomes: Sequence[Outcome]) -> None:
         """Take the outcomes of the first jobs."""
-        runs: list[Outcome | None] = []
-        for job, outcome in zip(self._jobs, outcomes, strict=True):
-            runs += outcome.runs if job.inputs else (outcome,)
-        found = dict(zip(self._order, runs, strict=True))
-        self.absent = sorted(index for index, run in found.items() if run is None)
-        self.outcomes = [found[index] or _NONE_YET for index in range(len(self.inputs))]
+        runs = [run for outcome in outcomes for run in (outcome.runs if self._together else (outcome,))]
+        by_index = dict(zip(self._order, runs, strict=True))
+        self.absent = sorted(index for index, run in by_index.items() if run is None)
+        self.outcomes = [by_index[index] or Outcome(End.INFRA_ERROR) for index in range(len(self.inputs))]
 
     def witness(self) -> int | None:
         """The wrong one among shared runs that had the most runs before it; None = there is none."""
-        shared = [index for index in reversed(self._order) if index not in self.absent and self._jobs[0].inputs]
+        shared = [index for index in reversed(self._order) if index not in self.absent and self._together]
         return next((index for index in shared if not self.right(index, self.outcomes[index])), None)
 
     def alone(self, index: int) -> Job:
@@ -80,16 +77,16 @@ def settle(pool: SandboxPool, programs: Sequence[Runs]) -> None:
     outcomes = _run(pool, [each.alone(index) for each, index in absent + witnesses])
     for (each, index), outcome in zip(absent, outcomes, strict=False):
         each.outcomes[index] = outcome
-    seen = [
+    doubtful = [
         (each, index, outcome)
         for (each, index), outcome in zip(witnesses, outcomes[len(absent) :], strict=True)
         if outcome.end is not End.INFRA_ERROR and _differ(outcome, each.outcomes[index])
     ]
-    again = _run(pool, [each.alone(index) for each, index, _ in seen])
-    own = [each for (each, _, first), second in zip(seen, again, strict=True) if not _differ(first, second)]
-    left = iter(_run(pool, [each.alone(index) for each in own for index in range(len(each.inputs))]))
+    again = _run(pool, [each.alone(index) for each, index, _ in doubtful])
+    own = [each for (each, _, first), second in zip(doubtful, again, strict=True) if not _differ(first, second)]
+    stream = iter(_run(pool, [each.alone(index) for each in own for index in range(len(each.inputs))]))
     for each in own:
-        each.outcomes = [next(left) for _ in each.inputs]
+        each.outcomes = [next(stream) for _ in each.inputs]
 
 
 def _run(pool: SandboxPool, jobs: list[Job]) -> list[Outcome]:
@@ -98,7 +95,3 @@ def _run(pool: SandboxPool, jobs: list[Job]) -> list[Outcome]:
 
 def _differ(one: Outcome, other: Outcome) -> bool:
     return (one.end, one.exit_code, one.stdout) != (other.end, other.exit_code, other.stdout)
-
-
-def _share(limits: Limits) -> Limits:
-    return replace(limits, cpu_seconds=limits.cpu_seconds * SHARE, wall_seconds=limits.wall_seconds * SHARE)

@@ -157,17 +157,17 @@ _UNKNOWN = object()
 def _value(node: ast.expr) -> Any:
     """The plain value of an expression, or _UNKNOWN. Tests are trusted, their arithmetic is kept small."""
     try:
-        value = _evaluated(node)
+        value = _evaluate(node)
     except (ValueError, TypeError, ArithmeticError, MemoryError, RecursionError, KeyError):  # not that plain
         return _UNKNOWN
     return value if plain(value) else _UNKNOWN
 
 
-def _evaluated(node: ast.expr) -> Any:
+def _evaluate(node: ast.expr) -> Any:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords:
-        return _BUILDERS[node.func.id](*(_evaluated(argument) for argument in node.args))
+        return _BUILDERS[node.func.id](*(_evaluate(argument) for argument in node.args))
     if isinstance(node, ast.BinOp):
-        left, right = _evaluated(node.left), _evaluated(node.right)
+        left, right = _evaluate(node.left), _evaluate(node.right)
         if isinstance(node.op, ast.Add):
             return left + right
         if isinstance(node.op, ast.Sub):
@@ -182,10 +182,8 @@ def _evaluated(node: ast.expr) -> Any:
             return left**right
         raise ValueError
     if isinstance(node, (ast.List, ast.Tuple, ast.Set)):
-        content = [_evaluated(element) for element in node.elts]
-        return (
-            content if isinstance(node, ast.List) else tuple(content) if isinstance(node, ast.Tuple) else set(content)
-        )
+        builder = {ast.List: list, ast.Tuple: tuple, ast.Set: set}[type(node)]
+        return builder(_evaluate(element) for element in node.elts)
     return ast.literal_eval(node)
 
 

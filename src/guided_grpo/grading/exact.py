@@ -202,8 +202,8 @@ def _decimal(digits: str, repeating: str | None) -> Fraction:
     mantissa, _, exponent = digits.lower().partition("e")
     if abs(int(exponent or 0)) > MAX_EXPONENT:
         raise LimitError(f"an exponent over {MAX_EXPONENT}")
-    written = f"0{mantissa}" if mantissa.startswith(".") else mantissa.rstrip(".")
-    value = Fraction(written) * Fraction(10) ** int(exponent or 0)
+    text = f"0{mantissa}" if mantissa.startswith(".") else mantissa.rstrip(".")
+    value = Fraction(text) * Fraction(10) ** int(exponent or 0)
     if repeating is None:
         return value
     if exponent or "." not in mantissa:

@@ -1,10 +1,10 @@
 """One grader for all verifiers: rows and responses in, verdicts out, in order; and what a verdict is worth.
 
-    (response, row) ──▶ task and kind ──▶ maths: exact here, algebra in `pool.py`   ──▶ verdicts
+    (response, row) ──▶ task and kind ──▶ maths: exact here, algebra in `maths_pool.py`   ──▶ verdicts
                         repeats once  └─▶ code: programs in the sandbox, `code.py`  ──┘
 
 Pools start when the first response needs them, or at `start`, which says early that a sandbox cannot be had. `begin`
-grades in a thread of its own while the caller goes on sampling or computing log-probs; the same questions asked by
+grades in a thread of its own while the caller goes on sampling or computing log-probs; the same submissions to
 `grade` after that wait for those verdicts instead of grading again.
 """
 
@@ -34,6 +34,8 @@ _WINDOW, _LEAST = 1_000, 100  # responses over which the share of infrastructure
 _PROBLEMS = 10_000  # whose tests are kept read
 _PATIENCE = 2.0  # seconds that a batch under way has at the end
 
+Key = tuple[str, ...]
+
 
 @dataclass(frozen=True)
 class Submission:
@@ -45,13 +47,13 @@ class Submission:
     @property
     def task(self) -> str:
         """`math` or `code`; "" = nothing here to grade it by."""
-        given = self.row.get("task")
-        able = [task for task, column in (("math", "answer"), ("code", "tests")) if self.row.get(column) is not None]
-        return str(given) if given in able else able[0] if able and given not in WORTH else ""
+        name = self.row.get("task")
+        tasks = [task for task, column in (("math", "answer"), ("code", "tests")) if self.row.get(column) is not None]
+        return str(name) if name in tasks else tasks[0] if tasks and name not in WORTH else ""
 
     @property
-    def key(self) -> tuple[str, ...]:
-        """Equal for questions that have one and the same verdict."""
+    def key(self) -> Key:
+        """Equal for submissions that have one and the same verdict."""
         names = ("answer", "answer_kind") if self.task == "math" else ("tests", "entry_point", "setup")
         return (self.response, self.task, *(_text(self.row.get(name)) for name in names))
 
@@ -61,16 +63,16 @@ class Grader:
 
     def __init__(self, settings: GradingSettings | None = None) -> None:
         self.settings = settings or GradingSettings()
-        self._worth = read_worth(self.settings.verdict_rewards)
         self.counts: Counter[Status] = Counter()  # of all verdicts so far
+        self._worth = read_worth(self.settings.verdict_rewards)
         self._lock = threading.RLock()  # one batch at a time: the pools serve one caller
         self._maths: MathsPool | None = None
         self._code: SandboxPool | None = None
         self._thread: ThreadPoolExecutor | None = None
-        self._begun: dict[tuple[str, ...], Future[dict[tuple[str, ...], Verdict]]] = {}
-        self._recent: deque[bool] = deque(maxlen=_WINDOW)
-        self._reason = ""
-        self._known_tests: dict[tuple[str, ...], CodeTests] = {}
+        self._futures: dict[Key, Future[dict[Key, Verdict]]] = {}  # of what `begin` was given
+        self._failures: deque[bool] = deque(maxlen=_WINDOW)  # of the last verdicts: whether each is a failure of ours
+        self._reason = ""  # of the last one
+        self._tests: dict[Key, CodeTests] = {}
 
     def __enter__(self) -> Grader:
         return self
@@ -86,42 +88,42 @@ class Grader:
     def close(self) -> None:
         """End the processes; the grader can be used again."""
         if self._thread is not None:
-            wait(self._begun.values(), timeout=_PATIENCE)  # then its processes end under it
+            wait(self._futures.values(), timeout=_PATIENCE)  # then its processes end under it
         for pool in (self._maths, self._code):
             if pool is not None:
                 pool.close()
         if self._thread is not None:
             self._thread.shutdown(wait=True, cancel_futures=True)
         self._maths = self._code = self._thread = None
-        self._begun, self._known_tests = {}, {}
+        self._futures, self._tests = {}, {}
 
-    def begin(self, questions: Sequence[Submission]) -> None:
-        """Grade in the background; `grade` of the same questions takes the verdicts from here, once."""
+    def begin(self, submissions: Sequence[Submission]) -> None:
+        """Grade in the background; `grade` of the same submissions takes the verdicts from here, once."""
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "grader")
-        future = self._thread.submit(self._grade_different, list(questions))
-        self._begun = {question.key: future for question in questions}
+        future = self._thread.submit(self._grade_different, list(submissions))
+        self._futures = {submission.key: future for submission in submissions}
 
-    def grade(self, questions: Sequence[Submission]) -> list[Verdict | None]:
-        """One verdict a question, in order; None = the row has nothing to be graded by.
+    def grade(self, submissions: Sequence[Submission]) -> list[Verdict | None]:
+        """One verdict a submission, in order; None = the row has nothing to be graded by.
 
         Raises InfraLimitError where too many of the last verdicts are infrastructure errors.
         """
-        begun, self._begun = self._begun, {}
-        keys = [question.key for question in questions]
-        known: dict[tuple[str, ...], Verdict] = {}
-        for future in {id(begun[key]): begun[key] for key in keys if key in begun}.values():
-            known |= future.result()
-        known |= self._grade_different([q for q, key in zip(questions, keys, strict=True) if key not in known])
-        verdicts = [known.get(key) for key in keys]
-        self._count([verdict for verdict in verdicts if verdict is not None])
-        return verdicts
+        futures, self._futures = self._futures, {}
+        keys = [submission.key for submission in submissions]
+        verdicts: dict[Key, Verdict] = {}
+        for future in {id(futures[key]): futures[key] for key in keys if key in futures}.values():
+            verdicts |= future.result()
+        verdicts |= self._grade_different([s for s, key in zip(submissions, keys, strict=True) if key not in verdicts])
+        row = [verdicts.get(key) for key in keys]
+        self._count([verdict for verdict in row if verdict is not None])
+        return row
 
-    def worth(self, question: Submission, verdict: Verdict | None) -> float | None:
+    def worth(self, submission: Submission, verdict: Verdict | None) -> float | None:
         """The reward of a verdict; None = masked."""
         if verdict is None:
             return None
-        table = self._worth[question.task]
+        table = self._worth[submission.task]
         if not isinstance(verdict, CodeVerdict) or table[verdict.status] is None or not verdict.total:
             return table[verdict.status]
         passed = verdict.passed if self.settings.code_weak else verdict.passed - verdict.weak
@@ -131,61 +133,60 @@ class Grader:
         share = passed / verdict.total if self.settings.code_partial else 0.0
         return failed + share * ((table[Status.CORRECT] or 0.0) - failed)
 
-    def _grade_different(self, questions: Sequence[Submission]) -> dict[tuple[str, ...], Verdict]:
-        different = {question.key: question for question in questions if question.task}
-        maths = {key: question for key, question in different.items() if question.task == "math"}
-        code = {key: question for key, question in different.items() if question.task == "code"}
+    def _grade_different(self, submissions: Sequence[Submission]) -> dict[Key, Verdict]:
+        different = {submission.key: submission for submission in submissions if submission.task}
+        maths = {key: submission for key, submission in different.items() if submission.task == "math"}
+        code = {key: submission for key, submission in different.items() if submission.task == "code"}
         with self._lock:
             return {**self._grade_maths(maths), **self._grade_code(code)}
 
-    def _grade_maths(self, questions: Mapping[tuple[str, ...], Submission]) -> dict[tuple[str, ...], Verdict]:
-        verdicts: dict[tuple[str, ...], Verdict] = {}
-        left: dict[tuple[str, ...], tuple[str, str]] = {}
-        for key, question in questions.items():
-            found = declared_answer(question.response, forms=self.settings.answer_forms)
-            kind, gold = question.row.get("answer_kind") or "math", str(question.row["answer"])
+    def _grade_maths(self, submissions: Mapping[Key, Submission]) -> dict[Key, Verdict]:
+        verdicts: dict[Key, Verdict] = {}
+        pairs: dict[Key, tuple[str, str]] = {}
+        for key, submission in submissions.items():
+            answer = declared_answer(submission.response, forms=self.settings.answer_forms)
+            kind, gold = submission.row.get("answer_kind") or "math", str(submission.row["answer"])
             if kind not in KINDS:
-                verdicts[key] = Verdict(
-                    Status.INFRA_ERROR, found, f"answer_kind {kind!r} is none of {', '.join(KINDS)}"
-                )
-            elif found is None:
+                reason = f"answer_kind {kind!r} is none of {', '.join(KINDS)}"
+                verdicts[key] = Verdict(Status.INFRA_ERROR, answer, reason)
+            elif answer is None:
                 verdicts[key] = undeclared()
             elif kind != "math":
-                verdicts[key] = compare_as(kind, found, gold)
+                verdicts[key] = compare_as(kind, answer, gold)
             else:
-                left[key] = (found, gold)
-        if left:
+                pairs[key] = (answer, gold)
+        if pairs:
             if self._maths is None:
                 self._maths = MathsPool(self.settings.maths_workers, self.settings.maths_seconds)
-            verdicts |= zip(left, self._maths.compare(list(left.values())), strict=True)
+            verdicts |= zip(pairs, self._maths.compare(list(pairs.values())), strict=True)
         return verdicts
 
-    def _grade_code(self, questions: Mapping[tuple[str, ...], Submission]) -> dict[tuple[str, ...], Verdict]:
-        verdicts: dict[tuple[str, ...], Verdict] = {}
-        ready: dict[tuple[str, ...], CodeTests] = {}
-        for key in questions:
+    def _grade_code(self, submissions: Mapping[Key, Submission]) -> dict[Key, Verdict]:
+        verdicts: dict[Key, Verdict] = {}
+        tests: dict[Key, CodeTests] = {}
+        for key in submissions:
             try:
-                ready[key] = self._tests(*key[2:])
+                tests[key] = self._tests_of(key[2:])
             except ValueError as error:
                 verdicts[key] = CodeVerdict(Status.INFRA_ERROR, None, f"the tests {error}")
-        if ready:
-            responses = [questions[key].response for key in ready]
-            verdicts |= zip(ready, check_code(self._programs(), responses, list(ready.values())), strict=True)
+        if tests:
+            responses = [submissions[key].response for key in tests]
+            verdicts |= zip(tests, check_code(self._programs(), responses, list(tests.values())), strict=True)
         return verdicts
 
-    def _tests(self, *written: str) -> CodeTests:
+    def _tests_of(self, key: Key) -> CodeTests:
         """The tests of a problem; those by reference are known once the reference has run."""
-        if written not in self._known_tests:
-            tests, entry_point, setup = written
-            found = read_tests(tests, entry_point=entry_point, setup=setup)
-            if isinstance(found, ByReference):
-                found = reference_tests(
-                    self._programs(), found.reference, found.entry_point, found.inputs, tolerance=found.tolerance
+        if key not in self._tests:
+            source, entry_point, setup = key
+            tests = read_tests(source, entry_point=entry_point, setup=setup)
+            if isinstance(tests, ByReference):
+                tests = reference_tests(
+                    self._programs(), tests.reference, tests.entry_point, tests.inputs, tolerance=tests.tolerance
                 )
-            if len(self._known_tests) >= _PROBLEMS:
-                del self._known_tests[next(iter(self._known_tests))]
-            self._known_tests[written] = found
-        return self._known_tests[written]
+            if len(self._tests) >= _PROBLEMS:
+                del self._tests[next(iter(self._tests))]
+            self._tests[key] = tests
+        return self._tests[key]
 
     def _programs(self) -> SandboxPool:
         if self._code is None:
@@ -195,13 +196,13 @@ class Grader:
 
     def _count(self, verdicts: Sequence[Verdict]) -> None:
         self.counts.update(verdict.status for verdict in verdicts)
-        failures = [verdict for verdict in verdicts if verdict.status is Status.INFRA_ERROR]
-        self._recent.extend(verdict.status is Status.INFRA_ERROR for verdict in verdicts)
-        self._reason = failures[-1].reason if failures else self._reason
-        failed, of = sum(self._recent), len(self._recent)
-        if of >= _LEAST and failed > self.settings.infra_limit * of:
+        for verdict in verdicts:
+            self._failures.append(verdict.status is Status.INFRA_ERROR)
+            self._reason = verdict.reason if verdict.status is Status.INFRA_ERROR else self._reason
+        failures, of = sum(self._failures), len(self._failures)
+        if of >= _LEAST and failures > self.settings.infra_limit * of:
             raise InfraLimitError(
-                f"{failed} of the last {of} responses could not be graded (infra_error, infra_limit "
+                f"{failures} of the last {of} responses could not be graded (infra_error, infra_limit "
                 f"{self.settings.infra_limit:g}), so that what is left is noise; the last reason: {self._reason}; "
                 "fix: mend it, which 'guided-grpo grade' shows, or raise infra_limit"
             )

@@ -8,7 +8,7 @@ math-verify, which sees one cleaned expression, never a whole response (`symboli
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 
 from guided_grpo.grading.answers import FORMS, clean, declared_answer
@@ -44,6 +44,7 @@ _STATUS: dict[type[Exception], Status] = {
     UnparseableError: Status.UNPARSEABLE,
     TimeLimitError: Status.TIMEOUT,
 }
+Algebra = Callable[[], ModuleType]  # gives symbolic.py, or refuses
 _NOTHING = {"nan", "null", "none", "n/a", "na", "inf"}  # what a missing value looks like after str()
 
 
@@ -56,8 +57,8 @@ def check_maths(response: str, gold: str, *, forms: Sequence[str] = FORMS, lenie
         forms: of `answers.FORMS`, those that declare an answer.
         lenient: False = only a declared answer counts; True = else the last number of the response.
     """
-    found = declared_answer(response, forms=forms, lenient=lenient)
-    return undeclared() if found is None else compare(found, gold)
+    answer = declared_answer(response, forms=forms, lenient=lenient)
+    return undeclared() if answer is None else compare(answer, gold)
 
 
 def undeclared() -> Verdict:
@@ -65,58 +66,45 @@ def undeclared() -> Verdict:
     return Verdict(Status.NO_ANSWER, None, "no answer is declared")
 
 
-def compare(found: str, gold: str) -> Verdict:
+def compare(answer: str, gold: str) -> Verdict:
     """Grade a declared answer; where algebra is needed this may take seconds."""
-    verdict = _compare(found, gold, _Algebra())
+    verdict = _compare(answer, gold, _algebra)
     assert verdict is not None
     return verdict
 
 
-def compare_exactly(found: str, gold: str) -> Verdict | None:
+def compare_exactly(answer: str, gold: str) -> Verdict | None:
     """The verdict of `compare` where exact arithmetic or plain text decides, in well under a millisecond; else None."""
-    return _compare(found, gold, _NoAlgebra())
+    return _compare(answer, gold, _no_algebra)
 
 
 def parse_gold(gold: str) -> None:
     """Accept a gold answer, or raise ValueError that says in one line why it can be no one's gold answer."""
-    _parse_gold(gold, _Algebra())
+    _parse_gold(gold, _algebra)
 
 
 class _NeedsAlgebraError(Exception):
     """Neither text nor exact arithmetic decides."""
 
 
-class _Algebra:
+def _algebra() -> ModuleType:
     """math-verify, imported when it is first needed: that takes a second."""
+    from guided_grpo.grading import symbolic
 
-    @property
-    def module(self) -> ModuleType:
-        from guided_grpo.grading import symbolic
-
-        return symbolic
-
-    def read(self, text: str) -> None:
-        self.module.parsed(text)
-
-    def equal(self, gold: str, answer: str, *, sets_as_relations: bool) -> bool:
-        return bool(self.module.symbolic_equal(gold, answer, sets_as_relations=sets_as_relations))
+    return symbolic
 
 
-class _NoAlgebra(_Algebra):
-    def read(self, text: str) -> None:
-        raise _NeedsAlgebraError
-
-    def equal(self, gold: str, answer: str, *, sets_as_relations: bool) -> bool:
-        raise _NeedsAlgebraError
+def _no_algebra() -> ModuleType:
+    raise _NeedsAlgebraError
 
 
-def _compare(found: str, gold: str, algebra: _Algebra) -> Verdict | None:
-    if len(found) > MAX_CHARS:
-        return Verdict(Status.RESOURCE, found[:MAX_CHARS], f"{len(found)} characters, more than {MAX_CHARS}")
+def _compare(answer: str, gold: str, algebra: Algebra) -> Verdict | None:
+    if len(answer) > MAX_CHARS:
+        return Verdict(Status.RESOURCE, answer[:MAX_CHARS], f"{len(answer)} characters, more than {MAX_CHARS}")
     if not gold.strip():
-        return Verdict(Status.INFRA_ERROR, found, "the gold answer is empty")
+        return Verdict(Status.INFRA_ERROR, answer, "the gold answer is empty")
     try:
-        equal = _same_lists(clean(gold), clean(found), algebra)
+        equal = _same_lists(clean(gold), clean(answer), algebra)
     except _NeedsAlgebraError:
         return None
     except (LimitError, UnparseableError, TimeLimitError) as error:
@@ -125,12 +113,12 @@ def _compare(found: str, gold: str, algebra: _Algebra) -> Verdict | None:
         except _NeedsAlgebraError:
             return None
         except ValueError as fault:
-            return Verdict(Status.INFRA_ERROR, found, f"the gold answer {fault}")
-        return Verdict(_STATUS[type(error)], found, str(error))
-    return Verdict(Status.CORRECT, found, "equal") if equal else Verdict(Status.WRONG, found, "not equal")
+            return Verdict(Status.INFRA_ERROR, answer, f"the gold answer {fault}")
+        return Verdict(_STATUS[type(error)], answer, str(error))
+    return Verdict(Status.CORRECT, answer, "equal") if equal else Verdict(Status.WRONG, answer, "not equal")
 
 
-def _parse_gold(gold: str, algebra: _Algebra) -> None:
+def _parse_gold(gold: str, algebra: Algebra) -> None:
     if any(ord(char) < 32 and char not in "\t\n\r" for char in gold):
         raise ValueError("holds a control character, as where JSON ate the backslash of \\frac")
     text = clean(gold)
@@ -143,18 +131,18 @@ def _parse_gold(gold: str, algebra: _Algebra) -> None:
             if _is_words(element):
                 _words(element)
             elif exact_value(_plain(element)) is None and _inside(element) is None:
-                algebra.read(_assigned(element))
+                algebra().parsed(_assigned(element))
     except (LimitError, UnparseableError, TimeLimitError) as error:
         raise ValueError(f"cannot be graded ({error})") from None
-    found = declared_answer(f"\\boxed{{{gold}}}")
-    verdict = undeclared() if found is None else _compare(found, gold, algebra)
+    answer = declared_answer(f"\\boxed{{{gold}}}")
+    verdict = undeclared() if answer is None else _compare(answer, gold, algebra)
     if verdict is None:
         raise _NeedsAlgebraError
     if verdict.status is not Status.CORRECT:
         raise ValueError(f"is not accepted as its own answer ({verdict.reason})")
 
 
-def _same_lists(gold: str, answer: str, algebra: _Algebra) -> bool:
+def _same_lists(gold: str, answer: str, algebra: Algebra) -> bool:
     """Equality of what may be several answers, in any order and equally many."""
     if _squeezed(gold) == _squeezed(answer):
         return True
@@ -167,21 +155,21 @@ def _members(text: str) -> list[str]:
     return inside[1] if inside and inside[0].startswith("\\") else _elements(text)
 
 
-def _match(golds: Sequence[str], answers: Sequence[str], algebra: _Algebra, *, ordered: bool) -> bool:
+def _match(golds: Sequence[str], answers: Sequence[str], algebra: Algebra, *, ordered: bool) -> bool:
     if len(golds) != len(answers):
         return False
     if ordered:
         return all(_same(gold, answer, algebra) for gold, answer in zip(golds, answers, strict=True))
-    left = list(answers)
+    rest = list(answers)
     for gold in golds:
-        hit = next((index for index, answer in enumerate(left) if _same(gold, answer, algebra)), None)
-        if hit is None:
+        match = next((index for index, answer in enumerate(rest) if _same(gold, answer, algebra)), None)
+        if match is None:
             return False
-        del left[hit]
+        del rest[match]
     return True
 
 
-def _same(gold: str, answer: str, algebra: _Algebra) -> bool:
+def _same(gold: str, answer: str, algebra: Algebra) -> bool:
     """Equality of two single answers."""
     gold_name, answer_name = _name(gold), _name(answer)
     if gold_name and answer_name and gold_name != answer_name and len(gold_name) == len(answer_name) == 1:
@@ -211,9 +199,9 @@ def _same(gold: str, answer: str, algebra: _Algebra) -> bool:
         return _match(inside_gold[1], inside_answer[1], algebra, ordered=not inside_gold[0].startswith("\\"))
     interval = gold.startswith(("(", "[")) or "\\infty" in gold or "\\cup" in gold
     if bool(_RELATION.search(gold)) != bool(_RELATION.search(answer)) and not interval:
-        algebra.read(answer)
+        algebra().parsed(answer)
         return False
-    return algebra.equal(gold, answer, sets_as_relations=interval)
+    return bool(algebra().symbolic_equal(gold, answer, sets_as_relations=interval))
 
 
 def _elements(text: str) -> list[str]:

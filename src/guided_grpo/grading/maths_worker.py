@@ -26,22 +26,22 @@ def main() -> None:
     """Serve until standard input ends."""
     memory = int(sys.argv[1])
     _die_with_parent()
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever a library prints must not be taken for a verdict
     compare("x+x", "2x")  # the first check loads grammars; it takes a second
-    answers.write("ready\n")
-    answers.flush()
+    replies.write("ready\n")
+    replies.flush()
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for line in sys.stdin:
-        found, gold = json.loads(line)
+        answer, gold = json.loads(line)
         try:
-            verdict = compare(found, gold)
+            verdict = compare(answer, gold)
             reply = [verdict.status.value, verdict.extracted, verdict.reason]
         except (MemoryError, RecursionError) as error:  # sympy on what a policy wrote
             reply = [Status.RESOURCE.value, None, f"{type(error).__name__} while it was read"]
-        answers.write(json.dumps(reply) + "\n")
-        answers.flush()
+        replies.write(json.dumps(reply) + "\n")
+        replies.flush()
 
 
 def _die_with_parent() -> None:

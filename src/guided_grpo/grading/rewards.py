@@ -12,7 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from guided_grpo.grading.format import tag_count, well_formed
+from guided_grpo.errors import InputError
+from guided_grpo.grading.answers import THINK_CLOSE, THINK_OPEN
 from guided_grpo.grading.grader import Grader, Submission
 from guided_grpo.types import Status, Verdict
 
@@ -34,7 +35,7 @@ class Accuracy:
     """1.0 for each completion that is right by its row, 0.0 for any other, None where the grader could not tell.
 
     Columns that decide: `answer` (and `answer_kind`: math, choice, integer) or `tests` (and `entry_point`, `setup`),
-    and `task` where a row has both. What each verdict is worth is a table (`GradingSettings.worth`).
+    and `task` where a row has both. What each verdict is worth is a table (`GradingSettings.verdict_rewards`).
     """
 
     __name__ = "accuracy"  # TRL names the metric after it
@@ -45,11 +46,11 @@ class Accuracy:
 
     def begin(self, completions: Sequence[Completion], **columns: Any) -> None:
         """Start to grade in the background; a call with the same completions takes the verdicts from there."""
-        self.grader.begin(_questions(completions, columns))
+        self.grader.begin(_submissions(completions, columns))
 
     def verdicts(self, completions: Sequence[Completion], **columns: Any) -> list[Verdict | None]:
         """One verdict a completion (_B); None = its row has nothing to be graded by."""
-        return self.grader.grade(_questions(completions, columns))
+        return self.grader.grade(_submissions(completions, columns))
 
     def __call__(
         self,
@@ -64,16 +65,22 @@ class Accuracy:
             log_metric: TRL's logger; None = nothing is logged.
             columns: the data set's columns, each a list (_B), and TRL's further arguments.
         """
-        questions = _questions(completions, columns)
-        verdicts = self.grader.grade(questions)
+        submissions = _submissions(completions, columns)
+        verdicts = self.grader.grade(submissions)
         _log_shares([verdict.status for verdict in verdicts if verdict is not None], log_metric)
-        return [self.grader.worth(question, verdict) for question, verdict in zip(questions, verdicts, strict=True)]
+        return [self.grader.worth(*pair) for pair in zip(submissions, verdicts, strict=True)]
 
 
-class Format:
-    """1.0 for each completion that thinks inside one closed thinking block and then answers, else 0.0."""
+class OfForm:
+    """A reward function of how a completion thinks, not of what it answers.
 
-    __name__ = "format"
+    Args:
+        rule: reward of a text, and whether its prompt's rendering ended inside `<think>`; None = unknown.
+        name: of the metric.
+    """
+
+    def __init__(self, rule: Callable[[str, bool | None], float], name: str) -> None:
+        self.rule, self.__name__ = rule, name
 
     def __call__(
         self, completions: Sequence[Completion], thinking_open: Sequence[bool | None] | None = None, **columns: Any
@@ -85,27 +92,8 @@ class Format:
             thinking_open: whether the rendered prompt ended inside `<think>` (_B); None = unknown.
             columns: the data set's other columns and TRL's further arguments, unused.
         """
-        opened_B = thinking_open if thinking_open is not None else [None] * len(completions)
-        return [
-            float(well_formed(response_text(completion), opened))
-            for completion, opened in zip(completions, opened_B, strict=True)
-        ]
-
-
-class TagCount:
-    """Half a point for each of `<think>` and `</think>` that stands there exactly once."""
-
-    __name__ = "tags"
-
-    def __call__(
-        self, completions: Sequence[Completion], thinking_open: Sequence[bool | None] | None = None, **columns: Any
-    ) -> list[float | None]:
-        """As `Format`."""
-        opened_B = thinking_open if thinking_open is not None else [None] * len(completions)
-        return [
-            tag_count(response_text(completion), opened)
-            for completion, opened in zip(completions, opened_B, strict=True)
-        ]
+        thinking_open_B = thinking_open if thinking_open is not None else [None] * len(completions)
+        return [self.rule(response_text(c), inside) for c, inside in zip(completions, thinking_open_B, strict=True)]
 
 
 class OfGenerated:
@@ -132,12 +120,92 @@ class OfGenerated:
             guidance_tokens: how many of them are guidance (_B); None = none.
             columns: whatever else TRL hands over.
         """
-        given_B = guidance_tokens if guidance_tokens is not None else [0] * len(completion_ids)
-        generated = [list(ids[given:]) for ids, given in zip(completion_ids, given_B, strict=True)]
+        guidance_B = guidance_tokens if guidance_tokens is not None else [0] * len(completion_ids)
+        generated = [list(ids[length:]) for ids, length in zip(completion_ids, guidance_B, strict=True)]
         return self.function(completion_ids=generated, **columns)
 
 
-def _questions(completions: Sequence[Completion], columns: Mapping[str, Any]) -> list[Submission]:
+def well_formed(response: str, thinking_open: bool | None = None) -> bool:
+    """One thinking block, closed once, with something after it; white space is free everywhere.
+
+    Args:
+        response: what the policy wrote.
+        thinking_open: True = the prompt's rendering ended inside `<think>`, so the response must not open it again;
+            False = the response must open it; None = unknown, both are right.
+    """
+    before, close, after = response.partition(THINK_CLOSE)
+    if not close or not after.strip() or THINK_CLOSE in after or THINK_OPEN in after:
+        return False
+    opens = before.count(THINK_OPEN)
+    if opens:
+        return not thinking_open and opens == 1 and before.lstrip().startswith(THINK_OPEN)
+    return thinking_open is not False
+
+
+def tag_count(response: str, thinking_open: bool | None = None) -> float:
+    """0.5 for `<think>` exactly once, and 0.5 for `</think>` exactly once: a smoother form of `well_formed`.
+
+    Args:
+        response: what the policy wrote.
+        thinking_open: True = the prompt's rendering opened the block; None = unknown, both are right.
+    """
+    opens, closes = response.count(THINK_OPEN), response.count(THINK_CLOSE)
+    right = opens == 0 if thinking_open else opens == 1 if thinking_open is False else opens <= 1
+    return 0.5 * right + 0.5 * (closes == 1)
+
+
+def _repetition(grader: Grader, max_tokens: int) -> RewardFunction:
+    from trl.rewards import get_repetition_penalty_reward
+
+    settings = grader.settings
+    return OfGenerated(get_repetition_penalty_reward(settings.repeat_ngram, settings.repeat_penalty), "repetition")
+
+
+def _overlong(grader: Grader, max_tokens: int) -> RewardFunction:
+    from trl.rewards import get_soft_overlong_punishment
+
+    soft = grader.settings.overlong_tokens or max_tokens // 5
+    if not 0 < soft <= max_tokens:
+        raise InputError(
+            f"is not between 1 and max_completion_length {max_tokens}",
+            field="overlong_tokens", value=soft, fix="use a part of max_completion_length",
+        )  # fmt: skip
+    return OfGenerated(get_soft_overlong_punishment(max_tokens, soft), "overlong")
+
+
+# Name → what makes the reward function, from a grader with its settings and the most tokens of a response.
+REWARDS: dict[str, Callable[[Grader, int], RewardFunction]] = {
+    "accuracy": lambda grader, max_tokens: Accuracy(grader),
+    "format": lambda grader, max_tokens: OfForm(well_formed, "format"),
+    "tags": lambda grader, max_tokens: OfForm(tag_count, "tags"),
+    "repetition": _repetition,
+    "overlong": _overlong,
+}
+
+accuracy = Accuracy()  # with the default settings; its processes start when they are first needed
+
+
+def reward_functions(
+    names: Sequence[str], grader: Grader | None = None, *, max_tokens: int = 0
+) -> list[RewardFunction]:
+    """The reward functions of these names, in this order.
+
+    Args:
+        names: of `REWARDS`.
+        grader: what `accuracy` asks, and whose settings hold the numbers of the others; None = the defaults.
+        max_tokens: most that a response may have; 0 = `overlong` cannot be used.
+
+    Raises InputError for an unknown name, or for settings that a reward cannot take.
+    """
+    for name in names:
+        if name not in REWARDS:
+            raise InputError(
+                "is no reward function", field="rewards", value=name, fix=f"choose from {', '.join(sorted(REWARDS))}"
+            )
+    return [REWARDS[name](grader or accuracy.grader, max_tokens) for name in names]
+
+
+def _submissions(completions: Sequence[Completion], columns: Mapping[str, Any]) -> list[Submission]:
     names = [name for name in ("task", "answer", "answer_kind", "tests", "entry_point", "setup") if name in columns]
     return [
         Submission(response_text(completion), {name: columns[name][place] for name in names})

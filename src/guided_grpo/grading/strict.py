@@ -23,33 +23,33 @@ _CHOICE = re.compile(
 _INTEGER = re.compile(r"[-+]?\d+")
 
 
-def compare_as(kind: str, found: str, gold: str) -> Verdict:
+def compare_as(kind: str, answer: str, gold: str) -> Verdict:
     """Grade a declared answer by its kind, one of `KINDS`."""
     if kind == "choice":
-        return compare_choice(found, gold)
-    return compare_integer(found, gold) if kind == "integer" else compare(found, gold)
+        return compare_choice(answer, gold)
+    return compare_integer(answer, gold) if kind == "integer" else compare(answer, gold)
 
 
-def compare_choice(found: str, gold: str) -> Verdict:
-    """Whether `found` names the one letter `gold`."""
-    wanted = choice_of(gold)
-    if wanted is None:
-        return Verdict(Status.INFRA_ERROR, found[:MAX_CHARS], "the gold answer is no letter of a choice")
-    chosen = choice_of(found)
-    if chosen is None:
-        return Verdict(Status.UNPARSEABLE, found[:MAX_CHARS], "is not one letter of a choice")
-    return Verdict(Status.CORRECT if chosen == wanted else Status.WRONG, chosen, f"chose {chosen}")
+def compare_choice(answer: str, gold: str) -> Verdict:
+    """Whether `answer` names the one letter `gold`."""
+    right = choice_of(gold)
+    if right is None:
+        return Verdict(Status.INFRA_ERROR, answer[:MAX_CHARS], "the gold answer is no letter of a choice")
+    choice = choice_of(answer)
+    if choice is None:
+        return Verdict(Status.UNPARSEABLE, answer[:MAX_CHARS], "is not one letter of a choice")
+    return Verdict(Status.CORRECT if choice == right else Status.WRONG, choice, f"chose {choice}")
 
 
-def compare_integer(found: str, gold: str) -> Verdict:
-    """Whether `found` is the whole number `gold`, written out; leading zeros do not count."""
-    wanted = integer_of(gold)
-    if wanted is None:
-        return Verdict(Status.INFRA_ERROR, found[:MAX_CHARS], "the gold answer is no whole number")
-    number = integer_of(found)
+def compare_integer(answer: str, gold: str) -> Verdict:
+    """Whether `answer` is the whole number `gold`, written out; leading zeros do not count."""
+    right = integer_of(gold)
+    if right is None:
+        return Verdict(Status.INFRA_ERROR, answer[:MAX_CHARS], "the gold answer is no whole number")
+    number = integer_of(answer)
     if number is None:
-        return Verdict(Status.UNPARSEABLE, found[:MAX_CHARS], "is no whole number")
-    return Verdict(Status.CORRECT if number == wanted else Status.WRONG, found, "compared as whole numbers")
+        return Verdict(Status.UNPARSEABLE, answer[:MAX_CHARS], "is no whole number")
+    return Verdict(Status.CORRECT if number == right else Status.WRONG, answer, "compared as whole numbers")
 
 
 def check_gold(kind: str, gold: str) -> None:

@@ -54,7 +54,7 @@ def parsed(text: str) -> Any:
     check_limits(text)
     try:
         with _callers_alarm_kept():
-            found = parse(
+            expressions = parse(
                 f"${text}$",
                 extraction_config=_READING,
                 fallback_mode="no_fallback",
@@ -65,9 +65,9 @@ def parsed(text: str) -> Any:
         raise TimeLimitError(f"math-verify needed more than {SECONDS} s to read it") from None
     except Exception as error:  # whatever a policy may write reaches the parser: any complaint is about its text
         raise UnparseableError(f"math-verify: {type(error).__name__}") from None
-    if not found:
+    if not expressions:
         raise UnparseableError("no mathematical expression")
-    return found[0]
+    return expressions[0]
 
 
 def symbolic_equal(gold: str, answer: str, *, sets_as_relations: bool = False) -> bool:
