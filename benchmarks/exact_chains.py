@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 
 from guided_grpo.data.domains.chains import chains, solution
-from guided_grpo.evaluation.evalrun import kept
+from guided_grpo.evaluation.completions import read_evaluation
 from guided_grpo.evaluation.stats import mean_interval
 
 
@@ -29,7 +29,7 @@ def main() -> None:
     for folder in options.evaluations:
         right: list[list[float]] = [[] for _ in rows]
         whole: list[list[float]] = [[] for _ in rows]
-        for record in kept(folder)[1]:
+        for record in read_evaluation(folder)[1]:
             right[record["problem"]].append(float(record["score"] or 0))
             whole[record["problem"]].append(float(record["response"] == solution(rows[record["problem"]])))
         words = []

@@ -11,14 +11,14 @@ import pytest
 from guided_grpo.studies.audit.advice import advise
 from guided_grpo.studies.audit.estimates import estimate
 from guided_grpo.studies.audit.rules import Advice
-from guided_grpo.studies.audit.trials import Setting, Trial
+from guided_grpo.studies.audit.trials import GuidanceSetting, Trial
 
 K = 12
 PROBLEMS = 40
 Change = Callable[[Trial], dict[str, Any]]
 
 
-def trial(problem: int, setting: Setting, successes: int, tier: str = "all", **more: Any) -> Trial:
+def trial(problem: int, setting: GuidanceSetting, successes: int, tier: str = "all", **more: Any) -> Trial:
     values = {"tokens": K * 20, "truncated": 0, "given": int(40 * setting.amount), "clipped": False}
     values |= {"statuses": {"correct": successes, "wrong": K - successes}, "states_answer": False}
     return Trial(problem=problem, tier=tier, setting=setting, graded=K, successes=successes, **{**values, **more})
@@ -31,7 +31,7 @@ def audit(
     found = []
     for (placement, amount), successes in table.items():
         for problem in range(PROBLEMS):
-            setting = Setting(placement, unit, amount)  # type: ignore[arg-type]
+            setting = GuidanceSetting(placement, unit, amount)  # type: ignore[arg-type]
             found.append(trial(problem, setting, successes[problem % len(successes)]))
     return [replace(one, **change(one)) for one in found] if change else found
 
@@ -104,7 +104,7 @@ def test_further_problems_count_in_their_tier_alone() -> None:
 
     shares = audit({("prefix", 0.0): [0], ("prefix", 0.5): [0]}, change=made)
     more = [
-        trial(40 + n, Setting("prefix", "ratio", amount), 12 if amount and n % 2 else 0, tier="10")
+        trial(40 + n, GuidanceSetting("prefix", "ratio", amount), 12 if amount and n % 2 else 0, tier="10")
         for n in range(20)
         for amount in (0.0, 0.5)
     ]

@@ -10,36 +10,62 @@ import argparse
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Annotated, Any, cast
 
 import torch
 import yaml
+from annotated_types import Ge, Gt, Interval
 from datasets import Dataset
 
 from guided_grpo.commands.options import OneLineParser, add_map, mapping_of, wants_bars
-from guided_grpo.commands.policies import embedded_source, load_for_sampling, load_tokenizer
+from guided_grpo.commands.policies import context_of, embedded_source, load_for_sampling, load_tokenizer
 from guided_grpo.data.sources import load_rows
 from guided_grpo.embedded.recipes import POLICIES, embedded_recipe
 from guided_grpo.errors import InputError
+from guided_grpo.evaluation.completions import CompletionRun
+from guided_grpo.evaluation.engines import TransformersEngine
 from guided_grpo.grading import Grader
-from guided_grpo.guidance.placement import HINT_TEMPLATE, PLACEMENTS, GuidanceTokenizer, check_hint_template
+from guided_grpo.guidance.placement import PLACEMENTS, GuidanceTokenizer, PlacementSettings, check_hint_template
+from guided_grpo.guidance.slicing import UNITS
+from guided_grpo.settings import OneOf, add_options, again, read_options, setting
 from guided_grpo.store import rundir
 from guided_grpo.studies.audit.advice import advise
 from guided_grpo.studies.audit.against import Comparison, compare, pooled
 from guided_grpo.studies.audit.audit_page import audit_page
-from guided_grpo.studies.audit.choice import Problem, choose, choose_first, tiers_of
+from guided_grpo.studies.audit.choice import AuditProblem, choose, choose_first, tiers_of
 from guided_grpo.studies.audit.estimates import Estimates, estimate
 from guided_grpo.studies.audit.rules import Advice
-from guided_grpo.studies.audit.sampling import Drawing, Sampler, TrialJournal, run_trials
 from guided_grpo.studies.audit.trial_table import Table
-from guided_grpo.studies.audit.trials import Setting, Trial
-from guided_grpo.types import Row, Unit
+from guided_grpo.studies.audit.trials import (
+    GuidanceSetting,
+    Trial,
+    TrialDecoding,
+    check_room,
+    trial_requests,
+    trials_of,
+)
+from guided_grpo.types import Row
 
 JOURNAL, RESULT, PAGE, CONFIG = "trials.jsonl", "audit.json", "audit.html", "config.yaml"
-SHARES = tuple(part / 8 for part in range(1, 9))
 PROBLEMS_PER_STEP = 8
+
+
+@dataclass(frozen=True)
+class AuditSettings:
+    """What is asked, and which groups are looked at."""
+
+    problems: Annotated[int, Ge(2)] = setting(60, "drawn by seed, in proportion to the tiers")
+    first: Annotated[int, Ge(0)] = setting(0, "as many more of the easiest tier, which a curriculum trains first")
+    unguided: Annotated[int, Ge(1)] = setting(3, "times as many responses without guidance")
+    strengths: Annotated[list[float], Gt(0)] = setting([part / 8 for part in range(1, 9)], "amounts in --unit")
+    unit: Annotated[str, OneOf(UNITS)] = setting("ratio", "of the strengths")
+    placement: Annotated[str, OneOf((*PLACEMENTS, "both"))] = setting("prefix", "of guidance")
+    groups: Annotated[list[int], Ge(2)] = setting([4, 8, 12], "sizes G to look at")
+    alphas: Annotated[list[float], Interval(gt=0, le=1)] = setting([0.25, 0.5, 0.75, 1.0], "shares guided")
+    thinking: Annotated[str, OneOf(("auto", "open", "none"))] = again(PlacementSettings, "guidance_thinking")
+    hint_template: str = again(PlacementSettings, "hint_template")
 
 
 def main(arguments: list[str], *, as_json: bool = False) -> int:
@@ -85,7 +111,6 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    usual = Drawing()
     parser = OneLineParser(prog="guided-grpo audit", description="Can guidance help this model on this data, and how?")
     parser.add_argument(
         "--model", required=True, help=f"hub id, checkpoint folder, run directory, or one of {', '.join(POLICIES)}"
@@ -96,61 +121,28 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--split", default="train", help="split of a hub data set")
     parser.add_argument("--reader", help="plain or gsm8k; default: detect")
     parser.add_argument("--limit", type=int, help="draw from the first so many problems")
-    parser.add_argument("--problems", type=int, default=60, help="drawn by seed, in proportion to the tiers")
-    parser.add_argument(
-        "--first", type=int, default=0, help="as many more of the easiest tier, which a curriculum trains first"
-    )
-    parser.add_argument(
-        "--samples", type=int, default=usual.samples, help="K responses a problem and strength; best ≥ G"
-    )
-    parser.add_argument("--unguided", type=int, default=3, help="times as many responses without guidance")
-    parser.add_argument("--strengths", type=float, nargs="+", default=list(SHARES), help="amounts in --unit, above 0")
-    parser.add_argument("--unit", default="ratio", choices=get_args(Unit), help="of the strengths")
-    parser.add_argument("--placement", default="prefix", choices=(*PLACEMENTS, "both"))
-    parser.add_argument("--groups", type=int, nargs="+", default=[4, 8, 12], help="sizes G to look at")
-    parser.add_argument("--alphas", type=float, nargs="+", default=[0.25, 0.5, 0.75, 1.0], help="shares guided")
-    parser.add_argument("--temperature", type=float, default=usual.temperature, help="that of training")
-    parser.add_argument("--top-p", type=float, default=usual.top_p)
-    parser.add_argument("--top-k", type=int, default=usual.top_k, help="0 = off")
-    parser.add_argument("--max-tokens", type=int, default=usual.max_tokens, help="max_completion_length of training")
-    parser.add_argument("--batch-size", type=int, default=usual.batch_size, help="responses at a time")
-    parser.add_argument("--seed", type=int, default=usual.seed)
+    add_options(parser, AuditSettings)
+    add_options(parser, TrialDecoding)
     parser.add_argument(
         "--template-kwargs", type=json.loads, default={}, help='JSON, such as {"enable_thinking": false}'
     )
-    parser.add_argument("--thinking", default="auto", choices=("auto", "open", "none"), help="guidance_thinking")
-    parser.add_argument("--hint-template", default=HINT_TEMPLATE, help="wording around {problem} and {hint}")
     parser.add_argument("--dtype", default="auto", help="of the weights")
     parser.add_argument("--embedded-base", type=Path, help="folder of an embedded model; default: runs/NAME-base")
     parser.add_argument("--against", type=Path, nargs="+", default=[], metavar="RUN", help="compare with finished runs")
     parser.add_argument("--quiet", action="store_true")
     options = parser.parse_args(arguments)
-    _check(options)
-    options.strengths = sorted(set(options.strengths))
-    options.groups, options.alphas = sorted(set(options.groups)), sorted(set(options.alphas))
-    return options
-
-
-def _check(options: argparse.Namespace) -> None:
-    top = 1.0 if options.unit.startswith("ratio") else float("inf")
-    for name, least, most, words in (
-        ("problems", 2, float("inf"), "2 or more"),
-        ("first", 0, float("inf"), "0 or more"),
-        ("samples", 2, float("inf"), "2 or more"),
-        ("unguided", 1, float("inf"), "1 or more"),
-        ("groups", 2, float("inf"), "sizes of 2 or more"),
-        ("alphas", 1e-9, 1.0, "shares above 0 and up to 1"),
-        ("strengths", 1e-9, top, f"amounts above 0 in {options.unit}" + (", up to 1" if top == 1 else "")),
-        ("max_tokens", 1, float("inf"), "1 or more"),
-        ("batch_size", 1, float("inf"), "1 or more"),
-        ("temperature", 1e-9, float("inf"), "a temperature above 0: at 0 all samples are equal"),
-    ):
-        values = getattr(options, name)
-        for value in values if isinstance(values, list) else [values]:
-            if not least <= value <= most:
-                raise InputError("is out of range", field=name, value=value, fix=f"use {words}")
+    read_options(options, AuditSettings)
+    read_options(options, TrialDecoding)
+    if options.unit.startswith("ratio") and max(options.strengths) > 1:
+        raise InputError(
+            "is out of range", field="strengths", value=max(options.strengths),
+            fix=f"use amounts above 0 in {options.unit}, up to 1",
+        )  # fmt: skip
     check_hint_template(options.hint_template)
     embedded_recipe(options.model)  # refuses an unknown one before anything is written
+    for name in ("strengths", "groups", "alphas"):
+        setattr(options, name, sorted(set(getattr(options, name))))
+    return options
 
 
 def _trials(options: argparse.Namespace, rows: Dataset, tiers: Sequence[str]) -> tuple[list[Trial], set[int]]:
@@ -158,40 +150,33 @@ def _trials(options: argparse.Namespace, rows: Dataset, tiers: Sequence[str]) ->
     shares = choose(tiers, options.problems, options.seed)
     further = choose_first(tiers, shares, options.first, options.seed)
     chosen = sorted([*shares, *further])
-    problems = [Problem(index, tiers[index], cast(Row, rows[index])) for index in chosen]
+    problems = [AuditProblem(index, tiers[index], cast(Row, rows[index])) for index in chosen]
     placements = PLACEMENTS if options.placement == "both" else (options.placement,)
-    settings = [Setting(placements[0], options.unit, 0.0)] * options.unguided
-    settings += [Setting(one, options.unit, amount) for one in placements for amount in options.strengths]
-    drawing = Drawing(
-        options.samples,
-        options.temperature,
-        options.top_p,
-        options.top_k,
-        options.max_tokens,
-        options.batch_size,
-        options.seed,
-    )
-    kept = (
+    settings = [GuidanceSetting(placements[0], options.unit, 0.0)] * options.unguided
+    settings += [GuidanceSetting(one, options.unit, amount) for one in placements for amount in options.strengths]
+    names = (
         *("model", "data", "map", "split", "reader", "limit", "problems", "first", "unguided", "strengths"),
         *("unit", "placement", "dtype", "template_kwargs", "thinking", "hint_template"),
     )
-    shaping = {name: getattr(options, name) for name in kept} | asdict(drawing) | {"rows": chosen}
-    with TrialJournal(options.output / JOURNAL, shaping) as journal:
-        batches = -(-len(problems) * len(settings) // max(1, drawing.batch_size // drawing.samples))
-        if len(journal.batches) < batches:
-            _ask(options, problems, settings, drawing, journal)
-        return [trial for batch in journal.batches for trial in batch], set(further)
+    shaping = {name: getattr(options, name) for name in names} | {"rows": chosen}
+    with CompletionRun(
+        len(problems) * len(settings), read_options(options, TrialDecoding), shaping, options.output / JOURNAL,
+        what="audit that is", line="an audit",
+    ) as run:  # fmt: skip
+        if run.missing:
+            _sample(options, problems, settings, run)
+        return trials_of(run.records), set(further)
 
 
-def _ask(
+def _sample(
     options: argparse.Namespace,
-    problems: Sequence[Problem],
-    settings: Sequence[Setting],
-    drawing: Drawing,
-    journal: TrialJournal,
+    problems: Sequence[AuditProblem],
+    settings: Sequence[GuidanceSetting],
+    run: CompletionRun,
 ) -> None:
     """What the journal lacks, of the policy."""
-    source = _source(options)
+    folder = embedded_source(options.model, options.embedded_base, quiet=options.quiet)
+    source = rundir.model_of(options.model) if folder is None else str(folder)
     tokenizer = load_tokenizer(source)
     guides = {
         one: GuidanceTokenizer(
@@ -199,22 +184,11 @@ def _ask(
         )
         for one in {setting.placement for setting in settings}
     }
+    requests = trial_requests(problems, settings, guides)
+    check_room(requests, options.max_tokens, context_of(source))
+    engine = TransformersEngine(load_for_sampling(source, options.dtype), tokenizer)
     with Grader() as grader:
-        grader.start(sorted({str(problem.row.get("task")) for problem in problems}))
-        sampler = Sampler(
-            load_for_sampling(source, options.dtype),
-            tokenizer,
-            guides,
-            grader,
-            drawing,
-        )
-        sampler.check_room(problems, settings)
-        run_trials(sampler, problems, settings, journal, bars=wants_bars(options.quiet))
-
-
-def _source(options: argparse.Namespace) -> str:
-    folder = embedded_source(options.model, options.embedded_base, quiet=options.quiet)
-    return rundir.model_of(options.model) if folder is None else str(folder)
+        run.run(requests, engine, grader, label="audit", bars=wants_bars(options.quiet))
 
 
 def _plain(options: argparse.Namespace) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from guided_grpo.commands.train import load_held_out
 from guided_grpo.commands.train import run as train
 from guided_grpo.embedded import embedded_recipe
 from guided_grpo.errors import InputError
-from guided_grpo.evaluation.evaluate import questions
+from guided_grpo.evaluation.questions import questions
 from guided_grpo.store import rundir
 from guided_grpo.studies.comparison import read_tiers, summarise, table
 from guided_grpo.studies.report import build_report

@@ -10,17 +10,20 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from guided_grpo.commands.eval_tables import compared, figures_table
+from guided_grpo.commands.eval_tables import comparison_table, figures_table
 from guided_grpo.commands.eval_tasks import STYLES, Task, benchmark_task, data_task, json_option, system_text
 from guided_grpo.commands.options import OneLineParser, add_map, mapping_of, wants_bars
-from guided_grpo.commands.policies import load_tokenizer
+from guided_grpo.commands.policies import load_for_sampling, load_tokenizer
+from guided_grpo.data.annotating.answer_journal import key_of
 from guided_grpo.data.reading.benchmarks import BENCHMARKS
 from guided_grpo.errors import InputError
-from guided_grpo.evaluation import evalrun, scoring
+from guided_grpo.evaluation import scoring
+from guided_grpo.evaluation.completions import COMPLETIONS, CompletionRun, read_evaluation
+from guided_grpo.evaluation.decoding import DECODINGS, SYSTEMS, Decoding
 from guided_grpo.evaluation.engines import Engine, TransformersEngine, VLLMEngine, weights_of
-from guided_grpo.evaluation.evaluate import Decoding
-from guided_grpo.evaluation.protocols import DECODINGS, SYSTEMS
+from guided_grpo.evaluation.questions import requests_of
 from guided_grpo.grading import Grader
+from guided_grpo.settings import add_options
 from guided_grpo.store import rundir
 
 
@@ -28,10 +31,10 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
     """Evaluate, or compare two evaluations; prints tables, or JSON."""
     options = _parser().parse_args(arguments)
     if options.compare:
-        found = compare(*options.compare)
+        differences = compare(*options.compare)
         if options.output:
-            rundir.write_json(options.output, found)
-        print(json.dumps(found, indent=2) if as_json else compared(found))
+            rundir.write_json(options.output, differences)
+        print(json.dumps(differences, indent=2) if as_json else comparison_table(differences))
         return 0
     if options.model is None or bool(options.data) == bool(options.benchmark):
         raise InputError(
@@ -50,7 +53,7 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
     if as_json:
         print(json.dumps(results if several > 1 else results[tasks[0].name], indent=2))
     else:
-        print("\n\n".join(figures_table(found, name if several > 1 else "") for name, found in results.items()))
+        print("\n\n".join(figures_table(figures, name if several > 1 else "") for name, figures in results.items()))
     return 0
 
 
@@ -59,17 +62,17 @@ def compare(first: Path, second: Path) -> dict[str, Any]:
 
     Raises InputError where a folder holds no finished evaluation, or the problems are not the same.
     """
-    names = [folder.name for folder in sorted(first.glob("*/")) if (folder / evalrun.COMPLETIONS).is_file()]
-    if (first / evalrun.COMPLETIONS).is_file() or not names:
+    names = [folder.name for folder in sorted(first.glob("*/")) if (folder / COMPLETIONS).is_file()]
+    if (first / COMPLETIONS).is_file() or not names:
         pairs = {first.name: (first, second)}
     else:
         pairs = {name: (first / name, second / name) for name in names}
-    found: dict[str, Any] = {"first": str(first), "second": str(second), "sets": {}}
+    sets = {}
     for name, folders in pairs.items():
-        (_, a), (_, b) = (evalrun.kept(folder) for folder in folders)
+        (_, a), (_, b) = (read_evaluation(folder) for folder in folders)
         samples = min(max(record["sample"] for record in records) + 1 for records in (a, b))
-        found["sets"][name] = {"samples": samples, **scoring.compare(a, b, samples)}
-    return found
+        sets[name] = {"samples": samples, **scoring.compare(a, b, samples)}
+    return {"first": str(first), "second": str(second), "sets": sets}
 
 
 def _run(
@@ -82,9 +85,10 @@ def _run(
 
     def engine() -> Engine:
         if not loaded:  # one for all sets
-            vllm = options.engine == "vllm"
             loaded.append(
-                VLLMEngine(model, tokenizer, engine_options) if vllm else TransformersEngine(model, tokenizer)
+                VLLMEngine(model, tokenizer, engine_options)
+                if options.engine == "vllm"
+                else TransformersEngine(load_for_sampling(model), tokenizer)
             )
         return loaded[0]
 
@@ -100,18 +104,19 @@ def _run(
     with Grader() as grader:
         for task in tasks:
             folder = _folder(options.output, task.name if len(tasks) > 1 else None)
-            run = evalrun.EvalRun(
-                task.problems, task.identities, tokenizer, task.decoding, {**common, **task.settings}, folder,
-                template_kwargs=kwargs, stop=task.stop,
-            )  # fmt: skip
-            try:
-                run.run(engine, grader, label=task.name, bars=wants_bars(options.quiet))
-                found = {**run.figures(), "skipped": task.skipped, "settings": run.settings}
+            requests = requests_of(task.problems, tokenizer, kwargs, task.keys)
+            # Last, so that a setting which shows what differs is named first.
+            content = key_of([[request.prompt, request.row] for request in requests])
+            settings = {**common, **task.settings, **vars(task.decoding), "stop": task.stop, "asked": content}
+            path = folder / COMPLETIONS if folder else None
+            with CompletionRun(len(requests), task.decoding, settings, path) as run:
+                if run.missing:
+                    bars = wants_bars(options.quiet)
+                    run.run(requests, engine(), grader, stop=task.stop, label=task.name, bars=bars)
+                figures = {**run.figures(), "skipped": task.skipped, "settings": run.settings}
                 if folder:
-                    rundir.write_json(folder / rundir.EVAL, found)
-            finally:
-                run.close()
-            results[task.name] = found
+                    rundir.write_json(folder / rundir.EVAL, figures)
+            results[task.name] = figures
     if file:
         rundir.write_json(options.output, results if len(tasks) > 1 else results[tasks[0].name])
     return results
@@ -130,8 +135,12 @@ def _folder(output: Path | None, name: str | None) -> Path | None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    usual = Decoding()
-    parser = OneLineParser(prog="guided-grpo eval", description="Unguided accuracy on benchmarks or held-out problems.")
+    parser = OneLineParser(
+        prog="guided-grpo eval",
+        description="Unguided accuracy on benchmarks or held-out problems.",
+        epilog="What is not said of decoding is --decoding's, else the benchmark's, else "
+        + ", ".join(f"{name} {value}" for name, value in vars(Decoding()).items()),
+    )
     add = parser.add_argument
     add("--model", help="hub id, checkpoint folder, or a run directory (its model)")
     add("--benchmark", nargs="+", metavar="NAME[=SOURCE]", help=f"{', '.join(BENCHMARKS)}; =FILE stands in")
@@ -143,13 +152,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--reader", help="of --data: plain or gsm8k; default: detect")
     add("--limit", type=int, help="the first so many problems")
     add("--decoding", choices=sorted(DECODINGS), help="a paper's settings; single options override them")
-    add("--samples", type=int, help=f"responses a problem; default: the benchmark's, else {usual.samples}")
-    add("--temperature", type=float, help=f"0 = greedy; default {usual.temperature}")
-    add("--top-p", type=float, help=f"default {usual.top_p}")
-    add("--top-k", type=int, help=f"0 = off; default {usual.top_k}")
-    add("--max-tokens", type=int, help=f"of a response; default: the benchmark's, else {usual.max_tokens}")
-    add("--batch-size", type=int, help=f"responses at a time; default {usual.batch_size}")
-    add("--seed", type=int, help=f"default {usual.seed}")
+    unset: dict[str, Any] = dict.fromkeys(vars(Decoding()))
+    add_options(parser, Decoding, **unset)
     add("--system", help=f"system text of chats, or {', '.join(SYSTEMS)} for a paper's")
     add("--template-kwargs", metavar="JSON", help="""for the chat template, such as '{"enable_thinking": true}'""")
     add("--prompt-style", choices=STYLES, default="auto", help="auto: chat where the model has a template")

@@ -8,31 +8,31 @@ from typing import Any
 Figures = Mapping[str, Any]
 
 
-def figures_table(found: Figures, name: str = "") -> str:
+def figures_table(figures: Figures, name: str = "") -> str:
     """Accuracy by tier, then pass@k, majority vote and what it cost."""
-    samples = found["samples"]
+    samples = figures["samples"]
     lines = [name] if name else []
     lines.append(f"{'tier':>20} {'problems':>9} {f'avg@{samples}':>9}   95 % interval")
-    for tier, figures in [*found["tiers"].items(), ("all", found)]:
-        if tier != "all" or figures is found:
-            lines.append(_row(tier, figures["problems"], figures["accuracy"], figures["interval"]))
-    more = {f"pass@{k}": figures for k, figures in found["pass"].items() if k != "1"}
-    if found["majority"] and samples > 1:
-        more[f"maj@{samples}"] = found["majority"]
-    for label, figures in more.items():
-        lines.append(_row(label, figures["problems"], figures["mean"], figures["interval"]))
-    verdicts = ", ".join(f"{count} {status}" for status, count in found["verdicts"].items())
-    lines.append(f"{verdicts}; {found['ungraded']} ungraded; {found['truncated']:.1%} truncated")
-    lines.append(f"{found['tokens']} tokens in {found['seconds']:.1f} s")
-    if found["skipped"]:
-        lines.append("left out: " + ", ".join(f"{count} {reason}" for reason, count in found["skipped"].items()))
+    for tier, part in [*figures["tiers"].items(), ("all", figures)]:
+        if tier != "all" or part is figures:
+            lines.append(_row(tier, part["problems"], part["accuracy"], part["interval"]))
+    more = {f"pass@{k}": part for k, part in figures["pass"].items() if k != "1"}
+    if figures["majority"] and samples > 1:
+        more[f"maj@{samples}"] = figures["majority"]
+    for label, part in more.items():
+        lines.append(_row(label, part["problems"], part["mean"], part["interval"]))
+    verdicts = ", ".join(f"{count} {status}" for status, count in figures["verdicts"].items())
+    lines.append(f"{verdicts}; {figures['ungraded']} ungraded; {figures['truncated']:.1%} truncated")
+    lines.append(f"{figures['tokens']} tokens in {figures['seconds']:.1f} s")
+    if figures["skipped"]:
+        lines.append("left out: " + ", ".join(f"{count} {reason}" for reason, count in figures["skipped"].items()))
     return "\n".join(lines)
 
 
-def compared(found: Figures) -> str:
+def comparison_table(differences: Figures) -> str:
     """Differences second − first, set by set."""
-    lines = [f"{found['second']} − {found['first']}, paired over problems"]
-    for name, figures in found["sets"].items():
+    lines = [f"{differences['second']} − {differences['first']}, paired over problems"]
+    for name, figures in differences["sets"].items():
         samples = figures["samples"]
         lines.append(f"\n{name}: {figures['accuracy']['problems']} problems, {samples} samples each")
         lines.append(f"{'':>20} {'first':>8} {'second':>8} {'difference':>11}   95 % interval       p (paired t)")

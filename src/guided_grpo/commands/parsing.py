@@ -8,16 +8,17 @@ import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
+from annotated_types import Ge, Interval
 from trl import ModelConfig, TrlParser
 
 from guided_grpo.commands.options import read_yaml
 from guided_grpo.embedded.recipes import POLICIES
 from guided_grpo.errors import InputError
-from guided_grpo.evaluation.evaluate import Decoding
+from guided_grpo.evaluation.decoding import Decoding
 from guided_grpo.grading import GradingSettings
-from guided_grpo.settings import describe, setting
+from guided_grpo.settings import again, check, describe, setting
 from guided_grpo.train.config import SETTINGS, GuidedGRPOConfig
 from guided_grpo.train.methods import foreign
 
@@ -47,13 +48,15 @@ class RunArguments:
     sample_hard: str | None = setting(None, "Lowest difficulty of a hard one: a number, a tier, or 'quantile 0.8'.")
     sample_moderate: str | None = setting(None, "Lowest difficulty of a moderate one, that replace draws from.")
     rewards: list[str] = setting(["accuracy"], "Reward functions: accuracy, format, tags, repetition, overlong.")
-    eval_every: int = setting(0, "Steps between unguided evaluations during training; 0 = before and after only.")
-    eval_samples: int = setting(4, "Responses a held-out problem.")
-    eval_temperature: float = setting(0.6, "0 = greedy.")
-    eval_top_p: float = setting(0.95, "1 = off.")
-    eval_top_k: int = setting(20, "0 = off.")
-    eval_max_tokens: int | None = setting(None, "Unset = max_completion_length.")
-    eval_batch_size: int = setting(128, "Responses at a time.")
+    eval_every: Annotated[int, Ge(0)] = setting(
+        0, "Steps between unguided evaluations during training; 0 = before and after only."
+    )
+    eval_samples: Annotated[int, Ge(1)] = again(Decoding, "samples")
+    eval_temperature: Annotated[float, Ge(0)] = again(Decoding, "temperature")
+    eval_top_p: Annotated[float, Interval(gt=0, le=1)] = again(Decoding, "top_p")
+    eval_top_k: Annotated[int, Ge(0)] = again(Decoding, "top_k")
+    eval_max_tokens: Annotated[int | None, Ge(1)] = setting(None, "Unset = max_completion_length.")
+    eval_batch_size: Annotated[int, Ge(1)] = again(Decoding, "batch_size")
     embedded_base: str | None = setting(
         None, "Folder that an embedded model is pre-trained into; unset = runs/NAME-base."
     )
@@ -76,22 +79,13 @@ class RunArguments:
                     field=name,
                     fix="give a difficulty or quantile",
                 )
-        if self.eval_every < 0:
-            raise InputError("is below 0", field="eval_every", value=self.eval_every, fix="use 0 (off) or more")
-        if self.eval_samples < 1:
-            raise InputError("is below 1", field="eval_samples", value=self.eval_samples, fix="use 1 or more")
+        check(self)
 
-    def decoding(self, max_completion_length: int, seed: int = 0) -> Decoding:
-        """How held-out problems are answered."""
-        return Decoding(
-            samples=self.eval_samples,
-            temperature=self.eval_temperature,
-            top_p=self.eval_top_p,
-            top_k=self.eval_top_k,
-            max_tokens=self.eval_max_tokens or max_completion_length,
-            batch_size=self.eval_batch_size,
-            seed=seed,
-        )
+    def decoding(self, max_tokens: int) -> Decoding:
+        """How held-out problems are answered; `max_tokens` where eval_max_tokens is unset."""
+        names = [name for name in vars(Decoding()) if hasattr(self, f"eval_{name}")]
+        values = {name: getattr(self, f"eval_{name}") for name in names}
+        return Decoding(**{**values, "max_tokens": self.eval_max_tokens or max_tokens})
 
 
 @dataclass(frozen=True)

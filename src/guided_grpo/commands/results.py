@@ -1,93 +1,83 @@
-"""What a run says of itself: unguided accuracy before, during and after training, and the summary that ends it."""
+"""What a run of `train` or `sft` says of itself: unguided accuracy before, during and after it, and its summary."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 from datasets import Dataset
+from transformers import Trainer
 
 from guided_grpo.commands.options import wants_bars
-from guided_grpo.commands.parsing import Settings, tell
-from guided_grpo.evaluation.evaluate import Evaluation, evaluate, questions
+from guided_grpo.commands.parsing import RunArguments, tell
+from guided_grpo.evaluation.questions import evaluate, questions
+from guided_grpo.grading import Grader
 from guided_grpo.store import jsonl, rundir
-from guided_grpo.train.trainer import GuidedGRPOTrainer
 
-_EVALUATED = ("accuracy", "interval", "problems", "samples")
+_SHORT = ("accuracy", "interval", "problems", "samples")
 
 
 class Results:
-    """Evaluations and the summary of one run."""
+    """Evaluations and the summary of one run.
 
-    def __init__(self, settings: Settings, trainer: GuidedGRPOTrainer, grader: Any) -> None:
-        self.settings, self.trainer, self.grader = settings, trainer, grader
-        self.output, self.state = settings.output, PartialState()
+    Args:
+        output: the run directory.
+        run: how held-out problems are answered.
+        held_out: the problems; None = none are asked.
+        trainer: holds the policy.
+        grader: of the answers.
+        max_tokens: of a response, where `run` leaves it open.
+        template_kwargs: further arguments of the chat template.
+        observe: is told every accuracy, on all ranks.
+    """
 
-    def evaluate(self, when: str, held_out: Dataset | None) -> None:
-        """Fill `when` of eval.json unless it is there, and tell the trainer's watch."""
-        if held_out is None or self._sharded():
+    def __init__(
+        self,
+        output: Path,
+        run: RunArguments,
+        held_out: Dataset | None,
+        trainer: Trainer,
+        grader: Grader,
+        *,
+        max_tokens: int,
+        template_kwargs: Mapping[str, Any] | None = None,
+        observe: Callable[[float], None] = lambda accuracy: None,
+    ) -> None:
+        self.output, self.run, self.held_out, self.trainer, self.grader = output, run, held_out, trainer, grader
+        self.max_tokens, self.template_kwargs, self.observe = max_tokens, template_kwargs, observe
+        self.state = PartialState()
+
+    def evaluate(self, when: str) -> None:
+        """Fill `when` (before, after) of eval.json unless it is there."""
+        if not self._can_evaluate():
             return
         path = self.output / rundir.EVAL
         if self.state.is_main_process:
             data = rundir.read_json(path) or {"before": None, "after": None}
             if data[when] is None:
-                rundir.write_json(path, {**data, when: self._measure(held_out, f"{when} training").to_json()})
+                rundir.write_json(path, {**data, when: self._measure(f"{when} training")})
         self.state.wait_for_everyone()
-        self.trainer.observe_evaluation(rundir.read_json(path)[when]["accuracy"])
+        self.observe(rundir.read_json(path)[when]["accuracy"])
 
-    def evaluate_during(self, step: int, held_out: Dataset) -> None:
-        """Append a row to evals.jsonl with what training has cost so far, and tell the trainer's watch."""
-        if self._sharded():
+    def evaluate_during(self, step: int, cost: Mapping[str, Any]) -> None:
+        """Append a row to evals.jsonl, with what training has cost so far."""
+        if not self._can_evaluate():
             return
         path = self.output / rundir.EVALS
         if self.state.is_main_process:
-            found = self._measure(held_out, f"step {step}").to_json()
-            run = self.trainer.run_state
-            cost = {"tokens": run.tokens_generated, "seconds": round(run.train_seconds, 3)}
-            row = {"step": step, **cost, **{key: found[key] for key in (*_EVALUATED, "scores")}}
-            jsonl.append_rows(path, [row])
+            figures = self._measure(f"step {step}")
+            jsonl.append_rows(path, [{"step": step, **cost, **{key: figures[key] for key in (*_SHORT, "scores")}}])
         self.state.wait_for_everyone()
-        self.trainer.observe_evaluation(list(jsonl.whole_rows(path))[-1]["accuracy"])
+        self.observe(list(jsonl.whole_rows(path))[-1]["accuracy"])
 
-    def _sharded(self) -> bool:
-        sharded = bool(self.trainer.is_fsdp_enabled or self.trainer.is_deepspeed_enabled)
-        if sharded and self.state.is_main_process:
-            tell("evaluation skipped: the policy is sharded; run 'guided-grpo eval' on the model folder")
-        return sharded
-
-    def _measure(self, held_out: Dataset, label: str) -> Evaluation:
-        """On the main process, while the others wait."""
-        return evaluate(
-            self.trainer.accelerator.unwrap_model(self.trainer.model),
-            self.trainer.processing_class,
-            questions(held_out),
-            self.grader,
-            self.settings.run.decoding(int(self.trainer.max_completion_length or 0)),
-            template_kwargs=self.trainer.chat_template_kwargs,
-            label=label,
-            bars=wants_bars(self.settings.run.quiet),
-        )
-
-    def finish(self, seconds: float) -> dict[str, Any]:
-        """Write and return summary.json: its presence says that the run is over."""
-        rows = list(jsonl.whole_rows(self.output / rundir.METRICS))
-        evaluation = rundir.read_json(self.output / rundir.EVAL) or {}
-        summary: dict[str, Any] = {
-            "method": self.settings.training.method,
-            "seed": self.settings.training.seed,
-            "steps": self.trainer.state.global_step,
-            "tokens_generated": self.trainer.run_state.tokens_generated,
-            "zero_groups": _mean_of(rows, "signal/zero_groups"),  # every batch has as many groups
-            "difficult_groups": _mean_of(rows, "signal/difficult"),
-            "rescue_tokens": int(sum(row.get("rescue/tokens") or 0 for row in rows)),
-            "grad_norm_mean": self.trainer.run_state.gradient_norms.mean,
-            "grad_norm_variance": self.trainer.run_state.gradient_norms.variance,
-            "train_seconds": round(self.trainer.run_state.train_seconds, 1),
-            "seconds": round(seconds, 1),
-        }
-        for when, result in evaluation.items():
-            if result is not None:
-                summary[when] = {key: result[key] for key in _EVALUATED}
+    def finish(self, figures: Mapping[str, Any]) -> dict[str, Any]:
+        """Write and return summary.json, these figures and the evaluations: its presence says that the run is over."""
+        summary = dict(figures)
+        for when, evaluation in (rundir.read_json(self.output / rundir.EVAL) or {}).items():
+            if evaluation is not None:
+                summary[when] = {key: evaluation[key] for key in _SHORT}
         warnings = [row["warning"] for row in jsonl.whole_rows(self.output / rundir.WARNINGS)]
         if warnings:
             summary["warnings"] = warnings
@@ -97,15 +87,34 @@ class Results:
         tell(f"{self.output}: {headline(summary)}")
         return summary
 
+    def _can_evaluate(self) -> bool:
+        if self.held_out is None:
+            return False
+        sharded = bool(self.trainer.is_fsdp_enabled or self.trainer.is_deepspeed_enabled)
+        if sharded and self.state.is_main_process:
+            tell("evaluation skipped: the policy is sharded; run 'guided-grpo eval' on the model folder")
+        return not sharded
 
-def _mean_of(rows: list[dict[str, Any]], name: str) -> float | None:
-    values = [row[name] for row in rows if row.get(name) is not None]
-    return round(sum(values) / len(values), 4) if values else None
+    def _measure(self, label: str) -> dict[str, Any]:
+        """On the main process, while the others wait."""
+        assert self.held_out is not None
+        return evaluate(
+            self.trainer.accelerator.unwrap_model(self.trainer.model),
+            self.trainer.processing_class,
+            questions(self.held_out),
+            self.grader,
+            self.run.decoding(self.max_tokens),
+            template_kwargs=self.template_kwargs,
+            label=label,
+            bars=wants_bars(self.run.quiet),
+        )
 
 
-def headline(summary: dict[str, Any]) -> str:
+def headline(summary: Mapping[str, Any]) -> str:
     """A summary in one line."""
-    parts = [f"{summary['steps']} steps, {summary['tokens_generated']:,} tokens generated"]
+    verb = "trained" if "tokens_trained" in summary else "generated"
+    tokens = f"{summary[f'tokens_{verb}']:,} tokens {verb}"
+    parts = [f"{summary['steps']} steps, {tokens}"]
     for when in ("before", "after"):
         if when in summary:
             low, high = summary[when]["interval"]

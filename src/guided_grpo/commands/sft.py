@@ -20,12 +20,13 @@ from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 from guided_grpo.commands.options import wants_bars
 from guided_grpo.commands.parsing import VOLATILE, RunArguments, parse_into, plain_fields, tell
 from guided_grpo.commands.policies import load_model, load_tokenizer, policy_source
-from guided_grpo.commands.train import load_rows_of, prepare_resume
+from guided_grpo.commands.results import Results, headline
+from guided_grpo.commands.train import load_rows_of, prepare_resume, save_model
 from guided_grpo.data.demonstrations import demonstrations
 from guided_grpo.embedded import BaseRecipe
 from guided_grpo.errors import InputError
-from guided_grpo.evaluation.evaluate import evaluate, questions
-from guided_grpo.grading import Grader, GradingSettings, reward_functions
+from guided_grpo.evaluation.decoding import Decoding
+from guided_grpo.grading import Grader, GradingSettings
 from guided_grpo.guidance.placement import GuidanceTokenizer, PlacementSettings
 from guided_grpo.settings import again, setting
 from guided_grpo.store import jsonl, rundir
@@ -88,7 +89,7 @@ def run(settings: SftSettings, *, recipe: BaseRecipe | None = None) -> dict[str,
     rundir.check(output, settings.to_json(), VOLATILE)
     finished = rundir.read_json(output / rundir.SUMMARY)
     if finished is not None:
-        tell(f"{output} is finished")
+        tell(f"{output} is finished: {headline(finished)}")
         return dict(finished)
     with Grader(settings.grading) as grader:
         return _run(settings, recipe, grader)
@@ -133,50 +134,23 @@ def _run(settings: SftSettings, recipe: BaseRecipe | None, grader: Grader) -> di
     )
     for theirs in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(theirs)
-    _evaluate(settings, trainer, held_out, grader, "before")
+    results = Results(output, settings.run, held_out, trainer, grader, max_tokens=Decoding().max_tokens)
+    results.evaluate("before")
     resume = prepare_resume(output, state)
     trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
-    scratch = output / f"{rundir.MODEL}.partial"
-    trainer.save_model(str(scratch))
-    if state.is_main_process and not (output / rundir.MODEL).exists():
-        scratch.rename(output / rundir.MODEL)
-    _evaluate(settings, trainer, held_out, grader, "after")
-    logged = list(jsonl.whole_rows(output / rundir.METRICS))
-    summary = {
-        "method": "sft",
-        "seed": training.seed,
-        "steps": trainer.state.global_step,
-        "demonstrations": len(taught),
-        "tokens_trained": int(max((row.get("num_tokens") or 0 for row in logged), default=0)),
-        "seconds": round(time.perf_counter() - started, 1),
-    }
-    for when, result in (rundir.read_json(output / rundir.EVAL) or {}).items():
-        if result is not None:
-            summary[when] = {key: result[key] for key in ("accuracy", "interval", "problems", "samples")}
-    if state.is_main_process:
-        rundir.write_json(output / rundir.SUMMARY, summary)
-    tell(f"{output}: {json.dumps(summary)}")
-    return summary
-
-
-def _evaluate(settings: SftSettings, trainer: SFTTrainer, held_out: Any, grader: Grader, when: str) -> None:
-    """Fill `when` of eval.json unless it is there."""
-    path = settings.output / rundir.EVAL
-    state = PartialState()
-    if held_out is not None and state.is_main_process:
-        data = rundir.read_json(path) or {"before": None, "after": None}
-        if data[when] is None:
-            found = evaluate(
-                trainer.accelerator.unwrap_model(trainer.model),
-                trainer.processing_class,
-                questions(held_out),
-                reward_functions(["accuracy"], grader)[0],
-                settings.run.decoding(512),
-                label=f"{when} training",
-                bars=wants_bars(settings.run.quiet),
-            )
-            rundir.write_json(path, {**data, when: found.to_json()})
-    state.wait_for_everyone()
+    save_model(trainer, output, state)
+    results.evaluate("after")
+    logs = jsonl.whole_rows(output / rundir.METRICS)
+    return results.finish(
+        {
+            "method": "sft",
+            "seed": training.seed,
+            "steps": trainer.state.global_step,
+            "demonstrations": len(taught),
+            "tokens_trained": int(max((row.get("num_tokens") or 0 for row in logs), default=0)),
+            "seconds": round(time.perf_counter() - started, 1),
+        }
+    )
 
 
 class _Keeper(TrainerCallback):

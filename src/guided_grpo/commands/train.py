@@ -12,7 +12,7 @@ from typing import Any
 
 from accelerate import PartialState
 from datasets import Dataset
-from transformers import PrinterCallback, ProgressCallback
+from transformers import PrinterCallback, ProgressCallback, Trainer
 from trl import get_peft_config
 
 from guided_grpo.commands.options import wants_bars
@@ -24,7 +24,7 @@ from guided_grpo.data.sources import load_rows
 from guided_grpo.embedded import BaseRecipe
 from guided_grpo.errors import InputError
 from guided_grpo.grading import Grader, reward_functions
-from guided_grpo.store import rundir
+from guided_grpo.store import jsonl, rundir
 from guided_grpo.train.callbacks import BarCallback, EvaluationCallback
 from guided_grpo.train.checks import check_columns, check_fit
 from guided_grpo.train.trainer import GuidedGRPOTrainer
@@ -90,16 +90,19 @@ def _run(settings: Settings, recipe: BaseRecipe | None, grader: Grader) -> dict[
     )
     for theirs in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(theirs)
-    results = Results(settings, trainer, rewards[settings.run.rewards.index("accuracy")] if held_out else None)
-    results.evaluate("before", held_out)
+    results = Results(
+        output, settings.run, held_out, trainer, grader,
+        max_tokens=most, template_kwargs=trainer.chat_template_kwargs, observe=trainer.observe_evaluation,
+    )  # fmt: skip
+    results.evaluate("before")
     resume = prepare_resume(output, state)
-    if settings.run.eval_every and held_out is not None:
-        during = EvaluationCallback(settings.run.eval_every, lambda step: results.evaluate_during(step, held_out))
+    if settings.run.eval_every:
+        during = EvaluationCallback(settings.run.eval_every, lambda step: results.evaluate_during(step, _cost(trainer)))
         trainer.add_callback(during)
     trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
-    _save_model(trainer, output, state)
-    results.evaluate("after", held_out)
-    return results.finish(time.perf_counter() - started)
+    save_model(trainer, output, state)
+    results.evaluate("after")
+    return results.finish(_figures(settings, trainer, time.perf_counter() - started))
 
 
 def load_data(settings: Settings) -> Dataset:
@@ -162,9 +165,39 @@ def prepare_resume(output: Path, state: PartialState) -> Path | None:
     return checkpoint
 
 
-def _save_model(trainer: GuidedGRPOTrainer, output: Path, state: PartialState) -> None:
+def save_model(trainer: Trainer, output: Path, state: PartialState) -> None:
+    """The policy into the run directory, whole or not at all."""
     scratch = output / f"{rundir.MODEL}.partial"
     trainer.save_model(str(scratch))
     if state.is_main_process and not (output / rundir.MODEL).exists():
         scratch.rename(output / rundir.MODEL)
     state.wait_for_everyone()
+
+
+def _cost(trainer: GuidedGRPOTrainer) -> dict[str, Any]:
+    """Of training so far, for evals.jsonl."""
+    run = trainer.run_state
+    return {"tokens": run.tokens_generated, "seconds": round(run.train_seconds, 3)}
+
+
+def _figures(settings: Settings, trainer: GuidedGRPOTrainer, seconds: float) -> dict[str, Any]:
+    """What summary.json says besides the evaluations."""
+    rows, run = list(jsonl.whole_rows(settings.output / rundir.METRICS)), trainer.run_state
+    return {
+        "method": settings.training.method,
+        "seed": settings.training.seed,
+        "steps": trainer.state.global_step,
+        "tokens_generated": run.tokens_generated,
+        "zero_groups": _mean_of(rows, "signal/zero_groups"),  # every batch has as many groups
+        "difficult_groups": _mean_of(rows, "signal/difficult"),
+        "rescue_tokens": int(sum(row.get("rescue/tokens") or 0 for row in rows)),
+        "grad_norm_mean": run.gradient_norms.mean,
+        "grad_norm_variance": run.gradient_norms.variance,
+        "train_seconds": round(run.train_seconds, 1),
+        "seconds": round(seconds, 1),
+    }
+
+
+def _mean_of(rows: list[dict[str, Any]], name: str) -> float | None:
+    values = [row[name] for row in rows if row.get(name) is not None]
+    return round(sum(values) / len(values), 4) if values else None

@@ -1,74 +1,135 @@
-"""What samples responses for an evaluation: Transformers, or vLLM where it is installed. Prompts are ids here."""
+"""What samples responses: Transformers, or vLLM where it is installed. Prompts are token ids here."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
 
 from guided_grpo.errors import InputError
-from guided_grpo.evaluation.evaluate import Decoding, sample
+from guided_grpo.evaluation.decoding import Decoding
 
 _WEIGHTS = ("*.safetensors", "*.bin")
 _EDGE = 1 << 20  # bytes at either end of a weight file that tell it from another
 
 
 @dataclass(frozen=True)
-class Request:
-    """One response that is wanted."""
-
-    prompt: str  # rendered
-    special: bool  # whether the tokenizer adds its special tokens: a rendered chat has them
-    seed: int  # of this response, for engines that sample each by itself
-
-
-@dataclass(frozen=True)
 class Response:
-    """What came back."""
+    """What the policy wrote."""
 
-    text: str
-    tokens: int
+    ids: list[int]
+    text: str  # without the stop that ended it
     ended: bool  # False = cut off at max_tokens
 
 
 class Engine(Protocol):
-    """Samples a batch of requests."""
+    """Samples a batch."""
+
+    tokenizer: PreTrainedTokenizerBase
 
     def sample(
-        self, requests: Sequence[Request], decoding: Decoding, *, seed: int, stop: Sequence[str]
+        self,
+        prompts: Sequence[Sequence[int]],
+        decoding: Decoding,
+        *,
+        seed: int | None,
+        seeds: Sequence[int],
+        stop: Sequence[str] = (),
     ) -> list[Response]:
-        """One response a request, in order; the same for the same arguments on the same machine."""
+        """One response a prompt, in order; the same for the same arguments on the same machine.
+
+        Args:
+            prompts: ids of all that stands before the first generated token.
+            decoding: all of it but `samples` and `seed`.
+            seed: of the batch, for an engine with one random stream; None = it goes on with torch's own.
+            seeds: one a prompt, for an engine that samples each by itself.
+            stop: texts that end a response.
+        """
 
 
 class TransformersEngine:
-    """`generate` of Transformers, on the first GPU or the CPU.
+    """`generate` of Transformers.
 
     Args:
-        model: hub id or folder.
-        tokenizer: of the model, padding on the left.
+        model: on its device; put into evaluation mode.
+        tokenizer: of the model.
     """
 
-    def __init__(self, model: str, tokenizer: PreTrainedTokenizerBase) -> None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.tokenizer = tokenizer
-        self.model = AutoModelForCausalLM.from_pretrained(model, dtype="auto").to(device).eval()
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.model, self.tokenizer = model.eval(), tokenizer
+        declared = getattr(model.generation_config, "eos_token_id", None)
+        declared = declared if isinstance(declared, list) else [declared]
+        self.ends = {tokenizer.eos_token_id, *(end for end in declared if end is not None)}
 
     def sample(
-        self, requests: Sequence[Request], decoding: Decoding, *, seed: int, stop: Sequence[str]
+        self,
+        prompts: Sequence[Sequence[int]],
+        decoding: Decoding,
+        *,
+        seed: int | None,
+        seeds: Sequence[int] = (),
+        stop: Sequence[str] = (),
     ) -> list[Response]:
         """As `Engine.sample`; the batch shares one random stream, so it is repeated as a whole."""
         devices = [self.model.device] if self.model.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices), torch.no_grad():
-            torch.manual_seed(seed)
-            found = sample(
-                self.model, self.tokenizer, [each.prompt for each in requests], decoding, requests[0].special, stop
-            )
-        return [Response(*each) for each in zip(*found, strict=True)]
+        with nullcontext() if seed is None else torch.random.fork_rng(devices=devices), torch.no_grad():
+            if seed is not None:
+                torch.manual_seed(seed)
+            rows = self._generate(prompts, decoding, stop)
+        return [self._response(ids, stop) for ids in rows]
+
+    def _generate(self, prompts: Sequence[Sequence[int]], decoding: Decoding, stop: Sequence[str]) -> list[list[int]]:
+        width, pad = max(map(len, prompts)), self.tokenizer.pad_token_id
+        ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts])
+        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+        warm = decoding.temperature > 0
+        settings = GenerationConfig(
+            do_sample=warm,
+            temperature=decoding.temperature if warm else None,
+            top_p=decoding.top_p if warm else None,
+            top_k=decoding.top_k if warm else None,
+            max_new_tokens=decoding.max_tokens,
+            pad_token_id=pad,
+            eos_token_id=sorted(self.ends),
+            disable_compile=True,
+        )
+        stopping = {"stopping_criteria": [_Stop(stop, self.tokenizer, width)]} if stop else {}
+        device = self.model.device
+        output = self.model.generate(
+            input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=settings, **stopping
+        )
+        return output[:, width:].tolist()  # type: ignore[no-any-return]  # lists of ids
+
+    def _response(self, ids: list[int], stop: Sequence[str]) -> Response:
+        """Without the padding behind the end."""
+        end = next((n for n, token in enumerate(ids) if token in self.ends), None)
+        ids = ids if end is None else ids[: end + 1]
+        text = str(self.tokenizer.decode(ids, skip_special_tokens=True))
+        cut = min((text.find(word) for word in stop if word in text), default=None)
+        if cut is not None and end is None:  # what follows a stop is padding
+            pad = self.tokenizer.pad_token_id
+            ids = ids[: max((n + 1 for n, token in enumerate(ids) if token != pad), default=0)]
+        return Response(ids, text if cut is None else text[:cut], end is not None or cut is not None)
+
+
+class _Stop(StoppingCriteria):
+    """Ends a response that has written one of some texts; unlike Transformers' own, for any tokenizer."""
+
+    def __init__(self, stop: Sequence[str], tokenizer: PreTrainedTokenizerBase, start: int) -> None:
+        self.stop, self.tokenizer, self.start = stop, tokenizer, start
+        self.window = 1 + max(len(word.encode()) for word in stop)  # tokens: none is shorter than a byte
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any) -> torch.BoolTensor:
+        tails = input_ids[:, max(self.start, input_ids.size(1) - self.window) :].tolist()
+        texts = [self.tokenizer.decode(tail, skip_special_tokens=True) for tail in tails]
+        ends = [any(word in text for word in self.stop) for text in texts]
+        return torch.tensor(ends, dtype=torch.bool, device=input_ids.device)  # type: ignore[return-value]
 
 
 class VLLMEngine:
@@ -76,7 +137,7 @@ class VLLMEngine:
 
     Args:
         model: hub id or folder.
-        tokenizer: of the model: prompts are tokenised as for Transformers.
+        tokenizer: of the model.
         options: further arguments of `vllm.LLM`, such as tensor_parallel_size, max_model_len, gpu_memory_utilization.
 
     Raises InputError where vLLM is not installed.
@@ -94,13 +155,15 @@ class VLLMEngine:
         self.engine = vllm.LLM(model=model, **options)
 
     def sample(
-        self, requests: Sequence[Request], decoding: Decoding, *, seed: int, stop: Sequence[str]
+        self,
+        prompts: Sequence[Sequence[int]],
+        decoding: Decoding,
+        *,
+        seed: int | None,
+        seeds: Sequence[int],
+        stop: Sequence[str] = (),
     ) -> list[Response]:
-        """As `Engine.sample`; every request has a seed of its own."""
-        prompts = [
-            {"prompt_token_ids": self.tokenizer(each.prompt, add_special_tokens=each.special)["input_ids"]}
-            for each in requests
-        ]
+        """As `Engine.sample`; every prompt has a seed of its own."""
         parameters = [
             self.parameters(
                 temperature=decoding.temperature,
@@ -108,12 +171,13 @@ class VLLMEngine:
                 top_k=decoding.top_k or -1,
                 max_tokens=decoding.max_tokens,
                 stop=list(stop) or None,
-                seed=each.seed,
+                seed=own,
             )
-            for each in requests
+            for own in seeds
         ]
-        outputs = [each.outputs[0] for each in self.engine.generate(prompts, parameters, use_tqdm=False)]
-        return [Response(each.text, len(each.token_ids), each.finish_reason == "stop") for each in outputs]
+        inputs = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
+        outputs = [each.outputs[0] for each in self.engine.generate(inputs, parameters, use_tqdm=False)]
+        return [Response(list(each.token_ids), each.text, each.finish_reason == "stop") for each in outputs]
 
 
 def seed_of(*parts: object) -> int:

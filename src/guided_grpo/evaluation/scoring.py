@@ -105,6 +105,7 @@ def figures(records: Sequence[Record], samples: int) -> dict[str, Any]:
         "tiers": {tier: _measures(by_tier[tier], samples) for tier in sorted(by_tier, key=tier_order)},
         "verdicts": dict(sorted(Counter(record["verdict"] for record in records if record["verdict"]).items())),
         "scores": [tally.accuracy if tally.scores else None for tally in by_problem],
+        "difficulty": [tally.tier for tally in by_problem],  # as scores, in the data's order
     }
 
 

@@ -1,8 +1,7 @@
 """Before training: how much guidance helps this policy on this data, what groups would teach, and what to do.
 
-trials.py     plain values: a setting, and the responses to one problem in it
 choice.py     which problems are asked
-sampling.py   draws them as training would, and keeps them                      (the one module with torch)
+trials.py     how they are asked, as in training, and what the responses to one problem in one setting come to
 predict.py    from K samples a problem to groups that no one has sampled
 table.py      problems against settings
 estimates.py  success by strength and tier, zero-signal groups, the ladder, cost

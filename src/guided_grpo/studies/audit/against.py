@@ -23,7 +23,7 @@ from guided_grpo.guidance.slicing import SHARES
 from guided_grpo.store import jsonl, rundir
 from guided_grpo.studies.audit.estimates import climb, stages_of
 from guided_grpo.studies.audit.trial_table import Table
-from guided_grpo.studies.audit.trials import Setting
+from guided_grpo.studies.audit.trials import GuidanceSetting
 from guided_grpo.train.checks import rows_by_column
 
 WINDOWS = ((1, 5), (6, 10), (11, 20), (21, 40))  # steps
@@ -94,7 +94,7 @@ def compare(table: Table, run: Path, *, tiers: Mapping[Any, str], sizes: Mapping
     return Comparison(str(run), str(config.get("method")), tuple(predicted), tuple(measured), windows)
 
 
-Levels = tuple[list[Setting], list[dict[str, float]]]  # strengths, and the share of each tier at each
+Levels = tuple[list[GuidanceSetting], list[dict[str, float]]]  # strengths, and the share of each tier at each
 
 
 def _levels(table: Table, config: Mapping[str, Any], run: Path, size: int, guided: int) -> Levels:

@@ -15,7 +15,7 @@ MAX_TIERS = 6  # numbers of more different values are cut into that many tiers
 
 
 @dataclass(frozen=True)
-class Problem:
+class AuditProblem:
     """One problem of the audit."""
 
     index: int  # row of the data

@@ -15,7 +15,7 @@ from guided_grpo.evaluation.stats import Interval, difference_interval, mean_int
 from guided_grpo.guidance.allocation import guided_count
 from guided_grpo.studies.audit.predict import Array, formula_variance, group, zero_by_problem
 from guided_grpo.studies.audit.trial_table import Table
-from guided_grpo.studies.audit.trials import Setting, Trial
+from guided_grpo.studies.audit.trials import GuidanceSetting, Trial
 from guided_grpo.types import Status
 
 LADDER = (0.25, 0.5, 0.75)  # shares of the trace that a rescue tries (rescue.py)
@@ -25,7 +25,7 @@ LADDER = (0.25, 0.5, 0.75)  # shares of the trace that a rescue tries (rescue.py
 class Point:
     """One setting: success over all problems and by tier, how responses ended, what they cost."""
 
-    setting: Setting
+    setting: GuidanceSetting
     success: Interval
     tiers: Mapping[str, Interval]
     gain: Interval | None  # paired, against unguided; 95 % for all settings together; None = it is unguided
@@ -42,7 +42,7 @@ class Point:
 class Cell:
     """Groups of G with ⌊αG⌉ guided rollouts at one setting."""
 
-    setting: Setting
+    setting: GuidanceSetting
     alpha: float  # 0 = plain GRPO
     group: int  # G
     zero: float  # share of groups whose rewards are all equal
@@ -61,7 +61,7 @@ class Cell:
 class Rung:
     """One stage of the rescue ladder: share of all groups that reach it, and that it rescues."""
 
-    setting: Setting
+    setting: GuidanceSetting
     reached: float
     rescued: float
 
@@ -150,7 +150,7 @@ def estimate(
     )
 
 
-def _point(table: Table, by_tier: Table, setting: Setting, level: float) -> Point:
+def _point(table: Table, by_tier: Table, setting: GuidanceSetting, level: float) -> Point:
     rows, rates, alone = table.rows[setting], table.rates(setting), table.rates(table.unguided)
     responses = sum(trial.responses for trial in rows)
     ended: Counter[str] = Counter()
@@ -179,7 +179,12 @@ def _point(table: Table, by_tier: Table, setting: Setting, level: float) -> Poin
 
 
 def _cell(
-    table: Table, by_tier: Table, setting: Setting, alpha: float, size: int, lengths: Mapping[Setting, float]
+    table: Table,
+    by_tier: Table,
+    setting: GuidanceSetting,
+    alpha: float,
+    size: int,
+    lengths: Mapping[GuidanceSetting, float],
 ) -> Cell:
     m = guided_count(size, alpha)
     u = size - m
@@ -208,7 +213,7 @@ def _cell(
     )
 
 
-def _formula(table: Table, setting: Setting, share: float) -> float | None:
+def _formula(table: Table, setting: GuidanceSetting, share: float) -> float | None:
     pairs = [
         (with_help, alone)
         for with_help, alone in zip(table.counts(setting), table.counts(table.unguided), strict=True)
@@ -219,7 +224,7 @@ def _formula(table: Table, setting: Setting, share: float) -> float | None:
     return formula_variance([pair[0] for pair in pairs], [pair[1] for pair in pairs], share)
 
 
-def stages_of(table: Table, placement: str) -> list[Setting]:
+def stages_of(table: Table, placement: str) -> list[GuidanceSetting]:
     """The audited settings that the ladder climbs; none where one of them is missing."""
     shares = {
         setting.amount: setting
@@ -229,7 +234,7 @@ def stages_of(table: Table, placement: str) -> list[Setting]:
     return [shares[stage] for stage in LADDER] if all(stage in shares for stage in LADDER) else []
 
 
-def climb(table: Table, stages: Sequence[Setting], size: int) -> tuple[list[Array], Array, Array]:
+def climb(table: Table, stages: Sequence[GuidanceSetting], size: int) -> tuple[list[Array], Array, Array]:
     """Whole groups of G at every stage, those alone that have failed so far.
 
     Returns, by problem: the share of groups that reach each stage; that is lost after the last one; and that ends
@@ -245,7 +250,7 @@ def climb(table: Table, stages: Sequence[Setting], size: int) -> tuple[list[Arra
     return reached, open_P, right_P + open_P
 
 
-def _climb(table: Table, stages: Sequence[Setting], size: int, problems_per_step: int) -> Climbing:
+def _climb(table: Table, stages: Sequence[GuidanceSetting], size: int, problems_per_step: int) -> Climbing:
     reached_P, lost_P, zero_P = climb(table, stages, size)
     reached = [float(share.mean()) for share in reached_P]
     lost = float(lost_P.mean())

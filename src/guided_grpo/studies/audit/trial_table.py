@@ -10,17 +10,16 @@ import numpy as np
 
 from guided_grpo.evaluation.scoring import tier_order
 from guided_grpo.studies.audit.predict import Array, arm, group, shrunk, zero_by_problem
-from guided_grpo.studies.audit.trials import Setting, Trial
+from guided_grpo.studies.audit.trials import GuidanceSetting, Trial
 
 
 class Table:
     """Trials by setting, problems in one order: tier by tier."""
 
     def __init__(self, trials: Iterable[Trial]) -> None:
-        by_setting: dict[Setting, dict[int, Trial]] = defaultdict(dict)
+        by_setting: dict[GuidanceSetting, dict[int, Trial]] = defaultdict(dict)
         for trial in trials:
-            known = by_setting[trial.setting].get(trial.problem)
-            by_setting[trial.setting][trial.problem] = trial if known is None else known + trial
+            by_setting[trial.setting][trial.problem] = trial
         # A problem without a verdict in some setting can be compared with nothing.
         graded = [{n for n, trial in found.items() if trial.graded} for found in by_setting.values()]
         whole = set.intersection(*graded) if graded else set()
@@ -31,7 +30,7 @@ class Table:
             setting: [found[n] for n in self.order]
             for setting, found in sorted(by_setting.items(), key=lambda item: (item[0].amount > 0, item[0]))
         }
-        self._arms: dict[tuple[Setting, int], Array] = {}
+        self._arms: dict[tuple[GuidanceSetting, int], Array] = {}
 
     @cached_property
     def tier_of(self) -> list[str]:
@@ -39,24 +38,24 @@ class Table:
         return [trial.tier for trial in next(iter(self.rows.values()))]
 
     @property
-    def unguided(self) -> Setting:
+    def unguided(self) -> GuidanceSetting:
         """The setting without guidance."""
         return next(setting for setting in self.rows if not setting.amount)
 
     @property
-    def guided(self) -> list[Setting]:
+    def guided(self) -> list[GuidanceSetting]:
         """All others, by placement and strength."""
         return [setting for setting in self.rows if setting.amount]
 
-    def counts(self, setting: Setting) -> list[tuple[int, int]]:
+    def counts(self, setting: GuidanceSetting) -> list[tuple[int, int]]:
         """Successes and graded samples of each problem."""
         return [(trial.successes, trial.graded) for trial in self.rows[setting]]
 
-    def rates(self, setting: Setting) -> list[float]:
+    def rates(self, setting: GuidanceSetting) -> list[float]:
         """Success of each problem."""
         return [trial.successes / trial.graded for trial in self.rows[setting]]
 
-    def arm(self, setting: Setting, draws: int) -> Array:
+    def arm(self, setting: GuidanceSetting, draws: int) -> Array:
         """`predict.arm`, remembered."""
         key = setting, draws
         if key not in self._arms:
@@ -74,7 +73,7 @@ class Table:
             found[tier].append(value)
         return found
 
-    def zero_by_tier(self, setting: Setting, guided: int, size: int) -> dict[str, float]:
+    def zero_by_tier(self, setting: GuidanceSetting, guided: int, size: int) -> dict[str, float]:
         """Share of zero-signal groups of each tier."""
         return self.shrunk(zero_by_problem(self.arm(setting, guided), self.arm(self.unguided, size - guided)))
 
@@ -83,7 +82,7 @@ class Table:
         parts = self.by_tier(list(values))
         return dict(zip(parts, shrunk([np.array(part) for part in parts.values()]), strict=True))
 
-    def variance_by_tier(self, setting: Setting, guided: int, size: int) -> dict[str, float]:
+    def variance_by_tier(self, setting: GuidanceSetting, guided: int, size: int) -> dict[str, float]:
         """Variance of rewards inside a group of each tier."""
         with_help, alone, tiers = (
             self.arm(setting, guided),

@@ -1,17 +1,48 @@
-"""What an audit measures, as plain values: settings, and the responses to one problem in one setting. No torch."""
+"""What an audit measures: responses to one problem in one setting, and how they are asked for.
+
+The prompts are those of training: the same slices, placement and chat template, the same ids.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
 
-from guided_grpo.types import Strength, Unit
+from annotated_types import Ge, Gt, Interval
+
+from guided_grpo.data.leak import safe_length, safe_program_length
+from guided_grpo.errors import InputError
+from guided_grpo.evaluation.completions import Request
+from guided_grpo.evaluation.decoding import Decoding
+from guided_grpo.guidance.placement import GuidanceTokenizer, token_ends
+from guided_grpo.guidance.slicing import Slice, slice_text
+from guided_grpo.settings import again
+from guided_grpo.studies.audit.choice import AuditProblem
+from guided_grpo.types import Row, Strength, Unit
+
+ANSWERED = 0.5  # an accuracy reward above it is a success
+
+
+@dataclass(frozen=True)
+class TrialDecoding(Decoding):
+    """Responses are sampled as training will."""
+
+    samples: Annotated[int, Ge(2)] = again(
+        Decoding, "samples", default=12, meaning="K responses a problem and strength; best ≥ G"
+    )
+    temperature: Annotated[float, Gt(0)] = again(
+        Decoding, "temperature", default=1.0, meaning="that of training; at 0 all samples would be equal"
+    )
+    top_p: Annotated[float, Interval(gt=0, le=1)] = again(Decoding, "top_p", default=1.0)
+    top_k: Annotated[int, Ge(0)] = again(Decoding, "top_k", default=0)
+    max_tokens: Annotated[int, Ge(1)] = again(Decoding, "max_tokens", meaning="max_completion_length of training")
+    batch_size: Annotated[int, Ge(1)] = again(Decoding, "batch_size", default=96)
 
 
 @dataclass(frozen=True, order=True)
-class Setting:
+class GuidanceSetting:
     """Where guidance stands and how much of it; amount 0 = unguided."""
 
     placement: str  # prefix | hint
@@ -39,37 +70,105 @@ class Setting:
 
 @dataclass(frozen=True)
 class Trial:
-    """The K responses to one problem in one setting."""
+    """All responses to one problem in one setting: K, or a multiple without guidance."""
 
     problem: int  # row of the data
     tier: str
-    setting: Setting
-    graded: int  # responses with a verdict that counts; at most K
+    setting: GuidanceSetting
+    graded: int  # responses with a verdict that counts
     successes: int
-    tokens: int  # generated, all K
+    tokens: int  # generated, all responses
     truncated: int  # responses that reached the limit
-    statuses: Mapping[str, int]  # how the K were graded
+    statuses: Mapping[str, int]  # how the responses were graded
     given: int  # guidance tokens; 0 = no trace, or unguided
     clipped: bool  # the leak limit cut the slice
     states_answer: bool  # the slice states the answer all the same
 
     @property
     def responses(self) -> int:
-        """K."""
+        """How many there are."""
         return sum(self.statuses.values())
 
-    def __add__(self, other: Trial) -> Trial:
-        """More responses to the same problem in the same setting."""
-        return replace(
-            self,
-            graded=self.graded + other.graded,
-            successes=self.successes + other.successes,
-            tokens=self.tokens + other.tokens,
-            truncated=self.truncated + other.truncated,
-            statuses=dict(Counter(self.statuses) + Counter(other.statuses)),
-        )
 
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Trial:
-        """The inverse of `dataclasses.asdict`."""
-        return cls(**{**data, "setting": Setting(**data["setting"])})
+def trial_requests(
+    problems: Sequence[AuditProblem], settings: Sequence[GuidanceSetting], guides: Mapping[str, GuidanceTokenizer]
+) -> list[Request]:
+    """Every problem in every setting.
+
+    Args:
+        problems: of the audit.
+        settings: one may stand there several times, for as many times the samples.
+        guides: cut and place a trace, by placement.
+    """
+    requests = []
+    for number, setting in enumerate(settings):
+        guide = guides[setting.placement]
+        for problem in problems:
+            piece = guide.slice(problem.row, setting.strength)
+            ids = [*guide.prompt_ids(guide.prompt(problem.row["prompt"], piece)), *piece.ids]
+            facts = {
+                "setting": asdict(setting),
+                "given": piece.tokens,
+                "clipped": piece.clipped,
+                "states_answer": _states_answer(problem.row, piece, setting, guide),
+            }
+            key, prompt = f"{number}/{problem.index}", str(guide.tokenizer.decode(ids))
+            requests.append(
+                Request(problem.index, key, problem.tier, problem.row, prompt, ids, prefix_ids=piece.ids, facts=facts)
+            )
+    return requests
+
+
+def check_room(requests: Sequence[Request], max_tokens: int, context: int | None) -> None:
+    """Raise InputError where prompt, guidance and response would outgrow the model's context; None = it has no end."""
+    for request in requests:
+        length = len(request.prompt_ids)
+        if context is not None and length + max_tokens > context:
+            raise InputError(
+                f"and {length} tokens of prompt and guidance (row {request.problem}, "
+                f"{GuidanceSetting(**request.facts['setting']).label}) outgrow the context of {context}",
+                field="max_tokens",
+                value=max_tokens,
+                fix="generate fewer, drop long rows, or audit shorter strengths",
+            )
+
+
+def trials_of(records: Iterable[Mapping[str, Any]]) -> list[Trial]:
+    """What the completions of an audit come to."""
+    groups: dict[tuple[int, GuidanceSetting], list[Mapping[str, Any]]] = defaultdict(list)
+    for record in records:
+        groups[record["problem"], GuidanceSetting(**record["setting"])].append(record)
+    trials = []
+    for (problem, setting), group in groups.items():
+        scores = [record["score"] for record in group if record["score"] is not None]
+        trials.append(
+            Trial(
+                problem=problem,
+                tier=group[0]["tier"],
+                setting=setting,
+                graded=len(scores),
+                successes=sum(score > ANSWERED for score in scores),
+                tokens=sum(record["tokens"] for record in group),
+                truncated=sum(not record["ended"] for record in group),
+                statuses=dict(sorted(Counter(record["verdict"] or "ungraded" for record in group).items())),
+                **{name: group[0][name] for name in ("given", "clipped", "states_answer")},
+            )
+        )
+    return trials
+
+
+def _states_answer(row: Row, piece: Slice, setting: GuidanceSetting, guide: GuidanceTokenizer) -> bool:
+    """Whether the slice reaches into what states the answer, by our own measure, whatever `guidance_limit` says."""
+    trace = row.get("guidance")
+    if not trace or not piece.tokens:
+        return False
+    answer = row.get("answer")
+    safe = safe_program_length(trace) if answer is None else safe_length(trace, str(answer))
+    limit = row.get("guidance_limit")
+    text, _, _ = slice_text(
+        trace,
+        setting.strength,
+        len(trace) if limit is None else limit,
+        token_ends=lambda text: token_ends(text, guide.tokenizer),
+    )
+    return len(text.rstrip()) > safe

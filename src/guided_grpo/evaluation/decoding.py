@@ -1,8 +1,27 @@
-"""How the papers evaluated, by name: decoding settings, and the system text where one is stated."""
+"""How answers are sampled, and how the papers sampled theirs, by name."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from annotated_types import Ge, Interval
+
+from guided_grpo.settings import setting
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """The defaults are those of G²RPO-A §5.1."""
+
+    samples: Annotated[int, Ge(1)] = setting(4, "responses a problem")
+    temperature: Annotated[float, Ge(0)] = setting(0.6, "0 = greedy")
+    top_p: Annotated[float, Interval(gt=0, le=1)] = setting(0.95, "1 = off")
+    top_k: Annotated[int, Ge(0)] = setting(20, "0 = off")
+    max_tokens: Annotated[int, Ge(1)] = setting(512, "of a response")
+    batch_size: Annotated[int, Ge(1)] = setting(128, "responses at a time")
+    seed: int = setting(0, "of the random streams")
+
 
 # Name → fields of Decoding.
 DECODINGS: dict[str, dict[str, Any]] = {
