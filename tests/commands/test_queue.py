@@ -113,14 +113,14 @@ def test_a_run_that_another_process_trains_is_left_alone(policy_folder: Path, tm
 
     path = write_plan(tmp_path, policy_folder, {"a": {}})
     [job] = _queue(path.parent / "run.yaml", tmp_path / "out", [0], {"a": {}}, quiet=True)
-    job.run.mkdir(parents=True)
+    job.folder.mkdir(parents=True)
     code = (
         "import fcntl, sys, time; f = open(sys.argv[1], 'ab'); fcntl.flock(f, 2); print(1, flush=True); time.sleep(99)"
     )
-    holder = subprocess.Popen([sys.executable, "-c", code, str(job.run / rundir.LOG)], stdout=subprocess.PIPE)
+    holder = subprocess.Popen([sys.executable, "-c", code, str(job.folder / rundir.LOG)], stdout=subprocess.PIPE)
     assert holder.stdout is not None and holder.stdout.readline()
     try:
-        [result] = queue.run_jobs([job], 2)
+        [result] = queue.run_queue([job], 2)
     finally:
         holder.kill()
         holder.communicate()

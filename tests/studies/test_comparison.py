@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import yaml
 from guided_grpo.errors import InputError
 from guided_grpo.store import jsonl, rundir
 from guided_grpo.studies.comparison import read_tiers, summarise, table
-from guided_grpo.studies.comparison.reach import mean_curve, reached
+from guided_grpo.studies.comparison.summary import mean_curve, reached
 
 T2 = 4.302652729911275  # t quantile 0.975 with 2 degrees of freedom
 
@@ -34,9 +33,9 @@ def make_run(
 ) -> dict[str, Any]:
     run = folder / f"{variant}-seed{seed}"
     run.mkdir(parents=True)
-    known = {} if difficulty is None else {"difficulty": difficulty}
+    levels = difficulty or [""] * len(after)
     both = {"before": before or [0.0] * len(after), "after": after}
-    rundir.write_json(run / "eval.json", {when: {"scores": scores, **known} for when, scores in both.items()})
+    rundir.write_json(run / "eval.json", {when: {"scores": s, "difficulty": levels} for when, s in both.items()})
     (run / "config.yaml").write_text(yaml.safe_dump({"eval_data": eval_data}))
     rows = [{"step": n, "tokens": at, "scores": s} for n, (at, s) in enumerate((during or {}).items(), 1)]
     jsonl.append_rows(run / "evals.jsonl", rows)  # type: ignore[arg-type]
@@ -121,15 +120,9 @@ def test_tiers_have_their_own_figures(tmp_path: Path) -> None:
     assert b["difference"]["tiers"]["easy"]["accuracy"] == pytest.approx(0.25)
     lines = [line.split() for line in table(summary).splitlines()]
     assert any(words[:4] == ["b", "hard", "0.0%", "37.5%"] and "+37.5%" in words for words in lines)
-    # Older runs: the difficulties come from the data.
-    for run in runs:
-        path = Path(run["run"]) / "eval.json"
-        bare = {when: {"scores": entry["scores"]} for when, entry in rundir.read_json(path).items()}
-        rundir.write_json(path, bare)
-    given = {run["run"]: levels for run in runs}
-    again = summarise(runs, "a", {"easy": (3, 6), "hard": (10, 14)}, difficulty=given)
-    assert again["variants"] == summary["variants"]
-    assert summarise(runs, "a", {"easy": (3, 6)})["variants"]["a"]["after"]["tiers"]["easy"] is None
+    # Problems whose difficulty the data does not say are in no tier.
+    bare = make_run(tmp_path, "c", 0, [1.0, 0.5])
+    assert summarise([bare], "c", {"easy": (3, 6)})["variants"]["c"]["after"]["tiers"]["easy"] is None
 
 
 def test_tokens_to_an_accuracy(tmp_path: Path) -> None:
@@ -143,6 +136,8 @@ def test_tokens_to_an_accuracy(tmp_path: Path) -> None:
     reach = variants["b"]["reaches"]["a"]
     assert (reach["tokens"], reach["of"], reach["share"], reach["by_seed"]) == (400.0, 1000.0, 0.4, [400.0])
     assert variants["a"]["reaches"]["b"]["tokens"] is None
+    other = make_run(tmp_path, "c", 0, [0.25, 0.25])  # no evaluation during training
+    assert summarise([*runs, other], "a")["variants"]["c"]["reaches"] == {}
     # On the hard tier: 0.25 is half-way between 0 at 200 and 0.5 at 600 as well; of `a` at the end alone.
     summary = summarise(runs, "a", {"hard": (10, 14), "easy": (0, 9)}, "easy")
     assert summary["variants"]["b"]["reaches"]["a"]["tokens"] == 400.0  # 0.75 between 0.5 at 200 and 1 at 600
@@ -170,17 +165,6 @@ def test_curves() -> None:
     assert reached([(0, 0.0), (10, 0.4)], 0.4) == 10
     assert reached([(0, 0.0), (10, 0.4)], 0.41) is None
     assert mean_curve([[(0, 0.0), (10, 1.0)], [(0, 0.0), (20, 1.0)]]) == [(0, 0.0), (10, 0.75), (20, 1.0)]
-
-
-def test_points_of_older_runs_take_their_tokens_from_the_log(tmp_path: Path) -> None:
-    run = make_run(tmp_path, "a", 0, [1.0, 1.0])
-    folder = Path(run["run"])
-    (folder / "evals.jsonl").write_text(json.dumps({"step": 2, "accuracy": 0.5}) + "\n")
-    jsonl.append_rows(folder / "metrics.jsonl", [{"step": s, "tokens/generated_total": 100 * s} for s in (1, 2, 3)])
-    other = make_run(tmp_path, "b", 0, [0.25, 0.25])
-    reaches = summarise([run, other], "b")["variants"]
-    assert reaches["a"]["reaches"]["b"]["tokens"] == 100.0  # half-way to 0.5 at 200
-    assert reaches["b"]["reaches"] == {}  # no evaluation during training
 
 
 def test_runs_without_some_figures_still_make_a_table(tmp_path: Path) -> None:

@@ -29,12 +29,10 @@ from typing import Any
 from guided_grpo.commands.options import OneLineParser, read_yaml, wants_bars
 from guided_grpo.commands.parsing import VOLATILE, parse, tell
 from guided_grpo.commands.policies import policy_source
-from guided_grpo.commands.queue import Job, run_jobs
-from guided_grpo.commands.train import load_held_out
+from guided_grpo.commands.queue import QueuedRun, run_queue
 from guided_grpo.commands.train import run as train
 from guided_grpo.embedded import embedded_recipe
 from guided_grpo.errors import InputError
-from guided_grpo.evaluation.questions import questions
 from guided_grpo.store import rundir
 from guided_grpo.studies.comparison import read_tiers, summarise, table
 from guided_grpo.studies.report import build_report
@@ -49,19 +47,18 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
     plan = _read_plan(options.config)
     tiers, target = read_tiers(plan, options.config)
     output = Path(options.output_dir or plan["output_dir"])
-    variants = _chosen(plan, options.variants)
+    variants = _selected(plan, options.variants)
     baseline = str(plan.get("baseline") or next(iter(variants)))
     if baseline not in plan["variants"]:
         fix = f"use {', '.join(plan['variants'])}"
         raise InputError("is not a variant", file=options.config, field="baseline", value=baseline, fix=fix)
     common = options.config.parent / plan["config"]
     queue = list(_queue(common, output, options.seeds or plan["seeds"], variants, quiet=options.quiet))
-    for job in queue:  # every run is checked before the first one starts
-        rundir.check(job.run, job.settings.to_json(), VOLATILE)
+    for run in queue:  # every run is checked before the first one starts
+        rundir.check(run.folder, run.settings.to_json(), VOLATILE)
     if options.plan:
-        print(
-            json.dumps([_state(job) for job in queue], indent=2) if as_json else _shown([_state(job) for job in queue])
-        )
+        states = [_state(run) for run in queue]
+        print(json.dumps(states, indent=2) if as_json else _lines(states))
         return 0
     warnings = _unequal_budgets(queue)
     for warning in warnings:
@@ -69,10 +66,10 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
     started = time.perf_counter()
     if options.jobs > 1:
         _make_bases(queue)
-        results = run_jobs(queue, options.jobs, bar=wants_bars(options.quiet))
+        results = run_queue(queue, options.jobs, bar=wants_bars(options.quiet))
     else:
         results = _one_by_one(queue)
-    summary = summarise(results, baseline, tiers, target, _difficulty(queue, results) if tiers else None)
+    summary = summarise(results, baseline, tiers, target)
     summary["wall_seconds"] = round(time.perf_counter() - started, 1)
     if warnings:
         summary["warnings"] = warnings
@@ -104,70 +101,59 @@ def _options(arguments: list[str]) -> Any:
     return options
 
 
-def _one_by_one(queue: Sequence[Job]) -> list[dict[str, Any]]:
+def _one_by_one(queue: Sequence[QueuedRun]) -> list[dict[str, Any]]:
     """Train in this process; the results in the queue's order."""
     results = []
-    for number, job in enumerate(queue, 1):
-        tell(f"[{number}/{len(queue)}] {job.variant}, seed {job.seed} → {job.run}")
+    for number, run in enumerate(queue, 1):
+        tell(f"[{number}/{len(queue)}] {run.variant}, seed {run.seed} → {run.folder}")
         try:
-            summary: dict[str, Any] = train(job.settings)
+            summary: dict[str, Any] = train(run.settings)
         except InputError as error:
-            tell(f"{job.run}: {error}")
+            tell(f"{run.folder}: {error}")
             summary = {"error": str(error)}
         except Exception as error:  # one bad run must not take the others with it
             traceback.print_exc()
             summary = {"error": f"{type(error).__name__}: {error}"}
-        results.append(job.result(summary))
+        results.append(run.result(summary))
     return results
 
 
-def _make_bases(queue: Sequence[Job]) -> None:
+def _make_bases(queue: Sequence[QueuedRun]) -> None:
     """Pre-train the embedded policies that the queue needs, so that its processes do not race for them."""
-    made = set()
-    for job in queue:
-        policy = (str(job.settings.model.model_name_or_path), job.settings.run.embedded_base)
-        if embedded_recipe(policy[0]) is not None and policy not in made and not job.finished:
-            policy_source(job.settings, None)
-            made.add(policy)
+    policies = set()
+    for run in queue:
+        policy = (str(run.settings.model.model_name_or_path), run.settings.run.embedded_base)
+        if embedded_recipe(policy[0]) is not None and policy not in policies and not run.finished:
+            policy_source(run.settings, None)
+            policies.add(policy)
 
 
-def _difficulty(queue: Sequence[Job], results: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """By run directory, the difficulty of each held-out problem, for runs whose eval.json does not say it."""
-    found = {}
-    for job, result in zip(queue, results, strict=True):
-        evaluation = rundir.read_json(job.run / rundir.EVAL) or {}
-        if "after" in result and not (evaluation.get("after") or {}).get("difficulty"):
-            found[str(job.run)] = [question.tier for question in questions(load_held_out(job.settings) or ())]
-    return found
-
-
-def _unequal_budgets(queue: Sequence[Job]) -> list[str]:
+def _unequal_budgets(queue: Sequence[QueuedRun]) -> list[str]:
     """One line naming the variants whose budgets differ."""
-    by_variant = {job.variant: {name: getattr(job.settings.training, name) for name in _BUDGETS} for job in queue}
+    by_variant = {run.variant: {name: getattr(run.settings.training, name) for name in _BUDGETS} for run in queue}
     differ = [name for name in _BUDGETS if len({budget[name] for budget in by_variant.values()}) > 1]
     if not differ:
         return []
-    shown = [
+    budgets = [
         f"{variant} ({', '.join(f'{name} {budget[name]:g}' for name in differ)})"
         for variant, budget in by_variant.items()
     ]
-    return [f"the budgets differ: {', '.join(shown)}"]
+    return [f"the budgets differ: {', '.join(budgets)}"]
 
 
-def _state(job: Job) -> dict[str, Any]:
+def _state(run: QueuedRun) -> dict[str, Any]:
     """What is done of a run: `finished`, `partly done` with the step it goes on from, or `to do`."""
-    checkpoint = rundir.last_checkpoint(job.run)
+    checkpoint = rundir.last_checkpoint(run.folder)
     step = None if checkpoint is None else int(checkpoint.name.removeprefix(rundir.CHECKPOINT_PREFIX))
-    begun = (job.run / rundir.CONFIG).exists()
-    state = "finished" if job.finished else "partly done" if begun else "to do"
-    if begun and step is None and not job.finished:
-        step = 0  # begun, and no checkpoint yet
-    if job.finished:
-        step = rundir.read_json(job.run / rundir.SUMMARY).get("steps")
-    return {"variant": job.variant, "seed": job.seed, "run": str(job.run), "state": state, "step": step}
+    state = "to do"
+    if run.finished:
+        state, step = "finished", rundir.read_json(run.folder / rundir.SUMMARY).get("steps")
+    elif (run.folder / rundir.CONFIG).exists():
+        state, step = "partly done", step or 0
+    return {"variant": run.variant, "seed": run.seed, "run": str(run.folder), "state": state, "step": step}
 
 
-def _shown(states: Sequence[Mapping[str, Any]]) -> str:
+def _lines(states: Sequence[Mapping[str, Any]]) -> str:
     width = max(len(state["variant"]) for state in states)
     lines = []
     for state in states:
@@ -179,11 +165,11 @@ def _shown(states: Sequence[Mapping[str, Any]]) -> str:
 
 def _queue(
     common: Path, output: Path, seeds: Sequence[int], variants: Mapping[str, Mapping[str, Any]], *, quiet: bool
-) -> Iterator[Job]:
+) -> Iterator[QueuedRun]:
     for seed in seeds:
         for name, overrides in variants.items():
             words = _words(common, output / f"{name}-seed{seed}", seed, overrides, quiet=quiet)
-            yield Job(name, seed, words, parse(words, prog="guided-grpo compare"))
+            yield QueuedRun(name, seed, words, parse(words, prog="guided-grpo compare"))
 
 
 def _words(common: Path, run: Path, seed: int, overrides: Mapping[str, Any], *, quiet: bool) -> list[str]:
@@ -194,7 +180,7 @@ def _words(common: Path, run: Path, seed: int, overrides: Mapping[str, Any], *, 
     return [*words, *(["--quiet"] if quiet else [])]
 
 
-def _chosen(plan: Mapping[str, Any], names: list[str] | None) -> dict[str, dict[str, Any]]:
+def _selected(plan: Mapping[str, Any], names: list[str] | None) -> dict[str, dict[str, Any]]:
     """All fields of the variants that are asked for."""
     variants, common = plan["variants"], plan.get("common") or {}
     unknown = [name for name in names or [] if name not in variants]

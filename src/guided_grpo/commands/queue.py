@@ -32,7 +32,7 @@ _TAIL = 1 << 16  # bytes of a log or of metrics.jsonl that are looked at
 
 
 @dataclass(frozen=True)
-class Job:
+class QueuedRun:
     """One run of a comparison."""
 
     variant: str
@@ -41,21 +41,21 @@ class Job:
     settings: Settings  # the same, parsed
 
     @property
-    def run(self) -> Path:
+    def folder(self) -> Path:
         """The run directory."""
         return self.settings.output
 
     @property
     def finished(self) -> bool:
         """Whether nothing is left to do."""
-        return (self.run / rundir.SUMMARY).exists()
+        return (self.folder / rundir.SUMMARY).exists()
 
     def result(self, summary: Mapping[str, Any]) -> dict[str, Any]:
         """The run's summary with its place in the comparison."""
-        return {"variant": self.variant, **summary, "seed": self.seed, "run": str(self.run)}
+        return {"variant": self.variant, **summary, "seed": self.seed, "run": str(self.folder)}
 
 
-def run_jobs(queue: Sequence[Job], slots: int, *, bar: bool = False) -> list[dict[str, Any]]:
+def run_queue(queue: Sequence[QueuedRun], slots: int, *, bar: bool = False) -> list[dict[str, Any]]:
     """Train what is not finished, `slots` runs at a time; the results in the queue's order.
 
     Args:
@@ -69,89 +69,89 @@ def run_jobs(queue: Sequence[Job], slots: int, *, bar: bool = False) -> list[dic
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("does not go with a launcher of several ranks", field="jobs", value=slots, fix="use --jobs 1")
-    waiting = [job for job in queue if not job.finished]
+    waiting = [run for run in queue if not run.finished]
     places = _environments(waiting, slots)
-    results = {job.run: job.result(rundir.read_json(job.run / rundir.SUMMARY)) for job in queue if job.finished}
-    running: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}
+    results = {run.folder: run.result(rundir.read_json(run.folder / rundir.SUMMARY)) for run in queue if run.finished}
+    running: dict[int, tuple[QueuedRun, subprocess.Popen[bytes]]] = {}
     with (
-        _interrupts() as seen,
-        tqdm(total=len(queue), initial=len(results), desc="runs", unit="run", disable=not bar) as shown,
+        _interrupts() as signals,
+        tqdm(total=len(queue), initial=len(results), desc="runs", unit="run", disable=not bar) as progress,
     ):
 
-        def end(job: Job, summary: Mapping[str, Any]) -> None:
-            results[job.run] = job.result(summary)
-            _tell(shown, f"[{len(results)}/{len(queue)}] {job.run}: {summary.get('error', 'finished')}")
-            shown.update()
+        def end(run: QueuedRun, summary: Mapping[str, Any]) -> None:
+            results[run.folder] = run.result(summary)
+            _tell(progress, f"[{len(results)}/{len(queue)}] {run.folder}: {summary.get('error', 'finished')}")
+            progress.update()
 
         try:
-            while (waiting or running) and not seen:
+            while (waiting or running) and not signals:
                 for slot in [slot for slot in range(slots) if slot not in running][: len(waiting)]:
-                    job = waiting.pop(0)
-                    child = _start(job, places[slot])
+                    run = waiting.pop(0)
+                    child = _start(run, places[slot])
                     if child is None:
-                        end(job, {"error": f"another process trains it (it holds {job.run / rundir.LOG})"})
+                        end(run, {"error": f"another process trains it (it holds {run.folder / rundir.LOG})"})
                         continue
-                    running[slot] = job, child
-                    _tell(shown, f"started {job.run}")
+                    running[slot] = run, child
+                    _tell(progress, f"started {run.folder}")
                 time.sleep(POLL)
-                for slot, (job, child) in list(running.items()):
+                for slot, (run, child) in list(running.items()):
                     if child.poll() is not None:
                         del running[slot]
-                        end(job, _outcome(job, child.returncode))
+                        end(run, _outcome(run, child.returncode))
                 if bar:
-                    steps = [f"{job.run.name} step {_step(job.run)}" for job, _ in running.values()]
-                    shown.set_postfix_str(", ".join(steps))
+                    steps = [f"{run.folder.name} step {_step(run.folder)}" for run, _ in running.values()]
+                    progress.set_postfix_str(", ".join(steps))
         finally:
-            _stop([child for _, child in running.values()], seen)  # some are left only after an interrupt
-    if seen:
+            _stop([child for _, child in running.values()], signals)  # some are left only after an interrupt
+    if signals:
         raise KeyboardInterrupt
-    return [results[job.run] for job in queue]
+    return [results[run.folder] for run in queue]
 
 
-def _environments(jobs: Sequence[Job], slots: int) -> list[dict[str, str]]:
+def _environments(queue: Sequence[QueuedRun], slots: int) -> list[dict[str, str]]:
     """The environment of each slot."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    devices = [str(n) for n in range(torch.cuda.device_count())] if given is None else given.split(",")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = [str(n) for n in range(torch.cuda.device_count())] if visible is None else visible.split(",")
     devices = [name.strip() for name in devices if name.strip()]
-    if not torch.cuda.is_available() or all(job.settings.training.use_cpu for job in jobs):
+    if not torch.cuda.is_available() or all(run.settings.training.use_cpu for run in queue):
         threads = str(max(1, len(os.sched_getaffinity(0)) // slots))
         return [{"OMP_NUM_THREADS": threads, **os.environ}] * slots
     return [{**os.environ, "CUDA_VISIBLE_DEVICES": devices[slot % len(devices)]} for slot in range(slots)]
 
 
-def _start(job: Job, environment: Mapping[str, str]) -> subprocess.Popen[bytes] | None:
+def _start(run: QueuedRun, environment: Mapping[str, str]) -> subprocess.Popen[bytes] | None:
     """The child, in a session of its own: an interrupt of the terminal reaches it through its parent alone.
 
     None where another process trains this run. The lock is on the log's open file, which the child inherits.
     """
-    job.run.mkdir(parents=True, exist_ok=True)
-    with (job.run / rundir.LOG).open("ab") as log:
+    run.folder.mkdir(parents=True, exist_ok=True)
+    with (run.folder / rundir.LOG).open("ab") as log:
         try:
             fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return None
-        words = [sys.executable, "-m", "guided_grpo.cli", "train", *job.words]
-        words += [] if "--quiet" in job.words else ["--quiet"]
+        words = [sys.executable, "-m", "guided_grpo.cli", "train", *run.words]
+        words += [] if "--quiet" in run.words else ["--quiet"]
         return subprocess.Popen(
             words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=dict(environment), start_new_session=True
         )
 
 
-def _outcome(job: Job, code: int) -> dict[str, Any]:
-    if code == 0 and job.finished:
-        return dict(rundir.read_json(job.run / rundir.SUMMARY))
-    log = job.run / rundir.LOG
+def _outcome(run: QueuedRun, code: int) -> dict[str, Any]:
+    if code == 0 and run.finished:
+        return dict(rundir.read_json(run.folder / rundir.SUMMARY))
+    log = run.folder / rundir.LOG
     lines = [line for line in _tail(log).splitlines() if line.strip()]
     end = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
     return {"error": f"{lines[-1].strip() if lines else 'no output'} ({end}; see {log})"}
 
 
-def _stop(children: Sequence[subprocess.Popen[bytes]], seen: Sequence[int]) -> None:
+def _stop(children: Sequence[subprocess.Popen[bytes]], signals: Sequence[int]) -> None:
     """Interrupt all at once, wait a little (not after a second interrupt), kill what is left, graders too."""
     for child in children:
         _signal(child, signal.SIGINT)
     end = time.monotonic() + GRACE
-    while len(seen) < 2 and time.monotonic() < end and any(child.poll() is None for child in children):
+    while len(signals) < 2 and time.monotonic() < end and any(child.poll() is None for child in children):
         time.sleep(POLL)
     for child in children:
         _signal(child, signal.SIGKILL)
@@ -169,11 +169,11 @@ def _interrupts() -> Iterator[list[int]]:
 
     They are only noted: an exception in the middle of a start could lose a child.
     """
-    seen: list[int] = []
+    signals: list[int] = []
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, lambda found, _: seen.append(found)) for number in numbers}
+    before = {number: signal.signal(number, lambda number, _: signals.append(number)) for number in numbers}
     try:
-        yield seen
+        yield signals
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -17,14 +17,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 from scipy import stats as scipy_stats  # type: ignore[import-untyped]  # SciPy ships no types
 
 from guided_grpo.evaluation.stats import ROUNDING, difference_interval, mean_interval, seeds_interval
-from guided_grpo.studies.comparison.reach import reaches
-from guided_grpo.studies.comparison.runs import ALL, SEEDS, Measured, Scores, Tiers, load, mean_of, of_tier
+from guided_grpo.studies.comparison.measured import ALL, SEEDS, Measured, Scores, Tiers, load, mean_of, of_tier
 
+Curve = Sequence[tuple[float, float]]  # (tokens, accuracy), ascending tokens; straight lines between
 AVERAGED = (
     "tokens_generated", "rescue_tokens", "steps", "train_seconds",
     "zero_groups", "difficult_groups", "grad_norm_mean", "grad_norm_variance",
@@ -36,7 +38,6 @@ def summarise(
     baseline: str,
     tiers: Tiers | None = None,
     target: str = ALL,
-    difficulty: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
     """Runs; by variant the means over seeds with their intervals, the difference to the baseline, tokens to accuracies.
 
@@ -45,7 +46,6 @@ def summarise(
         baseline: name of a variant.
         tiers: for figures by tier as well.
         target: name of a tier, or "all": what `reaches` is about.
-        difficulty: by run directory, of each problem, for runs from before eval.json held it.
     """
     summary: dict[str, Any] = {"baseline": baseline, "target": target, "variants": {}, "runs": results}
     measured: dict[str, list[Measured]] = {}
@@ -53,10 +53,10 @@ def summarise(
         runs = [result for result in results if result["variant"] == name and "after" in result]
         if not runs:
             continue
-        found = measured[name] = [load(run, (difficulty or {}).get(run["run"])) for run in runs]
+        measured[name] = list(map(load, runs))
         entry: dict[str, Any] = {"seeds": [run["seed"] for run in runs]}
         for when in ("before", "after"):
-            entry[when] = _by_tier(found, when, tiers or {})
+            entry[when] = _by_tier(measured[name], when, tiers or {})
         for key in AVERAGED:
             entry[key] = _over_seeds([run.get(key) for run in runs])
         summary["variants"][name] = entry
@@ -65,20 +65,20 @@ def summarise(
         entry["difference"] = None
         if name != baseline and baseline in measured:
             entry["difference"] = _differences(measured[baseline], runs_of, tiers or {})
-        entry["reaches"] = reaches(name, measured, summary["variants"], target, tiers or {})
+        entry["reaches"] = _reaches(name, measured, summary["variants"], target, tiers or {})
     return summary
 
 
 def _over_seeds(values: Sequence[float | None]) -> dict[str, Any]:
     """Mean of a figure of the runs; from three seeds on with the 95 % interval over them. None where a run lacks it."""
-    known = [value for value in values if value is not None]
-    if not known or len(known) < len(values):
+    by_seed = [value for value in values if value is not None]
+    if not by_seed or len(by_seed) < len(values):
         return {"mean": None}
-    mean = math.fsum(known) / len(known)
-    if len(known) < SEEDS:
+    mean = math.fsum(by_seed) / len(by_seed)
+    if len(by_seed) < SEEDS:
         return {"mean": mean}
-    interval = seeds_interval(known)
-    return {"mean": mean, "interval": [interval.low, interval.high], "by_seed": known}
+    interval = seeds_interval(by_seed)
+    return {"mean": mean, "interval": [interval.low, interval.high], "by_seed": by_seed}
 
 
 def _by_tier(runs: Sequence[Measured], when: str, tiers: Tiers) -> dict[str, Any] | None:
@@ -111,14 +111,10 @@ def _accuracy(scores: Sequence[Scores]) -> dict[str, Any] | None:
 
 def _columns(scores: Sequence[Scores]) -> list[list[float]]:
     """By problem, its accuracies over the runs; problems that one of them did not grade are left out."""
-    columns: list[list[float]] = []
     if len({len(of_run) for of_run in scores}) > 1:
-        return columns  # not the same problems
-    for column in zip(*scores, strict=True):
-        kept = [score for score in column if score is not None]
-        if len(kept) == len(column):
-            columns.append(kept)
-    return columns
+        return []  # not the same problems
+    columns = ([score for score in column if score is not None] for column in zip(*scores, strict=True))
+    return [column for column in columns if len(column) == len(scores)]
 
 
 def _clipped(column: Sequence[float]) -> float:
@@ -152,8 +148,8 @@ def paired(
     common = [run.seed for run in runs if run.seed in {other.seed for other in baseline}]
     sides = []
     for side in (baseline, runs):
-        kept = [run for seed in common for run in side if run.seed == seed] if common else side
-        sides.append([of_tier(run.after, run.difficulty, bounds) for run in kept])
+        seeded = [run for seed in common for run in side if run.seed == seed] if common else side
+        sides.append([of_tier(run.after, run.difficulty, bounds) for run in seeded])
     columns = _columns([*sides[0], *sides[1]])
     if not columns:
         return None
@@ -181,3 +177,58 @@ def _t_test(differences: Sequence[float]) -> float:
     if max(differences) - min(differences) <= ROUNDING:
         return 2.0 ** (1 - len(differences)) if abs(differences[0]) > ROUNDING else 1.0
     return float(scipy_stats.ttest_1samp(differences, 0.0).pvalue)
+
+
+def _reaches(
+    name: str, measured: Mapping[str, list[Measured]], variants: Mapping[str, Any], target: str, tiers: Tiers
+) -> dict[str, Any]:
+    """For every other variant, the tokens at which this one first reaches its final mean accuracy.
+
+    `tokens` is where the mean curve over seeds does (None: never), `share` that over the other's tokens; `by_seed`
+    where the curve of each seed reaches the same accuracy, with an interval of the mean from three seeds on, where all
+    do. Empty without evaluations during training.
+    """
+    bounds = None if target == ALL else tiers[target]
+    curves = [curve for curve in (_curve(run, bounds) for run in measured[name]) if len(curve) > 2]
+    if not curves or len(curves) < len(measured[name]):
+        return {}
+    mean, entries = mean_curve(curves), {}
+    for other, entry in variants.items():
+        final = entry["after"] if target == ALL or entry["after"] is None else entry["after"]["tiers"][target]
+        if other == name or final is None:
+            continue
+        spent, accuracy = entry["tokens_generated"]["mean"], final["accuracy"]
+        tokens, by_seed = reached(mean, accuracy), [reached(curve, accuracy) for curve in curves]
+        values = [value for value in by_seed if value is not None]
+        share = None if tokens is None or not spent else tokens / spent
+        reach: dict[str, Any] = {
+            "accuracy": accuracy, "tokens": tokens, "of": spent, "share": share, "by_seed": by_seed,
+        }  # fmt: skip
+        if len(values) == len(by_seed) >= SEEDS and spent:
+            interval = seeds_interval(values)
+            reach["interval"] = [interval.low, interval.high]
+        entries[other] = reach
+    return entries
+
+
+def _curve(run: Measured, bounds: tuple[float, float] | None) -> Curve:
+    """Mean accuracy by tokens, where it was graded."""
+    means = [(tokens, mean_of(of_tier(scores, run.difficulty, bounds))) for tokens, scores in run.points]
+    return [(tokens, mean) for tokens, mean in means if mean is not None]
+
+
+def mean_curve(curves: Sequence[Curve]) -> Curve:
+    """The mean of curves at every place where one of them has a point; a curve stays level after its last."""
+    places = sorted({tokens for curve in curves for tokens, _ in curve})
+    values = [np.interp(places, [x for x, _ in curve], [y for _, y in curve]) for curve in curves]
+    return [(x, float(y)) for x, y in zip(places, np.mean(values, axis=0), strict=True)]
+
+
+def reached(curve: Curve, accuracy: float) -> float | None:
+    """Tokens at which `curve` is first as high as `accuracy`, None where it never is."""
+    if curve[0][1] >= accuracy:
+        return curve[0][0]
+    for (x, y), (end, height) in pairwise(curve):
+        if height >= accuracy - ROUNDING:
+            return end if height <= accuracy else x + (end - x) * (accuracy - y) / (height - y)
+    return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from guided_grpo.studies.comparison.runs import ALL, SEEDS
+from guided_grpo.studies.comparison.measured import ALL, SEEDS
 
 UNKNOWN = "–"
 
@@ -24,7 +24,7 @@ def _results(variants: Mapping[str, Any]) -> Iterator[str]:
     titles = f"{'method':<20} {'before':>8} {'after':>8}  {'95 % interval':<18}"
     yield f"{titles} {'no signal':>9} {'grad variance':>13} {'tokens':>10} {'rescue':>7} {'seconds':>8}  seeds"
     for name, entry in variants.items():
-        cost = {key: found["mean"] for key, found in entry.items() if isinstance(found, dict) and "mean" in found}
+        cost = {key: part["mean"] for key, part in entry.items() if isinstance(part, dict) and "mean" in part}
         tokens, rescued = cost["tokens_generated"], cost["rescue_tokens"]
         rescue = None if not tokens or rescued is None else rescued / tokens
         before, after = entry["before"], entry["after"]
@@ -48,15 +48,15 @@ def _differences(summary: Mapping[str, Any]) -> Iterator[str]:
     yield f"{'against ' + baseline:<20}{titles} {'difference':>10}  {'95 % interval':<20} {'p':>7}  over"
     for name, entry in variants.items():
         for tier in (ALL, *tiers):
-            before, after, found = (_part(entry[key], tier) for key in ("before", "after", "difference"))
+            before, after, change = (_part(entry[key], tier) for key in ("before", "after", "difference"))
             line = f"{name:<20}"
             if tiers:  # else the first table says it
                 line += f" {tier:<{width}} {_accuracy(before):>8} {_accuracy(after):>8}  {_interval(after):<18}"
-            if found is not None:
-                p_value = "<0.0001" if found["p_value"] < 1e-4 else f"{found['p_value']:.4f}"
+            if change is not None:
+                p_value = "<0.0001" if change["p_value"] < 1e-4 else f"{change['p_value']:.4f}"
                 line += (
-                    f" {found['accuracy']:>+10.1%}  {_interval(found, sign='+'):<20} {p_value:>7}  "
-                    f"{len(found['seeds']) if found['over'] == 'seeds' else found['problems']} {found['over']}"
+                    f" {change['accuracy']:>+10.1%}  {_interval(change, sign='+'):<20} {p_value:>7}  "
+                    f"{len(change['seeds']) if change['over'] == 'seeds' else change['problems']} {change['over']}"
                 )
             elif name != baseline:
                 line += f" {UNKNOWN:>10}"
@@ -85,8 +85,8 @@ def _seeds(reach: Mapping[str, Any]) -> str:
     if "interval" in reach:
         low, high = reach["interval"]
         return f"; 95 % interval over seeds {max(0.0, low):,.0f} to {high:,.0f}"
-    known = sum(tokens is not None for tokens in reach["by_seed"])
-    return f"; {known} of {len(reach['by_seed'])} seeds do" if len(reach["by_seed"]) >= SEEDS else ""
+    count = sum(tokens is not None for tokens in reach["by_seed"])
+    return f"; {count} of {len(reach['by_seed'])} seeds do" if len(reach["by_seed"]) >= SEEDS else ""
 
 
 def _part(entry: Mapping[str, Any] | None, tier: str) -> Any:

@@ -25,48 +25,37 @@ class Measured:
     """What one finished run measured.
 
     `points` are (tokens generated, accuracies of the problems), ascending; empty where there was no evaluation during
-    training. `difficulty` is "" where it is not known.
+    training.
     """
 
     seed: int
     problems: object  # equal for runs with the same held-out problems
     before: Scores | None
     after: Scores
-    difficulty: Sequence[str]
+    difficulty: Sequence[str]  # "" = the data does not say
     points: list[tuple[float, Scores]]
 
 
-def load(result: Mapping[str, Any], difficulty: Sequence[str] | None = None) -> Measured:
-    """Read the directory of a finished run.
-
-    Args:
-        result: its summary, with `run` and `seed`.
-        difficulty: of each held-out problem, for runs from before eval.json held it.
-    """
+def load(result: Mapping[str, Any]) -> Measured:
+    """Read the directory of a finished run, from its summary with `run` and `seed`."""
     run = Path(result["run"])
     evaluation = rundir.read_json(run / rundir.EVAL)
     before, after = evaluation["before"], evaluation["after"]
-    count = len(after["scores"])
-    known = after.get("difficulty") or difficulty or ()
-    if len(known) != count:
-        known = [""] * count
-    config = yaml.safe_load((run / rundir.CONFIG).read_text(encoding="utf-8")) if (run / rundir.CONFIG).exists() else {}
-    problems = (count, *(str(config.get(name)) for name in _HELD_OUT))
+    config = yaml.safe_load((run / rundir.CONFIG).read_text(encoding="utf-8"))
+    problems = (len(after["scores"]), *(str(config.get(name)) for name in _HELD_OUT))
     points = _points(run, before, after, result)
-    return Measured(result["seed"], problems, before and before["scores"], after["scores"], known, points)
+    return Measured(result["seed"], problems, before and before["scores"], after["scores"], after["difficulty"], points)
 
 
 def _points(run: Path, before: Any, after: Any, result: Mapping[str, Any]) -> list[tuple[float, Scores]]:
-    """Evaluations by tokens. Rows without them are from older runs: metrics.jsonl knows, and only the mean is known."""
+    """Evaluations by tokens."""
     rows = list(jsonl.whole_rows(run / rundir.EVALS))
     if not rows or before is None:
         return []
-    log = {row["step"]: row.get("tokens/generated_total") for row in jsonl.whole_rows(run / rundir.METRICS)}
     points: list[tuple[float, Scores]] = [(0.0, before["scores"])]
     for row in rows:
-        tokens = row.get("tokens", log.get(row["step"]))
-        if tokens is not None and tokens > points[-1][0]:
-            points.append((float(tokens), row.get("scores") or [row["accuracy"]]))
+        if row["tokens"] > points[-1][0]:
+            points.append((float(row["tokens"]), row["scores"]))
     end = float(result["tokens_generated"])
     if points[-1][0] >= end:  # the last step was evaluated twice: the final figure counts
         points.pop()
@@ -79,7 +68,7 @@ def of_tier(scores: Scores, difficulty: Sequence[str], bounds: tuple[float, floa
         return scores
     low, high = bounds
     inside = [low <= number <= high for number in map(_number, difficulty)]
-    return [score if kept else None for score, kept in zip(scores, inside, strict=True)]
+    return [score if included else None for score, included in zip(scores, inside, strict=True)]
 
 
 def _number(difficulty: str) -> float:
@@ -90,17 +79,18 @@ def _number(difficulty: str) -> float:
 
 
 def mean_of(scores: Scores) -> float | None:
-    known = [score for score in scores if score is not None]
-    return math.fsum(known) / len(known) if known else None
+    """The mean of what was graded; None where nothing was."""
+    graded = [score for score in scores if score is not None]
+    return math.fsum(graded) / len(graded) if graded else None
 
 
 def read_tiers(plan: Mapping[str, Any], path: Path) -> tuple[dict[str, tuple[float, float]], str]:
     """`tiers` and `target` of a plan. Raises InputError for bounds that are no pair, or a target that is no tier."""
     tiers: dict[str, tuple[float, float]] = {}
-    given = plan.get("tiers") or {}
-    if not isinstance(given, dict):
-        raise InputError("is no mapping", file=path, field="tiers", value=given, fix="write hard: [10, 14]")
-    for name, bounds in given.items():
+    mapping = plan.get("tiers") or {}
+    if not isinstance(mapping, dict):
+        raise InputError("is no mapping", file=path, field="tiers", value=mapping, fix="write hard: [10, 14]")
+    for name, bounds in mapping.items():
         ends = bounds if isinstance(bounds, list) else []
         numbers = [float(end) for end in ends if type(end) in (int, float)]
         if len(ends) != 2 or len(numbers) != 2 or numbers[0] > numbers[1]:
