@@ -18,7 +18,8 @@ from guided_grpo.errors import InputError
 from guided_grpo.sandbox import End, Job, Kind, Limits, SandboxPool, canaries, jail, kernel, same
 from guided_grpo.sandbox import pool as pool_module
 from guided_grpo.sandbox import worker as worker_module
-from guided_grpo.sandbox.worker import Worker, WorkerError
+from guided_grpo.sandbox.jail import JailError
+from guided_grpo.sandbox.worker import Worker
 from sandbox_places import few_cores, marked, ordinary_interpreter, ordinary_user, place, readable_source
 
 BURN = "import time\nwhile time.process_time() < {0}: pass\nprint('done')"
@@ -287,7 +288,7 @@ def test_auto_says_that_it_takes_tier_b(monkeypatch: pytest.MonkeyPatch, caplog:
 
         def __init__(self, tier: str) -> None:
             if tier == "A":
-                raise WorkerError("user namespaces are not allowed here", "allow them")
+                raise JailError("user namespaces are not allowed here", "allow them")
             self.tier = tier
 
         def close(self) -> None: ...

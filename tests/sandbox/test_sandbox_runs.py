@@ -222,7 +222,7 @@ def test_a_program_that_patches_what_runs_it(pool: SandboxPool) -> None:
         "m._OUTPUT = 1",
     )
     for patch in patches:
-        verdict = graded(pool, f"import sys\nm = sys.modules['guided_grpo.sandbox.runs']\n{patch}\nprint(8)")
+        verdict = graded(pool, f"import sys\nm = sys.modules['guided_grpo.sandbox.inputs']\n{patch}\nprint(8)")
         assert verdict.status is Status.WRONG and verdict.passed <= 1
 
 

@@ -5,8 +5,8 @@
         same(42, outcomes[0].results[0].value)  # True
 
 The way of a job: `pool.py` gives it to a `worker.py`; `zygote.py` forks a process, which `jail.py` closes in
-(`kernel.py`, `seccomp.py`); `program.py` runs it and writes values (`values.py`), or `runs.py` runs it on several
-inputs; `outcomes.py` reads what was written; the caller compares.
+(`kernel.py`, `seccomp.py`); `program.py` runs it and writes values (`values.py`), or `inputs.py` runs it on
+several inputs; `outcomes.py` reads what was written; the caller compares.
 
 What is contained and what is not stands in README.md beside this file.
 """

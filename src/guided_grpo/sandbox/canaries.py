@@ -9,7 +9,7 @@ from guided_grpo.sandbox.values import same
 _ATTEMPTS = """
 import os, sys, threading
 
-def tried(action):
+def works(action):
     try:
         action()
     except (OSError, MemoryError, AttributeError, ImportError, RuntimeError, LookupError):
@@ -53,29 +53,29 @@ def escapes():
         "start io_uring": lambda: syscall(425, 0, 0),
         "exceed the memory limit": lambda: bytearray(4 * 2**30),
     }
-    found = [name for name, attempt in attempts.items() if tried(attempt)]
-    found += ["see environment variables"] * bool(os.environ)
-    found += ["inherit descriptors"] * any(tried(lambda: os.fstat(number)) for number in range(4, 64))
-    found += ["run as root"] * (0 in os.getresuid())
-    return found
+    names = [name for name, attempt in attempts.items() if works(attempt)]
+    names += ["see environment variables"] * bool(os.environ)
+    names += ["inherit descriptors"] * any(works(lambda: os.fstat(number)) for number in range(4, 64))
+    names += ["run as root"] * (0 in os.getresuid())
+    return names
 
 def lives():
-    reached = []
-    thread = threading.Thread(target=reached.append, args=(1,))
+    signs = []
+    thread = threading.Thread(target=signs.append, args=(1,))
     thread.start()
     thread.join()
     if tier == "A":
         with open("note", "w") as file:
             file.write("kept")
-        reached.append(open("note").read())
-    return reached
+        signs.append(open("note").read())
+    return signs
 """
 _LIMITS = Limits(cpu_seconds=5.0, memory_bytes=512 * 2**20)
 _ENDLESS = "while True: pass"
 
 
 def canaries(tier: str) -> list[Job]:
-    """The programs for a tier, for `escaped` in this order."""
+    """The programs for a tier, for `weakness` in this order."""
     program = f"tier = {tier!r}\n{_ATTEMPTS}"
     return [
         Job(program, calls=("escapes()", "lives()"), limits=_LIMITS),
@@ -83,7 +83,7 @@ def canaries(tier: str) -> list[Job]:
     ]
 
 
-def escaped(tier: str, outcomes: list[Outcome]) -> str:
+def weakness(tier: str, outcomes: list[Outcome]) -> str:
     """What is wrong with the outcomes of the canaries; "" = nothing."""
     attempts, endless = outcomes
     for outcome in outcomes:

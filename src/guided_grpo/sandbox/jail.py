@@ -45,11 +45,11 @@ class JailError(Exception):
 
 def interpreter_paths() -> list[str]:
     """What the interpreter reads: its standard library and the shared libraries, no folder inside another."""
-    found = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), os.path.dirname(os.__file__)}
+    paths = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), os.path.dirname(os.__file__)}
     with open("/proc/self/maps") as maps:
-        found |= {os.path.dirname(line.split()[-1]) for line in maps if ".so" in line and line.split()[-1][0] == "/"}
-    found = {os.path.realpath(path) for path in found} | {path for path in _SYSTEM_LIBRARIES if os.path.exists(path)}
-    top = [path for path in found if not any(str(parent) in found for parent in Path(path).parents)]
+        paths |= {os.path.dirname(line.split()[-1]) for line in maps if ".so" in line and line.split()[-1][0] == "/"}
+    paths = {os.path.realpath(path) for path in paths} | {path for path in _SYSTEM_LIBRARIES if os.path.exists(path)}
+    top = [path for path in paths if not any(str(parent) in paths for parent in Path(path).parents)]
     return sorted(path for path in top if os.path.exists(path) and path != "/")
 
 
@@ -123,14 +123,14 @@ def _build_root(sources: list[str]) -> None:
     """Mount the interpreter read-only under a fresh root and move there."""
     try:
         kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
-        opened = {path: os.open(path, os.O_PATH) for path in [*sources, *_DEVICES] if not os.path.islink(path)}
+        handles = {path: os.open(path, os.O_PATH) for path in [*sources, *_DEVICES] if not os.path.islink(path)}
         links = {path: os.readlink(path) for path in sources if os.path.islink(path)}
         new = next(path for path in _MOUNT_POINTS if os.path.isdir(path))
         kernel.mount("none", new, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=1m,mode=0755")
         for path, target in links.items():
             os.makedirs(os.path.dirname(new + path), exist_ok=True)
             os.symlink(target, new + path)
-        for path, at in opened.items():
+        for path, at in handles.items():
             inside = new + path
             os.makedirs(os.path.dirname(inside), exist_ok=True)
             if os.path.isdir(f"/proc/self/fd/{at}"):

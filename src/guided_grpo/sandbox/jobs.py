@@ -44,7 +44,7 @@ class Job:
     With `calls` or `checks` the program is a module: it is loaded, then `setup` runs, then each call is evaluated and
     each check executed in its name space. With neither, it is the main program: it reads `stdin`, and what it prints
     counts. With `inputs` it is the main program once for each of them, one run after the other in the same process and
-    under the limits of one job, with the state of the interpreter put back in between (`runs.py`).
+    under the limits of one job, with the state of the interpreter put back in between (`inputs.py`).
     """
 
     program: str

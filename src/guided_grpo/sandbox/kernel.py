@@ -24,7 +24,7 @@ _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 1, 4, 24, 38, 47
 
 
-def _checked(name: str, result: int) -> int:
+def _check(name: str, result: int) -> int:
     if result == -1:
         number = ctypes.get_errno()
         raise OSError(number, f"{name}: {os.strerror(number)}")
@@ -33,34 +33,34 @@ def _checked(name: str, result: int) -> int:
 
 def _syscall(name: str, number: int, *arguments: int | bytes) -> int:
     wide = [ctypes.c_long(value) if isinstance(value, int) else value for value in arguments]
-    return _checked(name, _libc.syscall(ctypes.c_long(number), *wide))
+    return _check(name, _libc.syscall(ctypes.c_long(number), *wide))
 
 
 def _prctl(name: str, option: int, *arguments: int) -> None:
     padded = [*arguments, 0, 0, 0, 0][:4]
-    _checked(name, _libc.prctl(option, *(ctypes.c_ulong(value) for value in padded)))
+    _check(name, _libc.prctl(option, *(ctypes.c_ulong(value) for value in padded)))
 
 
 def unshare(flags: int) -> None:
     """Move into new namespaces (new processes only, for CLONE_NEWPID)."""
-    _checked("unshare", _libc.unshare(flags))
+    _check("unshare", _libc.unshare(flags))
 
 
 def setns(descriptor: int, flags: int) -> None:
     """Move into an existing namespace."""
-    _checked("setns", _libc.setns(descriptor, flags))
+    _check("setns", _libc.setns(descriptor, flags))
 
 
 def mount(source: str, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
     """mount(2)."""
     encoded = [None if text is None else text.encode() for text in (source, target, kind, options)]
     name = f"mount {target}"
-    _checked(name, _libc.mount(encoded[0], encoded[1], encoded[2], ctypes.c_ulong(flags), encoded[3]))
+    _check(name, _libc.mount(encoded[0], encoded[1], encoded[2], ctypes.c_ulong(flags), encoded[3]))
 
 
 def unmount(target: str) -> None:
     """Take a mount away at once; its files go when the last process lets go of them."""
-    _checked(f"umount {target}", _libc.umount2(target.encode(), MNT_DETACH))
+    _check(f"umount {target}", _libc.umount2(target.encode(), MNT_DETACH))
 
 
 def make_read_only(target: str) -> None:
@@ -68,7 +68,7 @@ def make_read_only(target: str) -> None:
     attributes = (ctypes.c_uint64 * 4)(MS_RDONLY | MS_NOSUID, 0, 0, 0)
     at_fdcwd, at_recursive = -100, 0x8000
     path = target.encode()
-    _checked(
+    _check(
         f"mount_setattr {target}",
         _libc.syscall(
             ctypes.c_long(_MOUNT_SETATTR), ctypes.c_long(at_fdcwd), path, ctypes.c_long(at_recursive), attributes,
@@ -108,7 +108,7 @@ def drop_capabilities() -> None:
     _prctl("prctl CAP_AMBIENT", _PR_CAP_AMBIENT, 4)  # clear all
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)
     nothing = (ctypes.c_uint32 * 6)()
-    _checked("capset", _libc.syscall(ctypes.c_long(_CAPSET), header, nothing))
+    _check("capset", _libc.syscall(ctypes.c_long(_CAPSET), header, nothing))
 
 
 def install_filter(program: bytes) -> None:
@@ -118,7 +118,7 @@ def install_filter(program: bytes) -> None:
         _fields_ = [("length", ctypes.c_ushort), ("code", ctypes.c_char_p)]
 
     described = Program(len(program) // 8, program)
-    _checked(
+    _check(
         "seccomp", _libc.syscall(ctypes.c_long(_SECCOMP), ctypes.c_long(1), ctypes.c_long(0), ctypes.byref(described))
     )
 
@@ -137,11 +137,11 @@ def landlock(rules: dict[str, int]) -> None:
     version = landlock_version()
     files = (1 << {1: 13, 2: 14, 3: 15, 4: 15}.get(version, 16)) - 1
     fields = [files, 0b11 if version >= 4 else 0, 0b11 if version >= 6 else 0]  # files, network, scopes
-    known = fields[: 1 if version < 4 else 2 if version < 6 else 3]
-    attributes = (ctypes.c_uint64 * len(known))(*known)
-    ruleset = _checked(
+    attributes = fields[: 1 if version < 4 else 2 if version < 6 else 3]
+    words = (ctypes.c_uint64 * len(attributes))(*attributes)
+    ruleset = _check(
         "landlock_create_ruleset",
-        _libc.syscall(ctypes.c_long(_LANDLOCK_CREATE), attributes, ctypes.c_long(8 * len(known)), ctypes.c_long(0)),
+        _libc.syscall(ctypes.c_long(_LANDLOCK_CREATE), words, ctypes.c_long(8 * len(attributes)), ctypes.c_long(0)),
     )
     for path, rights in rules.items():
         at = os.open(path, os.O_PATH | os.O_CLOEXEC)

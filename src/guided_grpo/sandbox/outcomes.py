@@ -6,52 +6,51 @@ import json
 from typing import Any
 
 from guided_grpo.sandbox.jobs import End, Job, Kind, Limits, Outcome, Result
-from guided_grpo.sandbox.worker import Answer
+from guided_grpo.sandbox.worker import WorkerReply
 
 _SIGKILL = 9
 
 
-def outcome_of(job: Job, limits: Limits, answer: Answer | str, *, last: bool) -> Outcome | None:
+def outcome_of(job: Job, limits: Limits, reply: WorkerReply | str, *, last: bool) -> Outcome | None:
     """The outcome of a job; None = the sandbox failed and the job has another attempt.
 
     A SIGKILL from outside (the kernel out of memory, an administrator) gets another attempt too, but then it is a
     crash: a program must not be able to make itself ungraded.
     """
-    if isinstance(answer, str):
-        return failure(job, answer) if last else None
-    reply = answer.reply
-    if reply["setup"]:
-        return failure(job, reply["setup"]) if last else None
+    trouble = reply if isinstance(reply, str) else reply.end["setup"]
+    if isinstance(reply, str) or trouble:
+        return _failure(job, trouble) if last else None
+    process = reply.end
     cpu_limit = limits.cpu_seconds * job.steps
-    killed_from_outside = reply["signal"] == _SIGKILL and not reply["limit"]
-    if killed_from_outside and not last and reply["cpu"] < cpu_limit:
+    killed_from_outside = process["signal"] == _SIGKILL and not process["limit"]
+    if killed_from_outside and not last and process["cpu"] < cpu_limit:
         return None
-    end = End.EXITED if reply["signal"] is None else End(reply["limit"]) if reply["limit"] else End.CRASHED
-    if end is End.CRASHED and killed_from_outside and reply["cpu"] >= cpu_limit:
+    end = End.EXITED if process["signal"] is None else End(process["limit"]) if process["limit"] else End.CRASHED
+    if end is End.CRASHED and killed_from_outside and process["cpu"] >= cpu_limit:
         end = End.CPU
-    if max(len(answer.results), len(answer.stdout)) >= limits.output_bytes:
+    if max(len(reply.results), len(reply.stdout)) >= limits.output_bytes:
         end = End.OUTPUT
-    error, results = read_results(job, answer.results)
+    error, results = _read_results(job, reply.results)
     called = bool(job.calls or job.checks)
     return Outcome(
         end=end,
-        exit_code=reply["exit"],
-        signal=reply["signal"],
+        exit_code=process["exit"],
+        signal=process["signal"],
         error=error,
         results=results,
-        stdout=b"" if called else answer.stdout[: limits.output_bytes],
-        cpu_seconds=reply["cpu"],
-        wall_seconds=reply["wall"],
-        runs=read_runs(job, limits, answer.results, answer.stdout) if job.inputs else (),
+        stdout=b"" if called else reply.stdout[: limits.output_bytes],
+        cpu_seconds=process["cpu"],
+        wall_seconds=process["wall"],
+        runs=_read_runs(job, limits, reply.results, reply.stdout) if job.inputs else (),
     )
 
 
-def failure(job: Job, reason: str) -> Outcome:
+def _failure(job: Job, reason: str) -> Outcome:
     absent = (Result(Kind.ABSENT),) * (len(job.calls) + len(job.checks))
     return Outcome(end=End.INFRA_ERROR, error=reason[:500], results=absent, runs=(None,) * len(job.inputs))
 
 
-def read_results(job: Job, written: bytes) -> tuple[str, tuple[Result, ...]]:
+def _read_results(job: Job, written: bytes) -> tuple[str, tuple[Result, ...]]:
     """The program's own exception ("" = none) and one result for each call and check, whatever was written."""
     expected = [Kind.VALUE] * len(job.calls) + [Kind.PASSED] * len(job.checks)
     results: list[Result] = []
@@ -71,7 +70,7 @@ def read_results(job: Job, written: bytes) -> tuple[str, tuple[Result, ...]]:
     return "", tuple(results + [Result(Kind.ABSENT)] * (len(expected) - len(results)))
 
 
-def read_runs(job: Job, limits: Limits, written: bytes, stdout: bytes) -> tuple[Outcome | None, ...]:
+def _read_runs(job: Job, limits: Limits, written: bytes, stdout: bytes) -> tuple[Outcome | None, ...]:
     """One outcome for each input, whatever was written; None from the first that is not there.
 
     Output that reaches the limit is cut off where it is: a run that ends there was hindered.

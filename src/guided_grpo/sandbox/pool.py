@@ -14,13 +14,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from types import TracebackType
 
 from guided_grpo.errors import InputError
-from guided_grpo.sandbox.canaries import canaries, escaped
+from guided_grpo.sandbox.canaries import canaries, weakness
+from guided_grpo.sandbox.jail import JailError
 from guided_grpo.sandbox.jobs import Job, Limits, Outcome
 from guided_grpo.sandbox.outcomes import outcome_of
-from guided_grpo.sandbox.worker import Worker, WorkerError
+from guided_grpo.sandbox.worker import Worker
 
 ATTEMPTS = 2  # per job, where the sandbox itself failed
 PATIENCE = 30.0  # seconds past a job's wall limit after which its worker counts as lost
@@ -108,18 +108,16 @@ class SandboxPool:
     def __enter__(self) -> SandboxPool:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _first_worker(self, tier: str) -> Worker:
         tiers = ["A", "B"] if tier == "auto" else [tier]
-        failures: list[WorkerError] = []
+        failures: list[JailError] = []
         for name in tiers:
             try:
                 worker = Worker(name)
-            except WorkerError as error:
+            except JailError as error:
                 failures.append(error)
                 continue
             if failures:
@@ -130,7 +128,7 @@ class SandboxPool:
 
     def _release_canaries(self) -> None:
         """Run programs that try to escape; InputError when one does, or when an honest one is hindered."""
-        problem = escaped(self.tier, self._run(canaries(self.tier)))
+        problem = weakness(self.tier, self._run(canaries(self.tier)))
         if problem:
             raise InputError(
                 f"the code sandbox is not tight: {problem}",
@@ -154,12 +152,12 @@ class SandboxPool:
                     selector.unregister(worker)
                     del running[worker]
                     job = jobs[index]
-                    answer = worker.answer() if worker in ready else "it did not answer"
-                    outcome = outcome_of(job, job.limits or self.limits, answer, last=attempt == ATTEMPTS)
+                    reply = worker.reply() if worker in ready else "it did not answer"
+                    outcome = outcome_of(job, job.limits or self.limits, reply, last=attempt == ATTEMPTS)
                     if outcome is None:
                         waiting.append((index, attempt + 1))
                     outcomes[index] = outcome
-                    if isinstance(answer, str):
+                    if isinstance(reply, str):
                         worker.close()
         return [outcome for outcome in outcomes if outcome is not None]
 
@@ -183,7 +181,7 @@ class SandboxPool:
                 if worker.closed:
                     worker = self._workers[slot] = Worker(self.tier)
                 worker.start(jobs[index], limits)
-            except (WorkerError, OSError) as error:  # a worker that was killed while idle, or no memory to make one
+            except (JailError, OSError) as error:  # a worker that was killed while idle, or no memory to make one
                 worker.close()
                 if attempt < ATTEMPTS:
                     waiting.append((index, attempt + 1))

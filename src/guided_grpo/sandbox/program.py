@@ -40,14 +40,14 @@ def run_program(request: dict[str, Any], results: int) -> NoReturn:
             value = eval(compile(call, "call.py", "eval", dont_inherit=True), space)
             line = json.dumps(["value", encode(value)])
         except BaseException as error:  # it ran what a policy wrote, and the methods of a returned object
-            line = json.dumps(["raised", _told(error)])
+            line = json.dumps(["raised", _describe(error)])
         _write_line(results, line)
     for check in request["checks"]:
         try:
             exec(compile(check, "check.py", "exec", dont_inherit=True), space)
             write(results, ["passed"])
         except BaseException as error:  # as above
-            write(results, ["raised", _told(error)])
+            write(results, ["raised", _describe(error)])
     os._exit(finish({}, 0))
 
 
@@ -68,7 +68,7 @@ def attempt(action: Callable[[], None]) -> tuple[int | None, str]:
     except SystemExit as stop:
         return 0 if stop.code is None else stop.code if type(stop.code) is int else 1, ""
     except BaseException as error:  # whatever it raises is a result
-        return 1, _told(error)
+        return 1, _describe(error)
     return None, ""
 
 
@@ -90,7 +90,7 @@ def finish(space: dict[str, Any], code: int) -> int:
     return code & 255
 
 
-def _told(error: BaseException) -> str:
+def _describe(error: BaseException) -> str:
     try:
         return f"{type(error).__name__}: {error}"[:MAX_ERROR]
     except BaseException:  # its __str__ is the program's too

@@ -121,7 +121,7 @@ def _argument_rules(code: _Assembler, own_pid: int, writable: bool) -> dict[str,
             code.unless_equal(0, _ERRNO | errno.EPERM)
         code.emit(_RETURN, _ALLOW)
 
-    def opened(flags_at: int) -> Callable[[], None]:
+    def opens(flags_at: int) -> Callable[[], None]:
         def rule() -> None:
             if not writable:
                 code.argument(flags_at)
@@ -144,8 +144,8 @@ def _argument_rules(code: _Assembler, own_pid: int, writable: bool) -> dict[str,
         "tgkill": allow_one_of(0, (own_pid,)),
         "socketpair": allow_one_of(0, (_AF_UNIX,)),
         "sendto": no_destination,
-        "open": opened(1),
-        "openat": opened(2),
+        "open": opens(1),
+        "openat": opens(2),
     }
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from guided_grpo.sandbox.jail import JailError
 from guided_grpo.sandbox.jobs import Job, Limits
 from guided_grpo.sandbox.zygote import FIELDS, REQUEST
 
@@ -29,28 +30,20 @@ main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
 """
 
 
-class WorkerError(Exception):
-    """A worker that could not be started: what is missing, and the fix."""
-
-    def __init__(self, missing: str, fix: str) -> None:
-        super().__init__(missing, fix)
-        self.missing, self.fix = missing, fix
-
-
 @dataclass(frozen=True)
-class Answer:
+class WorkerReply:
     """How a job's process ended, from the worker, and what the process wrote."""
 
-    reply: dict[str, Any]
+    end: dict[str, Any]
     results: bytes
     stdout: bytes
 
 
 class Worker:
-    """A running worker. `start` a job, wait until it is readable, take the `answer`."""
+    """A running worker. `start` a job, wait until it is readable, take the `reply`."""
 
     def __init__(self, tier: str) -> None:
-        """Start it; raises WorkerError."""
+        """Start it; raises JailError."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket = ours
         self._files: list[int] = []
@@ -69,7 +62,7 @@ class Worker:
             if "ready" not in greeting:
                 self.close()
                 lines = os.pread(complaints, 100_000, 0).decode(errors="replace").strip().splitlines()
-                raise WorkerError(
+                raise JailError(
                     greeting.get("missing")
                     or f"its worker ended at the start ({lines[-1] if lines else 'no message'})",
                     greeting.get("fix") or "see that this interpreter runs with `python -I -S`, or report it",
@@ -87,7 +80,7 @@ class Worker:
 
     @property
     def busy(self) -> bool:
-        """Whether a job was started whose answer was not taken."""
+        """Whether a job was started whose reply was not taken."""
         return bool(self._files)
 
     def fileno(self) -> int:
@@ -111,15 +104,15 @@ class Worker:
             os.close(source)
             os.close(stdin)
 
-    def answer(self) -> Answer | str:
-        """The answer of the job that has ended; a string = the worker is lost, and why."""
+    def reply(self) -> WorkerReply | str:
+        """The reply of the job that has ended; a string = the worker is lost, and why."""
         try:
             message = self._socket.recv(8_192)
             if not message:
                 return "the worker was killed"
-            reply = json.loads(message)
+            end = json.loads(message)
             results, stdout = (os.pread(file, os.fstat(file).st_size, 0) for file in self._files)
-            return Answer(reply, results, stdout)
+            return WorkerReply(end, results, stdout)
         except (OSError, ValueError) as error:
             return f"the worker broke ({error})"
         finally:

@@ -28,8 +28,8 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from guided_grpo.sandbox import jail, kernel, seccomp
+from guided_grpo.sandbox.inputs import SEED, place_inputs, remember_modules, run_inputs
 from guided_grpo.sandbox.program import run_program
-from guided_grpo.sandbox.runs import SEED, place_inputs, remember_modules, run_inputs
 
 REQUEST = struct.Struct("=dd5Q")
 FIELDS = ("cpu_seconds", "wall_seconds", "memory_bytes", "output_bytes", "disk_bytes", "threads", "steps")
@@ -129,22 +129,22 @@ def _serve(channel: socket.socket, tier: str, landlock: int, readable: list[str]
 
 def _run_job(place: Place, channel: socket.socket, limits: dict[str, float], descriptors: list[int]) -> dict[str, Any]:
     """Fork, watch, reply: how the job's process ended, or why its walls could not be built."""
-    told, tell = os.pipe()
+    trouble, report = os.pipe()
     if place.tier == "A":
         kernel.unshare(kernel.CLONE_NEWPID)
     started = time.monotonic()
     child = os.fork()
     if child == 0:
-        _become_job(place, limits, descriptors, tell)
-    os.close(tell)
+        _become_job(place, limits, descriptors, report)
+    os.close(report)
     if place.tier == "A":
         kernel.setns(place.namespace, kernel.CLONE_NEWPID)
-    ended_by, usage, status = _watch(channel, child, limits, started, descriptors[1])
-    with os.fdopen(told, "rb") as trouble:
-        setup = trouble.read(1_000)
+    limit, usage, status = _watch(channel, child, limits, started, descriptors[1])
+    with os.fdopen(trouble, "rb") as file:
+        setup = file.read(1_000)
     return {
         "setup": setup.decode(errors="replace"),
-        "limit": ended_by,
+        "limit": limit,
         "exit": os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
         "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else None,
         "cpu": usage.ru_utime + usage.ru_stime,
@@ -152,8 +152,8 @@ def _run_job(place: Place, channel: socket.socket, limits: dict[str, float], des
     }
 
 
-def _become_job(place: Place, limits: dict[str, float], descriptors: list[int], tell: int) -> NoReturn:
-    """In the new process: keep four descriptors, close the walls, run. What fails is told, and nothing runs."""
+def _become_job(place: Place, limits: dict[str, float], descriptors: list[int], report: int) -> NoReturn:
+    """In the new process: keep four descriptors, close the walls, run. What fails is reported, and nothing runs."""
     try:
         request, results, stdout, stdin = (os.dup(descriptor) for descriptor in descriptors)
         os.dup2(stdin, 0)
@@ -161,8 +161,8 @@ def _become_job(place: Place, limits: dict[str, float], descriptors: list[int], 
         os.dup2(place.nothing, 2)
         with os.fdopen(request, "rb") as source:
             job = json.loads(source.read())
-        top = max(results, tell) + 1
-        tell, results = os.dup2(tell, top + 1, False), os.dup2(results, top, False)
+        top = max(results, report) + 1
+        report, results = os.dup2(report, top + 1, False), os.dup2(results, top, False)
         os.closerange(3, top)
         os.closerange(top + 2, 2**20)
         results = os.dup2(results, 3, False)
@@ -172,9 +172,9 @@ def _become_job(place: Place, limits: dict[str, float], descriptors: list[int], 
         jail.close_in(place.tier, limits, landlock=place.landlock, readable=place.readable)
         if place.tier != "A" and os.getppid() != place.pid:  # it was gone before it could take this one along
             os._exit(1)
-        os.close(tell)
+        os.close(report)
     except BaseException as error:  # the walls are not all there: nothing of the program may run
-        os.write(tell, f"{type(error).__name__}: {error}".encode()[:1_000] or b"failed")
+        os.write(report, f"{type(error).__name__}: {error}".encode()[:1_000] or b"failed")
         os._exit(1)
     if inputs:
         run_inputs(job["program"], inputs, results)
@@ -195,7 +195,7 @@ def _watch(
     longest = _LONGEST_SLEEP if steps == 1 else min(_LONGEST_SLEEP, cpu_limit / 10)  # between looks for answers
     cpu_from = wall_from = 0.0  # when the last answer was seen
     written = 0
-    ended_by = ""
+    limit = ""
     while True:
         cpu, wall, size = _clock(clock), time.monotonic() - started, os.fstat(results).st_size
         if size != written:
@@ -203,7 +203,7 @@ def _watch(
         cpu_left = min(cpu_from + cpu_limit, cpu_limit * steps) - cpu
         wall_left = min(wall_from + wall_limit, wall_limit * steps) - wall
         if cpu_left <= 0 or wall_left <= 0:
-            ended_by = "cpu" if cpu_left <= 0 else "wall"
+            limit = "cpu" if cpu_left <= 0 else "wall"
             break
         sleep = min(wall_left, longest, max(cpu_left / cores, _SHORTEST_SLEEP))
         events = dict(poll.poll(sleep * 1_000 + 1))
@@ -212,12 +212,12 @@ def _watch(
         if alive in events:
             break
     os.close(alive)
-    if ended_by:
+    if limit:
         os.kill(child, signal.SIGKILL)
     _, status, usage = os.wait4(child, 0)
-    if ended_by and not (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL):
-        ended_by = ""  # it ended by itself just before
-    return ended_by, usage, status
+    if limit and not (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL):
+        limit = ""  # it ended by itself just before
+    return limit, usage, status
 
 
 def _clock(clock: int) -> float:

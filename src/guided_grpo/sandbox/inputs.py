@@ -3,7 +3,7 @@
 A process costs twenty times what a run in it costs. The price is state: what one run leaves behind, the next could
 meet. So what programs commonly change is put back; what cannot be put back is looked for, and where it is found the
 process ends, so that the inputs left over have no outcome and get a process of their own. None of this holds a program
-that means to keep notes from run to run: `verifiers/code_runs.py` says why that wins it nothing.
+that means to keep notes from run to run: `grading/code_runs.py` says why that wins it nothing.
 
 All runs share the limits of one job. Each recorded run is one line, ["ran", [exit code, where its output ends,
 exception or ""]]. Not recorded is a run that met a limit, ended the process, left a thread or ran out of memory.
@@ -57,10 +57,10 @@ def place_inputs(lengths: list[int]) -> list[int]:
     os.dup2(1, _OUTPUT, False)
     os.dup2(2, _NOTHING, False)
     files = []
-    for number, left in enumerate(lengths, _NOTHING + 1):
+    for number, length in enumerate(lengths, _NOTHING + 1):
         file = os.memfd_create("input", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        while left:
-            left -= os.sendfile(file, 0, None, left)
+        while length:
+            length -= os.sendfile(file, 0, None, length)
         os.lseek(file, 0, os.SEEK_SET)
         fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
         files.append(os.dup2(file, number, False))
@@ -103,11 +103,11 @@ def _run(code: CodeType) -> tuple[int, str]:
 
 def _names(codes: list[CodeType]) -> set[str]:
     """All names in a program."""
-    found: set[str] = set()
+    names: set[str] = set()
     for code in codes:
-        found.update(part for name in code.co_names for part in name.split("."))
-        found |= _names([constant for constant in code.co_consts if type(constant) is CodeType])
-    return found
+        names.update(part for name in code.co_names for part in name.split("."))
+        names |= _names([constant for constant in code.co_consts if type(constant) is CodeType])
+    return names
 
 
 class _State:
