@@ -5,8 +5,8 @@ Run it:   .venv/bin/python examples/minimal_loop.py --steps 30              guid
           (the embedded policy is pre-trained on first use, which takes minutes)
 
 It is the method in the order of the paper, one sequence at a time, without padding, buffers, ranks or engines.
-tests/test_minimal_loop.py feeds the trainer's batch to `guided_loss` and asks for the same loss and gradients, and lets
-`rescue` make the same calls as the trainer's ladder.
+tests/train/test_minimal_loop.py feeds the trainer's batch to `guided_loss` and asks for the same loss and gradients,
+and lets `rescue` make the same calls as the trainer's ladder.
 
 Suffixes: _P problems, _G rollouts of a group, _B all rollouts of a step, _T tokens of one completion.
 """
