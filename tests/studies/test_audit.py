@@ -15,13 +15,14 @@ import yaml
 from guided_grpo.commands.audit import CONFIG, JOURNAL, PAGE, RESULT, main
 from guided_grpo.commands.parsing import parse
 from guided_grpo.errors import InputError
+from guided_grpo.evaluation.completions import CompletionRun
+from guided_grpo.evaluation.engines import TransformersEngine
 from guided_grpo.grading import Grader
-from guided_grpo.studies.audit.against import compare, pooled
-from guided_grpo.studies.audit.choice import Problem, choose, choose_first, tiers_of
-from guided_grpo.studies.audit.sampling import Drawing, Sampler
-from guided_grpo.studies.audit.trial_table import Table
-from guided_grpo.studies.audit.trials import Setting, Trial
 from guided_grpo.guidance.placement import GuidanceTokenizer
+from guided_grpo.studies.audit.against import compare, pooled
+from guided_grpo.studies.audit.choice import AuditProblem, choose, choose_first, tiers_of
+from guided_grpo.studies.audit.estimates import Table
+from guided_grpo.studies.audit.trials import GuidanceSetting, Trial, TrialDecoding, trial_requests, trials_of
 from parts import chain_rows
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -33,6 +34,11 @@ SMALL = ["--data", DATA, "--problems", "6", "--samples", "4", "--strengths", "0.
 def audited(policy: Path, output: Path, *more: str) -> dict[str, Any]:
     assert main(["--model", str(policy), "--output", str(output), *SMALL, *more]) == 0
     return json.loads((output / RESULT).read_text())  # type: ignore[no-any-return]
+
+
+def untimed(folder: Path) -> list[dict[str, Any]]:
+    """The lines of the journal, but for how long they took."""
+    return [{**json.loads(line), "seconds": 0} for line in (folder / JOURNAL).read_text().splitlines()]
 
 
 def test_tiers_and_the_part_that_is_drawn() -> None:
@@ -61,6 +67,21 @@ def test_more_of_the_tier_that_is_trained_first() -> None:
     ]  # ranges by their numbers, then names
 
 
+def sampled(
+    policy: Any,
+    tokenizer: Any,
+    row: Any,
+    settings: list[GuidanceSetting],
+    guide: GuidanceTokenizer,
+    decoding: TrialDecoding,
+) -> list[Trial]:
+    """One problem in these settings, in their order."""
+    requests = trial_requests([AuditProblem(0, "3", row)], settings, {guide.placement: guide})
+    with Grader() as grader, CompletionRun(len(requests), decoding, {}) as run:
+        run.run(requests, TransformersEngine(policy, tokenizer), grader)
+    return sorted(trials_of(run.records), key=lambda trial: trial.setting)
+
+
 @pytest.mark.parametrize("placement", ["prefix", "hint"])
 def test_prompts_and_grades_are_those_of_training(policy: Any, tokenizer: Any, placement: str) -> None:
     """The ids that reach the model are prompt and slice; guidance counts in the grade; tokens count what was written."""
@@ -78,10 +99,8 @@ def test_prompts_and_grades_are_those_of_training(policy: Any, tokenizer: Any, p
 
     policy.generate = answering
     guide = GuidanceTokenizer(tokenizer, {}, "auto", placement=placement, template="{problem}{hint}")
-    settings = [Setting(placement, "ratio", 0.0), Setting(placement, "ratio", 0.5)]
-    with Grader() as grader:
-        sampler = Sampler(policy, tokenizer, {placement: guide}, grader, Drawing(samples=2, max_tokens=4))
-        alone, helped = sampler.draw([(Problem(0, "3", row), setting) for setting in settings], seed=1)
+    settings = [GuidanceSetting(placement, "ratio", 0.0), GuidanceSetting(placement, "ratio", 0.5)]
+    alone, helped = sampled(policy, tokenizer, row, settings, guide, TrialDecoding(samples=2, max_tokens=4))
     half = row["guidance"][: len(row["guidance"]) // 2]
     assert [tokenizer.decode(ids) for ids in seen] == [row["prompt"]] * 2 + [row["prompt"] + half] * 2
     assert helped.successes == helped.graded == 2 and helped.given == len(half) and alone.given == 0
@@ -93,28 +112,28 @@ def test_a_slice_that_states_the_answer_is_seen_whatever_the_limit_says(policy: 
     row = {**chain_rows(1)[0], "guidance": "one step\nThe answer is 42.\nso it is", "answer": "42"}
     row["guidance_limit"] = len(row["guidance"])  # the data says that all of it is safe
     guide = GuidanceTokenizer(tokenizer, {}, "auto")
-    settings = [Setting("prefix", "ratio-chars", amount) for amount in (0.2, 1.0)]
-    with Grader() as grader:
-        sampler = Sampler(policy, tokenizer, {"prefix": guide}, grader, Drawing(samples=1, max_tokens=2))
-        trials = sampler.draw([(Problem(0, "3", row), setting) for setting in settings], seed=1)  # type: ignore[arg-type]
+    settings = [GuidanceSetting("prefix", "ratio-chars", amount) for amount in (0.2, 1.0)]
+    trials = sampled(policy, tokenizer, row, settings, guide, TrialDecoding(samples=2, max_tokens=2))
     assert [trial.states_answer for trial in trials] == [False, True]
 
 
 def test_a_killed_audit_goes_on_to_the_same_result(policy_folder: Path, tmp_path: Path) -> None:
     whole = audited(policy_folder, tmp_path / "whole")
     lines = (tmp_path / "whole" / JOURNAL).read_text().splitlines()
-    assert len(lines) == 1 + 8  # 6 problems × (3 + 2) × 4 responses, 16 a batch
+    assert len(lines) == 1 + 6 * (3 + 2) * 4  # 16 a batch
     cut = tmp_path / "cut"
     cut.mkdir()
-    (cut / JOURNAL).write_text("\n".join(lines[:3]) + '\n{"trials": [{"prob')
+    (cut / JOURNAL).write_text("\n".join(lines[: 1 + 35]) + '\n{"batch": 2, "prob')
     again = audited(policy_folder, cut)
-    tokens = [trial["tokens"] for line in map(json.loads, lines[1:4]) for trial in line["trials"]]
-    assert tokens[:6] != tokens[6:]  # more responses without guidance, not the same ones again
+    records = [json.loads(line) for line in lines[1:]]
+    alone = [record["response"] for record in records if record["key"].startswith("0/")]
+    assert alone != [record["response"] for record in records if record["key"].startswith("1/")]  # not the same again
     assert again["estimates"] == whole["estimates"] and again["advice"] == whole["advice"]
-    assert (cut / JOURNAL).read_text().splitlines() == lines
+    assert untimed(cut) == untimed(tmp_path / "whole")
+    kept = (cut / JOURNAL).read_text()
     # What is asked of the same responses may change; what shapes them may not.
     assert audited(policy_folder, cut, "--groups", "2", "3")["estimates"]["cells"][0]["group"] == 2
-    assert (cut / JOURNAL).read_text().splitlines() == lines
+    assert (cut / JOURNAL).read_text() == kept
     with pytest.raises(InputError, match=r"field 'temperature': 0.5 is not 1.0 of the audit that is there"):
         audited(policy_folder, cut, "--temperature", "0.5")
 
@@ -131,7 +150,7 @@ def test_more_problems_of_the_tier_trained_first(policy_folder: Path, tmp_path: 
     found = audited(policy_folder, tmp_path / "out", "--first", "3")["estimates"]
     assert (found["problems"], found["further"]) == (6, 3)
     lines = [json.loads(line) for line in (tmp_path / "out" / JOURNAL).read_text().splitlines()]
-    asked = {trial["problem"]: trial["tier"] for line in lines[1:] for trial in line["trials"]}
+    asked = {record["problem"]: record["tier"] for record in lines[1:]}
     assert sorted(asked.values()).count("3") == 3 + found["tiers"]["3"] and len(asked) == 9
     assert found["points"][0]["tiers"]["3"]["problems"] == 3 + found["tiers"]["3"]
     assert found["points"][0]["success"]["problems"] == 6
@@ -145,12 +164,12 @@ def test_more_problems_of_the_tier_trained_first(policy_folder: Path, tmp_path: 
 def solved_journal(folder: Path, policy: Path) -> None:
     """The journal of an audit in which half of the trace makes every second response right."""
     audited(policy, folder)
-    lines = [json.loads(line) for line in (folder / JOURNAL).read_text().splitlines()]
-    for line in lines[1:]:
-        for trial in line["trials"]:
-            trial["successes"] = 2 if trial["setting"]["amount"] == 0.5 else 3 if trial["setting"]["amount"] else 0
-            trial["statuses"], trial["truncated"] = {"correct": trial["successes"], "wrong": 4 - trial["successes"]}, 0
-    (folder / JOURNAL).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    head, *records = [json.loads(line) for line in (folder / JOURNAL).read_text().splitlines()]
+    for record in records:
+        amount = record["setting"]["amount"]
+        right = record["sample"] < (2 if amount == 0.5 else 3 if amount else 0)
+        record |= {"score": float(right), "verdict": "correct" if right else "wrong", "ended": True}
+    (folder / JOURNAL).write_text("".join(json.dumps(line) + "\n" for line in [head, *records]))
 
 
 def test_the_config_is_one_that_train_takes(policy_folder: Path, tmp_path: Path) -> None:
@@ -213,7 +232,7 @@ def test_against_a_run_by_hand(tmp_path: Path) -> None:
     """Four samples a problem. Tier 3 succeeds always with 10 tokens, tier 4 and 5 never; nothing succeeds alone."""
     trials = [
         Trial(
-            problem=problem, tier=tier, setting=Setting("prefix", "tokens", amount), graded=4,
+            problem=problem, tier=tier, setting=GuidanceSetting("prefix", "tokens", amount), graded=4,
             successes=4 if amount and tier == "3" else 0, tokens=20, truncated=0, statuses={"wrong": 4},
             given=int(amount), clipped=False, states_answer=False,
         )

@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from guided_grpo.studies.audit.advice import advise
+from guided_grpo.studies.audit.advice import Advice, advise
 from guided_grpo.studies.audit.estimates import estimate
-from guided_grpo.studies.audit.rules import Advice
 from guided_grpo.studies.audit.trials import GuidanceSetting, Trial
 
 K = 12

@@ -10,8 +10,8 @@ import pytest
 
 from guided_grpo.studies.audit.predict import (
     arm,
+    expectations,
     formula_variance,
-    group,
     predictive,
     shrunk,
     subsets,
@@ -40,7 +40,7 @@ def test_a_group_by_brute_force() -> None:
                 variances.append(rewards.var())
                 alone.append(((rewards - rewards.mean()) / (rewards.std(ddof=1) + 1e-4))[1:].mean())
     counts = {"guided": [(2, 3), (0, 3)], "unguided": [(1, 4), (1, 4)]}
-    found = group(arm([counts["guided"]], 1), arm([counts["unguided"]], 3))
+    found = expectations(arm([counts["guided"]], 1), arm([counts["unguided"]], 3))
     assert found.zero == pytest.approx(np.mean(zeros))
     assert found.failed == pytest.approx(np.mean(fails))
     assert found.variance == pytest.approx(np.mean(variances))

@@ -31,13 +31,11 @@ from guided_grpo.guidance.placement import PLACEMENTS, GuidanceTokenizer, Placem
 from guided_grpo.guidance.slicing import UNITS
 from guided_grpo.settings import OneOf, add_options, again, read_options, setting
 from guided_grpo.store import rundir
-from guided_grpo.studies.audit.advice import advise
+from guided_grpo.studies.audit.advice import Advice, advise
 from guided_grpo.studies.audit.against import Comparison, compare, pooled
 from guided_grpo.studies.audit.audit_page import audit_page
 from guided_grpo.studies.audit.choice import AuditProblem, choose, choose_first, tiers_of
-from guided_grpo.studies.audit.estimates import Estimates, estimate
-from guided_grpo.studies.audit.rules import Advice
-from guided_grpo.studies.audit.trial_table import Table
+from guided_grpo.studies.audit.estimates import Estimates, Table, estimate
 from guided_grpo.studies.audit.trials import (
     GuidanceSetting,
     Trial,

@@ -1,6 +1,6 @@
 """From the estimates to a recommendation: which method with which numbers, or that guidance cannot help, and why.
 
-A pure function. rules.py holds its thresholds, refusals.py the cases in which it recommends no guidance.
+A pure function. docs/audit.md says what each threshold stands on.
 """
 
 from __future__ import annotations
@@ -9,46 +9,145 @@ import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
+from guided_grpo.evaluation.stats import Interval
 from guided_grpo.guidance.allocation import guided_count
 from guided_grpo.studies.audit.estimates import Cell, Climbing, Estimates, Point
-from guided_grpo.studies.audit.refusals import not_answering, nothing_to_gain, usable
-from guided_grpo.studies.audit.rules import CLOSE, NEAR_HALF, NOISY, SOLVED, UNSURE, Advice, percent
+
+Verdict = Literal["guide", "plain", "solved", "no-help", "leaks", "format", "too-short"]
+
+SOLVED = 0.95  # unguided success from which there is nothing left to learn
+ENOUGH = 0.2  # share of zero-signal groups that plain GRPO lives well with
+NEAR_HALF = (0.35, 0.65)  # guided success at the initial length: rewards vary most at 1/2
+STATED = 0.05  # share of slices that may state the answer
+DOMINANT = 0.5  # share of responses without an answer, or cut off, from which success says nothing
+CLOSE = 0.05  # shares that differ by less are taken as equal, and the cheaper setting wins
+UNSURE = 0.1  # half-width of an interval from which more problems are asked for
+NOISY = 0.35  # coefficient of variation of a batch's mean reward above which Eq. 5 would follow noise
 
 
-def advise(found: Estimates, *, ordered: bool, problems_per_step: int = 8) -> Advice:
+@dataclass(frozen=True)
+class Advice:
+    """What to do, and why."""
+
+    verdict: Verdict
+    headline: str
+    reasons: tuple[str, ...]
+    settings: Mapping[str, Any]  # fields of a training config; empty = nothing worth training with
+    cell: Cell | None = None  # the groups that `settings` lead to; None = none, or a ladder
+
+    @property
+    def method(self) -> str | None:
+        """A name of `methods.METHODS`; None = do not train."""
+        return self.settings.get("method")
+
+
+def advise(estimates: Estimates, *, ordered: bool, problems_per_step: int = 8) -> Advice:
     """The recommendation.
 
     Args:
-        found: all figures.
+        estimates: all figures.
         ordered: whether the data says how hard its problems are, for a curriculum.
         problems_per_step: of training.
     """
-    alone = found.unguided
-    plain = _cheapest([cell for cell in found.cells if not cell.alpha])
-    early = not_answering(alone) or nothing_to_gain(alone, plain)
+    alone = estimates.unguided
+    plain = _cheapest([cell for cell in estimates.cells if not cell.alpha])
+    early = _not_answering(alone) or _nothing_to_gain(alone, plain)
     if early is not None:
         return early
-    helpful, refusal = usable(found)
+    helpful, refusal = _usable(estimates)
     if refusal is not None:
         return refusal
     prefix = [point for point in helpful if point.setting.placement == "prefix"]
     if not prefix:
-        return _ladder(found, helpful, plain)
-    fitting = _by_tier(found, prefix, ordered)
-    cell, zero = _choose(found, fitting)
+        return _ladder(estimates, helpful, plain)
+    fitting = _by_tier(estimates, prefix, ordered)
+    cell, zero = _choose(estimates, fitting)
     start = next(iter(fitting.values()))
     if zero > plain.zero - CLOSE:
         words = (
-            f"Guidance raises success to {percent(start.success)} at {start.setting.label}, but {zero:.0%} of the "
+            f"Guidance raises success to {_percent(start.success)} at {start.setting.label}, but {zero:.0%} of the "
             f"groups would still teach nothing ({plain.zero:.0%} without it)."
         )
         return Advice("no-help", "Guidance raises success, but not what there is to learn from.", (words,), {})
-    return _guide(found, prefix, fitting, cell, (plain, zero), ordered, problems_per_step)
+    return _guide(estimates, prefix, fitting, cell, (plain, zero), ordered, problems_per_step)
 
 
-def _by_tier(found: Estimates, points: Sequence[Point], ordered: bool) -> dict[str, Point]:
+def _not_answering(alone: Point) -> Advice | None:
+    """Where success says nothing yet: no answers, or cut-off ones."""
+    if alone.no_answer < DOMINANT:
+        return None
+    if alone.truncated >= DOMINANT:
+        reason = f"{alone.truncated:.0%} of the responses were cut off before they ended: success says little of them."
+        return Advice("too-short", "Responses are cut off: audit again with more --max-tokens.", (reason,), {})
+    reasons = (
+        f"{alone.no_answer:.0%} of the unguided responses declare no answer that could be graded, so failures are "
+        "those of format, not of difficulty.",
+        "Fine-tune on some traces first (guided-grpo sft), or train with a format reward (rewards: [accuracy, "
+        "format]), and audit again.",
+    )
+    return Advice("format", "The policy does not answer in the expected form yet.", reasons, {})
+
+
+def _nothing_to_gain(alone: Point, plain: Cell) -> Advice | None:
+    """Where the policy alone has solved the problems, or has enough to learn from."""
+    success, solved = alone.success.mean, plain.zero - plain.failed
+    if success >= SOLVED or solved >= 1 - ENOUGH:
+        reason = (
+            f"The policy alone solves {_percent(alone.success)}; {solved:.0%} of its groups of {plain.group} would "
+            "succeed whole and teach nothing."
+        )
+        return Advice("solved", "These problems are solved already: take harder ones.", (reason,), {})
+    if plain.zero <= ENOUGH:
+        reasons = (
+            f"The policy alone solves {_percent(alone.success)}, and only {plain.zero:.0%} of its groups of "
+            f"{plain.group} would teach nothing: there is little for guidance to gain.",
+            f"num_generations {plain.group}: the smallest group that wastes at most {CLOSE:.0%} more tokens than the "
+            "best.",
+        )
+        settings = {"method": "grpo", "num_generations": plain.group}
+        return Advice("plain", "Plain GRPO has enough to learn from.", reasons, settings, plain)
+    return None
+
+
+def _usable(estimates: Estimates) -> tuple[list[Point], Advice | None]:
+    """The settings that raise success without stating the answer, or why there is none."""
+    guided = [point for point in estimates.points if point.setting.amount]
+    if all(point.without == 1 for point in guided):
+        reason = "No audited problem has a trace that can be given before it states the answer."
+        return [], Advice("no-help", "There is no guidance to give.", (reason,), {})
+    helpful = [point for point in guided if point.gain is not None and point.gain.low > 0]
+    if not helpful:
+        longest = max(guided, key=lambda point: (point.given, point.setting.amount))
+        reasons = (
+            f"With {longest.setting.label} the policy solves {_percent(longest.success)}, alone "
+            f"{_percent(estimates.unguided.success)}: no strength raises success beyond chance "
+            f"(difference {_percent(longest.gain, signed=True)}).",
+            "It cannot finish what the guidance began. Choose easier problems or a stronger policy, or "
+            "fine-tune first.",
+        )
+        return [], Advice("no-help", "Guidance cannot help: the trace does not raise success.", reasons, {})
+    clean = [
+        point
+        for point in helpful
+        if point.stated <= STATED and point.clean_gain is not None and point.clean_gain.low > 0
+    ]
+    if not clean:
+        worst = max(helpful, key=lambda point: point.stated)
+        reason = (
+            f"With {worst.setting.label} success rises to {_percent(worst.success)}, but {worst.stated:.0%} of those "
+            "slices state the answer; where they do not, nothing rises beyond chance."
+            if worst.stated > STATED
+            else f"With {worst.setting.label} success rises only where the slice states the answer."
+        )
+        fix = "Let guidance_limit end each trace before its answer: drop the column, and the library measures it."
+        return [], Advice("leaks", "Guidance cannot help: the traces give the answer away.", (reason, fix), {})
+    return clean, None
+
+
+def _by_tier(estimates: Estimates, points: Sequence[Point], ordered: bool) -> dict[str, Point]:
     """The strength that fits each tier, easy to hard; one for all where the data is not in order.
 
     With a curriculum the first batches hold the easiest tier alone, so it is that tier's success that ℓ0 must bring
@@ -56,8 +155,8 @@ def _by_tier(found: Estimates, points: Sequence[Point], ordered: bool) -> dict[s
     """
     if not ordered:
         start = _start(points)
-        return dict.fromkeys(found.tiers, start)
-    return {tier: _start(points, tier) for tier in found.tiers}
+        return dict.fromkeys(estimates.tiers, start)
+    return {tier: _start(points, tier) for tier in estimates.tiers}
 
 
 def _start(points: Sequence[Point], tier: str | None = None) -> Point:
@@ -72,18 +171,20 @@ def _start(points: Sequence[Point], tier: str | None = None) -> Point:
     return min(points, key=lambda point: (abs(success(point) - 0.5), point.setting.amount))
 
 
-def _choose(found: Estimates, fitting: Mapping[str, Point]) -> tuple[Cell, float]:
+def _choose(estimates: Estimates, fitting: Mapping[str, Point]) -> tuple[Cell, float]:
     """Groups at the first length, and their share without a signal where every tier gets the length that fits it."""
     zero: dict[tuple[int, float], float] = defaultdict(float)
     first = next(iter(fitting.values()))
-    for cell in found.cells:
+    for cell in estimates.cells:
         if cell.alpha and guided_count(cell.group, cell.alpha) < cell.group:
             for tier, point in fitting.items():
                 if point.setting == cell.setting:
-                    zero[cell.group, cell.alpha] += cell.tiers[tier] * found.tiers[tier] / found.problems
+                    zero[cell.group, cell.alpha] += cell.tiers[tier] * estimates.tiers[tier] / estimates.problems
     best = min(zero.values())
     size, alpha = min(place for place, share in zero.items() if share <= best + CLOSE)
-    [cell] = [one for one in found.cells if one.setting == first.setting and (one.group, one.alpha) == (size, alpha)]
+    [cell] = [
+        one for one in estimates.cells if one.setting == first.setting and (one.group, one.alpha) == (size, alpha)
+    ]
     return cell, zero[size, alpha]
 
 
@@ -96,7 +197,7 @@ def _cheapest(cells: Iterable[Cell]) -> Cell:
 
 
 def _guide(
-    found: Estimates,
+    estimates: Estimates,
     prefix: Sequence[Point],
     fitting: Mapping[str, Point],
     cell: Cell,
@@ -106,7 +207,7 @@ def _guide(
 ) -> Advice:
     plain, zero = zeros
     setting, top = cell.setting, max(prefix, key=lambda point: point.setting.amount)
-    variation = _variation(found, fitting, cell, problems_per_step)
+    variation = _variation(estimates, fitting, cell, problems_per_step)
     method = "g2rpo-a" if variation <= NOISY else "setpoint"
     settings: dict[str, Any] = {
         "method": method,
@@ -126,7 +227,7 @@ def _guide(
     reasons = [
         f"{plain.zero:.0%} [{plain.interval[0]:.0%}, {plain.interval[1]:.0%}] of plain groups of {plain.group} would "
         f"teach nothing; with guidance{fits} in front of {cell.alpha:.0%} of a group of {cell.group} it is {zero:.0%}.",
-        *_length_reasons(found, prefix, fitting, ordered),
+        *_length_reasons(estimates, prefix, fitting, ordered),
         f"guidance_ratio {cell.alpha:g} and num_generations {cell.group}: the smallest group, and in it the fewest "
         f"guided rollouts, within {100 * CLOSE:g} points of the lowest share of zero-signal groups.",
         f"guidance_max {top.setting.amount:g}: the longest guidance that raised success without stating an answer.",
@@ -141,7 +242,7 @@ def _guide(
     first = next(iter(fitting.values()))
     if first.without:
         reasons.append(f"{first.without:.0%} of the problems have no trace that can be given: they train unguided.")
-    reasons += _ladder_reason(found, "prefix", cell.group)
+    reasons += _ladder_reason(estimates, "prefix", cell.group)
     return Advice("guide", f"Guidance can help: train with {method}.", tuple(reasons), settings, cell)
 
 
@@ -149,10 +250,10 @@ def _same(fitting: Mapping[str, Point]) -> bool:
     return len({point.setting for point in fitting.values()}) == 1
 
 
-def _variation(found: Estimates, fitting: Mapping[str, Point], cell: Cell, problems: int) -> float:
+def _variation(estimates: Estimates, fitting: Mapping[str, Point], cell: Cell, problems: int) -> float:
     """Coefficient of variation of the mean reward of a batch of so many groups of the first tier, by chance."""
     tier, point = next(iter(fitting.items()))
-    alone, guided = found.unguided.tiers[tier], point.tiers[tier]
+    alone, guided = estimates.unguided.tiers[tier], point.tiers[tier]
     share = guided_count(cell.group, cell.alpha) / cell.group
     mean = share * guided.mean + (1 - share) * alone.mean
     # E[x/G − (x/G)²] is the variance inside a group, so E[(x/G)²] = mean − variance.
@@ -161,17 +262,17 @@ def _variation(found: Estimates, fitting: Mapping[str, Point], cell: Cell, probl
 
 
 def _length_reasons(
-    found: Estimates, points: Sequence[Point], fitting: Mapping[str, Point], ordered: bool
+    estimates: Estimates, points: Sequence[Point], fitting: Mapping[str, Point], ordered: bool
 ) -> list[str]:
     tier, point = next(iter(fitting.items()))
-    success, alone, of, more = point.success, found.unguided.success, "", ""
+    success, alone, of, more = point.success, estimates.unguided.success, "", ""
     if ordered and len(fitting) > 1:
-        success, alone = point.tiers[tier], found.unguided.tiers[tier]
+        success, alone = point.tiers[tier], estimates.unguided.tiers[tier]
         of = f" of tier {tier}, which a curriculum trains first,"
         if success.high - success.low > 2 * UNSURE:
             more = f"Tier {tier} was seen by {success.problems} problems; --first {3 * success.problems} narrows that."
     field = f"guidance_length {point.setting.amount:g} ({point.setting.unit})"
-    change = f"{percent(success)} against {percent(alone)} alone"
+    change = f"{_percent(success)} against {_percent(alone)} alone"
     if NEAR_HALF[0] <= success.mean <= NEAR_HALF[1]:
         words = (
             f"{field}: the shortest audited strength that brings success{of} near one half, {change}. Rewards vary "
@@ -206,8 +307,8 @@ def _method_reason(method: str, variation: float, problems: int) -> str:
     return f"setpoint: {words}, and Eq. 5 would turn that into its length; setpoint holds guided success instead."
 
 
-def _ladder_reason(found: Estimates, placement: str, size: int) -> list[str]:
-    chosen = next((one for one in found.ladders.get(placement, ()) if one.group == size), None)
+def _ladder_reason(estimates: Estimates, placement: str, size: int) -> list[str]:
+    chosen = next((one for one in estimates.ladders.get(placement, ()) if one.group == size), None)
     if chosen is None:
         return []
     return [
@@ -217,14 +318,14 @@ def _ladder_reason(found: Estimates, placement: str, size: int) -> list[str]:
     ]
 
 
-def _ladder(found: Estimates, helpful: Sequence[Point], plain: Cell) -> Advice:
+def _ladder(estimates: Estimates, helpful: Sequence[Point], plain: Cell) -> Advice:
     """Hints alone were audited, or they alone help."""
-    climbs: Sequence[Climbing] = found.ladders.get("hint", ())
+    climbs: Sequence[Climbing] = estimates.ladders.get("hint", ())
     start = _start(helpful)
-    size = max(cell.group for cell in found.cells)
+    size = max(cell.group for cell in estimates.cells)
     reasons = [
         f"{plain.zero:.0%} of plain groups of {plain.group} would teach nothing.",
-        f"Hints raise success: {percent(start.success)} with {start.setting.label}.",
+        f"Hints raise success: {_percent(start.success)} with {start.setting.label}.",
     ]
     settings: dict[str, Any] = {"method": "ghpo"}
     if climbs:
@@ -240,7 +341,7 @@ def _ladder(found: Estimates, helpful: Sequence[Point], plain: Cell) -> Advice:
             chosen.rungs[0].setting.unit, "chars"
         )
     settings["num_generations"] = size
-    if found.unguided.no_answer < 1 - SOLVED:
+    if estimates.unguided.no_answer < 1 - SOLVED:
         settings["rescue_cold_start"] = 0
         reasons.append(
             "rescue_cold_start 0: the policy answers in the expected form, so nothing is taken for difficulty."
@@ -249,3 +350,11 @@ def _ladder(found: Estimates, helpful: Sequence[Point], plain: Cell) -> Advice:
         "Only hints help. A prefix whose tokens are in the loss taught more where we measured both: audit it too."
     )
     return Advice("guide", "Hints can help: train with ghpo.", tuple(reasons), settings)
+
+
+def _percent(interval: Interval | None, *, signed: bool = False) -> str:
+    """`12.0% [8.0%, 17.0%]`, for sentences."""
+    if interval is None:
+        return "unknown"
+    sign = "+" if signed else ""
+    return f"{interval.mean:{sign}.1%} [{interval.low:{sign}.1%}, {interval.high:{sign}.1%}]"

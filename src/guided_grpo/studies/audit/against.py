@@ -21,8 +21,7 @@ from guided_grpo.errors import InputError
 from guided_grpo.guidance.allocation import guided_count
 from guided_grpo.guidance.slicing import SHARES
 from guided_grpo.store import jsonl, rundir
-from guided_grpo.studies.audit.estimates import climb, stages_of
-from guided_grpo.studies.audit.trial_table import Table
+from guided_grpo.studies.audit.estimates import Table, climb, stages_of
 from guided_grpo.studies.audit.trials import GuidanceSetting
 from guided_grpo.train.checks import rows_by_column
 

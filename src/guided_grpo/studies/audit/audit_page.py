@@ -9,9 +9,9 @@ import yaml
 
 from guided_grpo.evaluation.stats import Interval
 from guided_grpo.studies.audit import charts
+from guided_grpo.studies.audit.advice import Advice
 from guided_grpo.studies.audit.against import Comparison
 from guided_grpo.studies.audit.estimates import Climbing, Estimates
-from guided_grpo.studies.audit.rules import Advice
 from guided_grpo.studies.html import Figure, card, document, grid, plot_box, section, table
 
 SUCCESS = (
@@ -41,25 +41,31 @@ FOOTER = (
 )
 
 
-def audit_page(title: str, found: Estimates, advice: Advice, comparisons: Sequence[Comparison]) -> str:
+def audit_page(title: str, estimates: Estimates, advice: Advice, comparisons: Sequence[Comparison]) -> str:
     """The page as text."""
     figures: dict[str, Figure] = {}
-    placements = list(dict.fromkeys(point.setting.placement for point in found.points if point.setting.amount))
-    size = advice.cell.group if advice.cell else max(cell.group for cell in found.cells)
-    key = charts.alpha_key(found, size)
+    placements = list(dict.fromkeys(point.setting.placement for point in estimates.points if point.setting.amount))
+    size = advice.cell.group if advice.cell else max(cell.group for cell in estimates.cells)
+    key = charts.alpha_key(estimates, size)
     parts = [
         _advice(advice),
-        _measured(found),
-        section("Does guidance raise success?", SUCCESS, charts.tier_key(found) + _success(figures, found, placements)),
+        _measured(estimates),
         section(
-            "How many groups would teach nothing?", ZERO, charts.zero_key() + _zero(figures, found, placements, advice)
+            "Does guidance raise success?",
+            SUCCESS,
+            charts.tier_key(estimates) + _success(figures, estimates, placements),
         ),
-        section("How much is there to learn from?", VARIANCE, key + _signal(figures, found, placements, size)),
-        section("What does it cost?", COST, key + _cost(figures, found, placements, size)),
+        section(
+            "How many groups would teach nothing?",
+            ZERO,
+            charts.zero_key() + _zero(figures, estimates, placements, advice),
+        ),
+        section("How much is there to learn from?", VARIANCE, key + _signal(figures, estimates, placements, size)),
+        section("What does it cost?", COST, key + _cost(figures, estimates, placements, size)),
     ]
-    if found.ladders:
+    if estimates.ladders:
         names = {"prefix": "Ladder of prefixes", "hint": "Ladder of hints"}
-        cards = [card(_ladder(climbs), names[placement], wide=True) for placement, climbs in found.ladders.items()]
+        cards = [card(_ladder(climbs), names[placement], wide=True) for placement, climbs in estimates.ladders.items()]
         parts.append(section("What would the rescue ladder do?", LADDER, grid(cards, wide=True)))
     if comparisons:
         cards = [card(_against(comparisons), "Predicted and measured", wide=True)]
@@ -67,37 +73,39 @@ def audit_page(title: str, found: Estimates, advice: Advice, comparisons: Sequen
     return document(f"Audit: {title}", "Can guidance help?", escape(title), "".join(parts), FOOTER, figures)
 
 
-def _success(figures: dict[str, Figure], found: Estimates, placements: Sequence[str]) -> str:
-    boxes = {one: plot_box(figures, f"success-{one}", charts.success(found, one)) for one in placements}
+def _success(figures: dict[str, Figure], estimates: Estimates, placements: Sequence[str]) -> str:
+    boxes = {one: plot_box(figures, f"success-{one}", charts.success(estimates, one)) for one in placements}
     return grid([card(box, f"Success with a {one}", wide=True) for one, box in boxes.items()], wide=True)
 
 
-def _zero(figures: dict[str, Figure], found: Estimates, placements: Sequence[str], advice: Advice) -> str:
-    wide = len(found.points) > WIDE * len(placements) + 1
+def _zero(figures: dict[str, Figure], estimates: Estimates, placements: Sequence[str], advice: Advice) -> str:
+    wide = len(estimates.points) > WIDE * len(placements) + 1
     cards = []
     for one in placements:
-        for size in sorted({cell.group for cell in found.cells}):
-            box = plot_box(figures, f"zero-{one}-{size}", charts.zero(found, one, size, advice.cell))
+        for size in sorted({cell.group for cell in estimates.cells}):
+            box = plot_box(figures, f"zero-{one}-{size}", charts.zero(estimates, one, size, advice.cell))
             cards.append(card(box, f"Groups of {size}, {one}", wide=wide))
     return grid(cards, wide=wide)
 
 
-def _signal(figures: dict[str, Figure], found: Estimates, placements: Sequence[str], size: int) -> str:
+def _signal(figures: dict[str, Figure], estimates: Estimates, placements: Sequence[str], size: int) -> str:
     cards = []
     for one in placements:
-        inside = charts.by_alpha(found, one, size, "variance", lambda cell: cell.variance, lambda cell: cell.formula)
-        alone = charts.by_alpha(found, one, size, "mean advantage", lambda cell: cell.unguided_advantage)
+        inside = charts.by_alpha(
+            estimates, one, size, "variance", lambda cell: cell.variance, lambda cell: cell.formula
+        )
+        alone = charts.by_alpha(estimates, one, size, "mean advantage", lambda cell: cell.unguided_advantage)
         cards.append(card(plot_box(figures, f"variance-{one}", inside), f"Reward variance, {one}"))
         cards.append(card(plot_box(figures, f"alone-{one}", alone), f"Advantage of unguided rollouts, {one}"))
     return grid(cards)
 
 
-def _cost(figures: dict[str, Figure], found: Estimates, placements: Sequence[str], size: int) -> str:
+def _cost(figures: dict[str, Figure], estimates: Estimates, placements: Sequence[str], size: int) -> str:
     cards = []
     for one in placements:
         axis, share = "generated tokens", "share of tokens"
-        tokens = charts.by_alpha(found, one, size, axis, lambda cell: cell.tokens, rangemode="tozero")
-        waste = charts.by_alpha(found, one, size, share, lambda cell: cell.wasted, **charts.SHARE)
+        tokens = charts.by_alpha(estimates, one, size, axis, lambda cell: cell.tokens, rangemode="tozero")
+        waste = charts.by_alpha(estimates, one, size, share, lambda cell: cell.wasted, **charts.SHARE)
         cards.append(card(plot_box(figures, f"tokens-{one}", tokens), f"Tokens of a group of {size}, {one}"))
         cards.append(card(plot_box(figures, f"waste-{one}", waste), f"Tokens without a signal, {one}"))
     return grid(cards)
@@ -114,11 +122,11 @@ def _advice(advice: Advice) -> str:
     return f"<section><h2>Advice</h2>{card(f'<ul>{reasons}</ul>{settings}', heading)}</section>"
 
 
-def _measured(found: Estimates) -> str:
-    tiers = list(found.tiers)
+def _measured(estimates: Estimates) -> str:
+    tiers = list(estimates.tiers)
     names = ["success", "95 % interval", *tiers, "gain", "given", "written", "no answer", "cut off", "states answer"]
     rows = []
-    for point in found.points:
+    for point in estimates.points:
         values = [
             f"{point.success.mean:.1%}",
             f"[{point.success.low:.1%},\u00a0{point.success.high:.1%}]",
@@ -132,7 +140,7 @@ def _measured(found: Estimates) -> str:
         ]
         rows.append((point.setting.label.replace(" ", "\u00a0"), values))
     text = (
-        f"{escape(found.drawn)}. Gain is in points against unguided, paired over problems, at "
+        f"{escape(estimates.drawn)}. Gain is in points against unguided, paired over problems, at "
         "95 % for all strengths together. Given and written are mean tokens."
     )
     content = card(_numbers(names, rows), "Success by strength", wide=True)

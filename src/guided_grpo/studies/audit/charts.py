@@ -16,12 +16,12 @@ _ZERO_COLOURS = ("#0d3b66", "#2f6f95", "#8fb9c9", "#f2d7a7", "#e8853d")  # few �
 _JITTER = 0.08  # of the distance between strengths: whiskers of tiers side by side
 
 
-def success(found: Estimates, placement: str) -> Figure:
+def success(estimates: Estimates, placement: str) -> Figure:
     """Success against strength: all problems bold, each tier thin."""
-    points = [found.unguided, *_points(found, placement)]
+    points = [estimates.unguided, *_points(estimates, placement)]
     x = [_x(point) for point in points]
     gap = min((b - a for a, b in itertools.pairwise(x)), default=1.0) * _JITTER
-    tiers = [] if len(found.tiers) == 1 else list(found.tiers)
+    tiers = [] if len(estimates.tiers) == 1 else list(estimates.tiers)
     traces = []
     for place, tier in enumerate(tiers):
         shift = (place - (len(tiers) - 1) / 2) * gap
@@ -33,12 +33,12 @@ def success(found: Estimates, placement: str) -> Figure:
     return {"data": traces, "layout": layout(_axis(points), "success", 380, **SHARE) | {"shapes": [half]}}
 
 
-def zero(found: Estimates, placement: str, size: int, chosen: Cell | None) -> Figure:
+def zero(estimates: Estimates, placement: str, size: int, chosen: Cell | None) -> Figure:
     """Share of zero-signal groups over α and strength; a frame around the cell of the advice."""
-    points = _points(found, placement)
-    cells = _cells(found, size)
+    points = _points(estimates, placement)
+    cells = _cells(estimates, size)
     alphas = sorted({alpha for _, alpha in cells})
-    plain = found.plain(size).zero
+    plain = estimates.plain(size).zero
     trace = heat_trace(
         [[plain, *(cells[point.setting, alpha].zero for point in points)] for alpha in alphas],
         _ZERO_COLOURS,
@@ -62,29 +62,31 @@ def zero(found: Estimates, placement: str, size: int, chosen: Cell | None) -> Fi
 
 
 def by_alpha(
-    found: Estimates, placement: str, size: int, axis: str, *values: Callable[[Cell], float | None], **style: Any
+    estimates: Estimates, placement: str, size: int, axis: str, *values: Callable[[Cell], float | None], **style: Any
 ) -> Figure:
     """Values of groups of `size` against strength, a line for each α; those of the second value are dashed."""
-    points, cells = _points(found, placement), _cells(found, size)
+    points, cells = _points(estimates, placement), _cells(estimates, size)
     lines = []
     for value, dash in zip(values, ("solid", "dash"), strict=False):
-        for alpha, colour in _alpha_colours(found, size).items():
+        for alpha, colour in _alpha_colours(estimates, size).items():
             y = [value(cells[point.setting, alpha]) for point in points]
             if any(one is not None for one in y):
                 lines.append(_line(f"α = {alpha:g}", [_x(point) for point in points], y, colour, dash=dash))
     return {"data": lines, "layout": layout(_axis(points), axis, 300, **style)}
 
 
-def tier_key(found: Estimates) -> str:
+def tier_key(estimates: Estimates) -> str:
     """Colours of the tiers, as HTML."""
-    if len(found.tiers) == 1:
+    if len(estimates.tiers) == 1:
         return ""
-    return key([("var(--ink)", "all problems"), *((_colour(place), tier) for place, tier in enumerate(found.tiers))])
+    return key(
+        [("var(--ink)", "all problems"), *((_colour(place), tier) for place, tier in enumerate(estimates.tiers))]
+    )
 
 
-def alpha_key(found: Estimates, size: int) -> str:
+def alpha_key(estimates: Estimates, size: int) -> str:
     """Colours of the shares, as HTML."""
-    return key([(colour, f"α = {alpha:g}") for alpha, colour in _alpha_colours(found, size).items()])
+    return key([(colour, f"α = {alpha:g}") for alpha, colour in _alpha_colours(estimates, size).items()])
 
 
 def zero_key() -> str:
@@ -98,17 +100,19 @@ def _colour(place: int) -> str:
     return PALETTE[place % len(PALETTE)]
 
 
-def _alpha_colours(found: Estimates, size: int) -> dict[float, str]:
-    return {alpha: _colour(place) for place, alpha in enumerate(sorted({alpha for _, alpha in _cells(found, size)}))}
+def _alpha_colours(estimates: Estimates, size: int) -> dict[float, str]:
+    return {
+        alpha: _colour(place) for place, alpha in enumerate(sorted({alpha for _, alpha in _cells(estimates, size)}))
+    }
 
 
-def _cells(found: Estimates, size: int) -> dict[tuple[Any, float], Cell]:
+def _cells(estimates: Estimates, size: int) -> dict[tuple[Any, float], Cell]:
     """By setting and α, those with guidance."""
-    return {(cell.setting, cell.alpha): cell for cell in found.cells if cell.group == size and cell.alpha}
+    return {(cell.setting, cell.alpha): cell for cell in estimates.cells if cell.group == size and cell.alpha}
 
 
-def _points(found: Estimates, placement: str) -> list[Point]:
-    return [point for point in found.points if point.setting.amount and point.setting.placement == placement]
+def _points(estimates: Estimates, placement: str) -> list[Point]:
+    return [point for point in estimates.points if point.setting.amount and point.setting.placement == placement]
 
 
 def _x(point: Point) -> float:

@@ -55,8 +55,8 @@ def fit(counts: Counts) -> Population:
         log = log + times * (betaln(a + successes, b + samples - successes) - betaln(a, b))
     weights = np.exp(log - log.max())
     weights /= weights.sum()
-    kept = weights > _NEGLIGIBLE
-    return Population(a[kept], b[kept], weights[kept] / weights[kept].sum())
+    likely = weights > _NEGLIGIBLE
+    return Population(a[likely], b[likely], weights[likely] / weights[likely].sum())
 
 
 def predictive(counts: Counts, draws: int, population: Population | None = None) -> Array:
@@ -67,16 +67,16 @@ def predictive(counts: Counts, draws: int, population: Population | None = None)
         draws: 0 or more.
         population: None = fitted to `counts`.
     """
-    known = fit(counts) if population is None else population
+    prior = fit(counts) if population is None else population
     x = np.arange(draws + 1)
     pairs, place = np.unique(np.array(counts, dtype=int).reshape(-1, 2), axis=0, return_inverse=True)
     rows = np.empty((len(pairs), draws + 1))
     ways = gammaln(draws + 1) - gammaln(x + 1) - gammaln(draws - x + 1)
     for row, (successes, samples) in enumerate(pairs):
-        a, b = known.a + successes, known.b + samples - successes
+        a, b = prior.a + successes, prior.b + samples - successes
         # Points of the grid that explain this problem better weigh the same for all: they are about the tier.
         log = ways[None, :] + betaln(a[:, None] + x, b[:, None] + draws - x) - betaln(a, b)[:, None]
-        rows[row] = known.weights @ np.exp(log)
+        rows[row] = prior.weights @ np.exp(log)
     return rows[place.ravel()]
 
 
@@ -97,7 +97,7 @@ def arm(counts_by_tier: Sequence[Counts], draws: int) -> Array:
 
 
 @dataclass(frozen=True)
-class Group:
+class Expectations:
     """Expectations of a group of one problem, averaged over problems."""
 
     zero: float  # P(all rewards equal): every advantage is 0
@@ -106,7 +106,7 @@ class Group:
     unguided_advantage: float  # mean advantage of unguided rollouts as TRL scales them; 0.0 = no guided or no unguided
 
 
-def group(guided: Array, unguided: Array) -> Group:
+def expectations(guided: Array, unguided: Array) -> Expectations:
     """Expectations from the rows of each problem, (P, m + 1) and (P, u + 1).
 
     Independent given the problem, so that the joint distribution of a problem is the product of its rows.
@@ -120,7 +120,7 @@ def group(guided: Array, unguided: Array) -> Group:
     variance = mean * (1 - mean)
     spread = np.sqrt(variance * size / max(1, size - 1)) + _EPSILON  # TRL divides by the std with G − 1
     advantage = (x_unguided / u - mean) / spread if m and u else np.zeros_like(mean)
-    return Group(
+    return Expectations(
         zero=float(joint[0, 0] + joint[m, u]),
         failed=float(joint[0, 0]),
         variance=float((joint * variance).sum()),
@@ -149,8 +149,8 @@ def shrunk(values_by_tier: Sequence[Array]) -> list[float]:
     middle = float((counts * means).sum() / total)
     between = ((counts * (means - middle) ** 2).sum() - (tiers - 1) * inside) / (total - (counts**2).sum() / total)
     between = max(0.0, float(between))
-    kept = np.ones(tiers) if inside == 0.0 else between / (between + inside / counts)
-    return [float(value) for value in middle + kept * (means - middle)]
+    share = np.ones(tiers) if inside == 0.0 else between / (between + inside / counts)
+    return [float(value) for value in middle + share * (means - middle)]
 
 
 def formula_variance(guided: Counts, unguided: Counts, share: float) -> float:
