@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from test_pool import PAIRS
 
 from guided_grpo.cli import main
 from guided_grpo.errors import InfraLimitError, InputError
@@ -24,6 +23,7 @@ from guided_grpo.grading.maths import compare, compare_exactly
 from guided_grpo.grading.worth import read_worth
 from guided_grpo.train.advantage import mask_ungraded
 from guided_grpo.types import Status, Verdict
+from maths_pairs import PAIRS
 from parts import small_run
 
 TESTS = ["assert f(1) == 2", "assert f(2) == 4", "assert f(3) == 6", "assert f(0) == 0"]

@@ -16,17 +16,7 @@ import pytest
 from guided_grpo.grading.maths import check_maths
 from guided_grpo.grading.maths_pool import MathsPool
 from guided_grpo.types import Status
-
-PAIRS = [
-    ("#### 5", "5"),
-    ("\\boxed{2x+x}", "3x"),
-    ("nothing", "5"),
-    ("\\boxed{\\frac{1}{2}}", "0.5"),
-    ("\\boxed{x+1}", "x+2"),
-    ("#### 5", "5"),
-    ("\\boxed{{{}", "5"),
-    ("long " * 60_000 + "#### 7", "7"),  # 300 kB: more than a pipe holds
-]
+from maths_pairs import PAIRS
 
 
 def children() -> set[int]:

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from test_code import CHEATS
-from test_sandbox import ATTACKS, program
 
+from code_cheats import CHEATS
+from sandbox_attacks import ATTACKS, program
 from sandbox_places import bare, few_cores, marked, ordinary_interpreter
 
 MIB = 2**20
