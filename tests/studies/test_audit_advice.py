@@ -111,7 +111,7 @@ def test_further_problems_count_in_their_tier_alone() -> None:
     found = estimate([*shares, *more], alphas=[0.5], groups=[4], further=range(40, 60))
     point, cell = found.points[1], found.cells[1]
     assert (found.problems, found.further, found.tiers) == (40, 20, {"10": 20, "14": 20})
-    assert found.drawn == "40 problems (20 of tier 10, 20 of tier 14), and 20 more of tier 10"
+    assert found.words == "40 problems (20 of tier 10, 20 of tier 14), and 20 more of tier 10"
     assert point.success == alone.points[1].success and cell.zero == alone.cells[1].zero
     assert cell.interval == alone.cells[1].interval and cell.wasted == alone.cells[1].wasted
     assert (point.tiers["10"].mean, point.tiers["10"].problems) == (0.5, 40)

@@ -15,8 +15,7 @@ import yaml
 
 from guided_grpo.errors import InputError
 from guided_grpo.studies.report import build_report
-from guided_grpo.studies.report import curves as curve_table
-from guided_grpo.studies.report.curves import curve_plot, running_mean
+from guided_grpo.studies.report.curves import CURVES, curve_plot, running_mean
 from guided_grpo.studies.report.logs import load_runs
 from guided_grpo.studies.report.plots import batch_summary, heatmap, tiers_plot
 from guided_grpo.studies.report.texts import rollouts_section
@@ -186,7 +185,7 @@ def test_tokens_axis_cumulates_or_takes_the_total(tmp_path: Path) -> None:
 def test_a_long_trace_is_thinned_and_keeps_its_ends(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", steps=2)
     write_lines(run / "metrics.jsonl", [{"step": step, "advantage/std": 0.5} for step in range(1, 4001)])
-    plot = curve_plot(curve_table.ADVANTAGE, load_runs([run]))
+    plot = curve_plot(CURVES["advantage"], load_runs([run]))
     assert plot.figure is not None
     x = plot.figure["data"][0]["x"]
     assert len(x) <= 1501
@@ -196,7 +195,7 @@ def test_a_long_trace_is_thinned_and_keeps_its_ends(tmp_path: Path) -> None:
 def test_a_gradient_spike_makes_the_axis_logarithmic(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", steps=2)
     write_lines(run / "metrics.jsonl", [{"step": step, "grad_norm": 900 if step == 5 else 1} for step in range(1, 9)])
-    plot = curve_plot(curve_table.GRADIENT, load_runs([run]))
+    plot = curve_plot(CURVES["gradient"], load_runs([run]))
     assert plot.figure is not None
     assert plot.figure["layout"]["yaxis"]["type"] == "log"
     assert plot.notes == ["The axis is logarithmic, because single values stand far above the rest."]
@@ -205,7 +204,7 @@ def test_a_gradient_spike_makes_the_axis_logarithmic(tmp_path: Path) -> None:
 def test_values_that_are_not_finite_are_left_out_with_a_note(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", steps=2)
     (run / "metrics.jsonl").write_text('{"step": 1, "grad_norm": NaN}\n{"step": 2, "grad_norm": 1.5}\n')
-    plot = curve_plot(curve_table.GRADIENT, load_runs([run]))
+    plot = curve_plot(CURVES["gradient"], load_runs([run]))
     assert plot.figure is not None
     assert plot.figure["data"][0]["y"] == [1.5]
     assert plot.notes == ["run: 1 values of grad_norm are not finite and left out."]

@@ -13,8 +13,7 @@ import pytest
 
 from guided_grpo.errors import InputError
 from guided_grpo.studies.report import build_report
-from guided_grpo.studies.report import curves as curve_table
-from guided_grpo.studies.report.curves import COST, curve_plot
+from guided_grpo.studies.report.curves import CURVES, curve_plot
 from guided_grpo.studies.report.ladder import in_words, layer_colours, outcome_plots, outcomes
 from guided_grpo.studies.report.logs import Run, load_runs
 from guided_grpo.studies.report.plots import REWARD_COLOURS
@@ -124,7 +123,7 @@ def test_cost_is_a_share_of_the_step(tmp_path: Path) -> None:
         {"rescue/tokens": 0, "tokens/generated": 0},
         {"tokens/generated": 900, "step_time": 4.0},
     ]
-    plot = curve_plot(COST, [one_run(tmp_path / "ghpo", steps)])
+    plot = curve_plot(CURVES["rescue-cost"], [one_run(tmp_path / "ghpo", steps)])
     assert plot.figure is not None
     assert [(trace["x"], trace["y"]) for trace in plot.figure["data"]] == [([1], [0.25]), ([1], [0.4])]
     assert plot.key == "solid: tokens, dashed: seconds"
@@ -133,7 +132,7 @@ def test_cost_is_a_share_of_the_step(tmp_path: Path) -> None:
 def test_the_solid_line_of_a_ladder_run_is_its_first_sampling(tmp_path: Path) -> None:
     rewards = {"reward/first": 0.1, "reward/unguided": 0.4, "reward/guided": 0.3}
     runs = load_runs([write_run(tmp_path / "grpo", [rewards]), write_run(tmp_path / "ghpo", [rewards | ALL_RESCUED])])
-    plot = curve_plot(curve_table.ACCURACY, runs)
+    plot = curve_plot(CURVES["accuracy"], runs)
     assert plot.figure is not None
     shown = {trace["name"]: (trace["y"], trace["line"]["dash"]) for trace in plot.figure["data"]}
     assert shown["grpo · unguided"] == ([0.4], "solid")

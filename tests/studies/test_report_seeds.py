@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from guided_grpo.studies.report.curves import TOKENS, curve_plot
+from guided_grpo.studies.report.curves import CURVES, curve_plot
 from guided_grpo.studies.report.logs import load_runs
 from guided_grpo.studies.report.page import render
 from guided_grpo.studies.report.plots import tiers_plot
@@ -46,7 +46,7 @@ def test_seeds_share_a_button_and_a_colour(runs: list[Path]) -> None:
 
 
 def test_the_mean_goes_as_far_as_all_seeds_do(runs: list[Path]) -> None:
-    figure = curve_plot(TOKENS, load_runs(runs)).figure
+    figure = curve_plot(CURVES["tokens"], load_runs(runs)).figure
     assert figure is not None
     traces = {trace["name"]: trace for trace in figure["data"]}
     assert set(traces) == {"b", "a-seed0", "a-seed1", "a"}

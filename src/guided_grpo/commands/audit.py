@@ -226,7 +226,7 @@ def _write_config(options: argparse.Namespace, mapping: dict[str, str], advice: 
 def summary(found: Estimates, advice: Advice, comparisons: list[Comparison]) -> str:
     """For the terminal."""
     tiers = list(found.tiers)
-    lines = [found.drawn, ""]
+    lines = [found.words, ""]
     head = f"{'setting':<24}{'success':>9}{'95 % interval':>18}"
     lines.append(head + "".join(f"{tier:>9}" for tier in tiers) + f"{'given':>8}{'tokens':>8}{'no answer':>11}")
     for point in found.points:

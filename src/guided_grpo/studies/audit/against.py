@@ -114,8 +114,8 @@ def _ladder(table: Table, config: Mapping[str, Any], run: Path, size: int, guide
     """Groups that are sampled again when they fail."""
     unit, placement = SHARES[config["rescue_slice"]], config["guidance_placement"]
     stages = [one for one in stages_of(table, placement) if one.unit == unit]
-    asked = config["rescue_strength"] == "stages" and [one.amount for one in stages] == config["rescue_stages"]
-    if not asked or config["guidance_ratio"] != 1.0 or config["rescue_cold_start"]:
+    same = config["rescue_strength"] == "stages" and [one.amount for one in stages] == config["rescue_stages"]
+    if not same or config["guidance_ratio"] != 1.0 or config["rescue_cold_start"]:
         raise InputError(
             "is predicted only for whole groups, the stages .25 .5 .75, audited, and no cold start", file=run,
             field="guidance_trigger", value="rescue", fix=f"audit with --placement {placement} --unit {unit}",
@@ -128,37 +128,35 @@ def pooled(comparisons: Sequence[Comparison]) -> list[Comparison]:
     by_method: dict[str, list[Comparison]] = defaultdict(list)
     for one in comparisons:
         by_method[one.method].append(one)
-    found = []
-    for method, several in by_method.items():
-        windows = []
-        for first, _ in WINDOWS:
-            parts = [window for one in several for window in one.windows if window.first == first]
-            groups = sum(part.groups for part in parts)
-            if groups:
-                predicted = sum(part.predicted * part.groups for part in parts) / groups
-                measured = sum(part.measured * part.groups for part in parts) / groups
-                windows.append(Window(first, max(part.last for part in parts), groups, predicted, measured))
-        if len(several) > 1:
-            found.append(Comparison(f"all {len(several)} runs of {method}", method, (), (), tuple(windows)))
-    return found
+    return [
+        Comparison(f"all {len(runs)} runs of {method}", method, (), (), _pool(runs))
+        for method, runs in by_method.items()
+        if len(runs) > 1
+    ]
+
+
+def _pool(runs: Sequence[Comparison]) -> tuple[Window, ...]:
+    windows = []
+    for first, _ in WINDOWS:
+        parts = [window for run in runs for window in run.windows if window.first == first]
+        groups = sum(part.groups for part in parts)
+        if groups:
+            predicted = sum(part.predicted * part.groups for part in parts) / groups
+            measured = sum(part.measured * part.groups for part in parts) / groups
+            windows.append(Window(first, max(part.last for part in parts), groups, predicted, measured))
+    return tuple(windows)
 
 
 def _windows(predicted: Sequence[float], measured: Sequence[float], per_step: int) -> tuple[Window, ...]:
-    found = []
+    windows = []
     for first, last in WINDOWS:
-        part = slice(first - 1, last)
-        if predicted[part]:
-            count = len(predicted[part])
-            found.append(
-                Window(
-                    first,
-                    first + count - 1,
-                    count * per_step,
-                    float(np.mean(predicted[part])),
-                    float(np.mean(measured[part])),
-                )
+        shares = predicted[first - 1 : last]
+        if shares:
+            end, groups = first + len(shares) - 1, len(shares) * per_step
+            windows.append(
+                Window(first, end, groups, float(np.mean(shares)), float(np.mean(measured[first - 1 : last])))
             )
-    return tuple(found)
+    return tuple(windows)
 
 
 def _config(run: Path) -> dict[str, Any]:
@@ -187,10 +185,9 @@ def _batches(config: Mapping[str, Any], steps: int, tiers: Mapping[Any, str]) ->
         order = row_order(len(rows), hard, int(config.get("seed", 42)) if shuffled else None)
     per_step = int(config.get("generation_batch_size") or config["num_generations"]) // int(config["num_generations"])
     difficulties = rows["difficulty"] if "difficulty" in rows.column_names else [None] * len(rows)
-    named = [tiers.get(value, "") for value in difficulties]
+    by_row = [tiers.get(value, "") for value in difficulties]
     batches: list[list[str]] = []
     for epoch in range(1 + steps // max(1, len(rows) // per_step)):
-        places = range(len(rows)) if order is None else order(epoch)
-        listed = [named[place] if order is not None else "" for place in places]
-        batches += [listed[n : n + per_step] for n in range(0, len(listed) - per_step + 1, per_step)]
+        epoch_tiers = [""] * len(rows) if order is None else [by_row[place] for place in order(epoch)]
+        batches += [epoch_tiers[n : n + per_step] for n in range(0, len(epoch_tiers) - per_step + 1, per_step)]
     return batches[:steps]

@@ -140,7 +140,7 @@ def _measured(estimates: Estimates) -> str:
         ]
         rows.append((point.setting.label.replace(" ", "\u00a0"), values))
     text = (
-        f"{escape(estimates.drawn)}. Gain is in points against unguided, paired over problems, at "
+        f"{escape(estimates.words)}. Gain is in points against unguided, paired over problems, at "
         "95 % for all strengths together. Given and written are mean tokens."
     )
     content = card(_numbers(names, rows), "Success by strength", wide=True)

@@ -171,7 +171,7 @@ class Estimates:
     ladders: Mapping[str, tuple[Climbing, ...]]  # by placement; those whose stages were all audited
 
     @property
-    def drawn(self) -> str:
+    def words(self) -> str:
         """How many problems of which tier, for people."""
         shares = ", ".join(f"{count} of tier {tier}" for tier, count in self.tiers.items())
         more = f", and {self.further} more of tier {next(iter(self.tiers))}" if self.further else ""
@@ -204,17 +204,17 @@ def estimate(
         further: problems beyond the share of their tier, left out of the figures over all tiers.
         problems_per_step: of training, for the calls of a step.
     """
-    drawn = list(trials)
-    by_tier = Table(drawn)
-    table = Table(trial for trial in drawn if trial.problem not in further) if further else by_tier
+    every = list(trials)
+    by_tier = Table(every)
+    table = Table(trial for trial in every if trial.problem not in further) if further else by_tier
     level = 1 - 0.05 / max(1, len(table.guided))  # the best of many settings must not pass by chance
     points = [_point(table, by_tier, setting, level) for setting in table.rows]
     lengths = {point.setting: point.generated for point in points}
     cells = [_cell(table, by_tier, table.unguided, 0.0, size, lengths) for size in groups]
     for setting in table.guided:
         for size in groups:
-            wanted = {guided_count(size, alpha): alpha for alpha in reversed(alphas)}  # the smallest α of each count
-            cells += [_cell(table, by_tier, setting, alpha, size, lengths) for count, alpha in wanted.items() if count]
+            counts = {guided_count(size, alpha): alpha for alpha in reversed(alphas)}  # the smallest α of each count
+            cells += [_cell(table, by_tier, setting, alpha, size, lengths) for count, alpha in counts.items() if count]
     ladders = {}
     for placement in sorted({setting.placement for setting in table.guided}):
         stages = stages_of(table, placement)

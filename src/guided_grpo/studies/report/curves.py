@@ -1,4 +1,4 @@
-"""Metrics against steps or tokens, as Plotly figures: one table of curves, several runs laid over each other."""
+"""Metrics against steps or tokens, as Plotly figures: the curves of curves.yaml, several runs laid over each other."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import yaml
 
 from guided_grpo.studies.html import Figure, layout, plain
 from guided_grpo.studies.report.logs import Points, Run, by_variant
@@ -64,77 +66,19 @@ class Curve:
     wide: bool = False
 
 
-ALL_ROLLOUTS = Series("reward/accuracy", "all rollouts", "dot")
-FIRST_SAMPLING = Series("reward/first", "first sampling")
-UNGUIDED = Series("reward/unguided", "unguided")
+def _read_curves() -> dict[str, Curve]:
+    table = yaml.safe_load(Path(__file__).with_name("curves.yaml").read_text(encoding="utf-8"))
+    curves = {}
+    for name, entry in table.items():
+        lines = tuple(Series(*line) for line in entry.pop("lines"))
+        stand_ins: dict[str, Any] = {
+            field: Series(*entry.pop(field)) for field in ("fallback", "ladder") if field in entry
+        }
+        curves[name] = Curve(id=name, lines=lines, **stand_ins, **entry)
+    return curves
 
-ACCURACY = Curve(
-    "accuracy", "Accuracy reward during training", "accuracy reward",
-    "Look at the solid lines: they are what the model can do alone. A dashed line far above means that guidance opens "
-    "problems the model cannot yet solve; the solid line should rise towards it.",
-    (UNGUIDED, Series("reward/guided", "guided", "dash")),
-    fallback=ALL_ROLLOUTS, ladder=FIRST_SAMPLING, wide=True,
-)  # fmt: skip
-TOKENS = Curve(
-    "tokens", "Learning against generated tokens", "unguided accuracy reward",
-    "The same unguided reward against what it cost to sample: the run whose line is higher at the same place on the "
-    "axis learns more from the same budget.",
-    (UNGUIDED,), fallback=ALL_ROLLOUTS, ladder=FIRST_SAMPLING, by_tokens=True, wide=True,
-)  # fmt: skip
-ZERO_GROUPS = Curve(
-    "zero-groups", "Groups without a signal", "share of groups",
-    "Share of groups whose rollouts all got the same reward: they teach nothing. Near 1 means that most of the "
-    "compute is wasted; guidance should bring it down.",
-    (Series("signal/zero_groups", "zero-signal groups"),), share=True,
-)  # fmt: skip
-DIFFICULT = Curve(
-    "difficult", "Difficult groups", "share of groups",
-    "Share of groups in which no rollout of the first sampling succeeded. Below about 0.2 there is little for "
-    "guidance to gain; it should fall as the model learns.",
-    (Series("signal/difficult", "difficult groups"),), share=True,
-)  # fmt: skip
-ADVANTAGE = Curve(
-    "advantage", "Spread of the advantages", "standard deviation",
-    "How strongly rollouts of one group differ in reward. Near 0 there is nothing to learn from, "
-    "whether all fail or all succeed.",
-    (Series("advantage/std", "advantage std"),),
-)  # fmt: skip
-GUIDANCE = Curve(
-    "guidance", "Guidance length", "tokens per guided rollout",
-    "How much of the solution guided rollouts are given. It should shrink as the model learns to go alone; "
-    "stuck high or gone within a few steps, the schedule does not fit.",
-    (Series("guidance/length", "guidance length"),), smooth=False,
-)  # fmt: skip
-GRADIENT = Curve(
-    "gradient", "Gradient norm", "gradient norm",
-    "Spikes, or a steady climb, warn of an unstable run; a flat zero means that no group carries a signal.",
-    (Series("grad_norm", "gradient norm"),), log=True,
-)  # fmt: skip
-LENGTH = Curve(
-    "length", "Completion length", "generated tokens",
-    "Tokens that the model generates itself, guidance not counted. A collapse or an endless climb often comes "
-    "before the reward goes wrong.",
-    (Series("completions/generated_length", "generated tokens"),),
-)  # fmt: skip
-TRUNCATED = Curve(
-    "truncated", "Truncated completions", "share of completions",
-    "Share of completions cut off at the length limit: a high share means that answers are lost, and the limit "
-    "should be raised.",
-    (Series("completions/truncated", "truncated"),), share=True,
-)  # fmt: skip
-OMEGA = Curve(
-    "omega", "Hint that it took", "share of the trace",
-    "Mean share ω of the trace in the hint with which groups were rescued. It should fall as the model learns; "
-    "stuck near the end of the ladder, hints give away most of the solution.",
-    (Series("rescue/omega", "mean ω of rescued groups"),), share=True,
-)  # fmt: skip
-COST = Curve(
-    "rescue-cost", "Cost of rescue", "share of the step",
-    "Share of the generated tokens, and of the seconds of a step, that went into attempts on the ladder. It is paid "
-    "back if the run learns more from the same number of tokens, further up.",
-    (Series("rescue/tokens", "tokens", over="tokens/generated"), Series("time/rescue", "seconds", "dash", "step_time")),
-    share=True,
-)  # fmt: skip
+
+CURVES = _read_curves()  # by name, in the order of the file
 
 
 def curve_plot(curve: Curve, runs: Sequence[Run]) -> Plot:

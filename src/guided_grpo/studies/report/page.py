@@ -9,16 +9,16 @@ from pathlib import Path
 from guided_grpo.errors import InputError
 from guided_grpo.store import rundir
 from guided_grpo.studies.html import PALETTE, Figure, card, document, grid, key, note_list, plot_box, section, swatch
-from guided_grpo.studies.report import curves, ladder
-from guided_grpo.studies.report.curves import Plot, curve_plot
+from guided_grpo.studies.report import ladder
+from guided_grpo.studies.report.curves import CURVES, Plot, curve_plot
 from guided_grpo.studies.report.logs import Run, by_variant, load_runs
 from guided_grpo.studies.report.plots import REWARD_COLOURS, batch_summary, heatmap, reward_range, tiers_plot
 from guided_grpo.studies.report.texts import NO_SAMPLES, rollouts_section, settings_table, summary_table, warning_list
 
-_LEARNED = (curves.ACCURACY, curves.TOKENS)
+_LEARNED = ("accuracy", "tokens")
 # What the ladder is for: Fig. 6 of the GHPO paper lays these over each other, with and without it.
-_LADDER = (curves.ZERO_GROUPS, curves.GRADIENT)
-_COST = (curves.OMEGA, curves.COST)
+_LADDER = ("zero-groups", "gradient")
+_COST = ("omega", "rescue-cost")
 LEARNED = (
     "Training pays off only if the model solves more problems alone. Guided rewards are shown beside, never counted."
 )
@@ -66,7 +66,7 @@ def render(runs: Sequence[Run]) -> str:
             section("Was there something to learn from?", SIGNAL, _grid(figures, _curves(runs, _signal(runs)))),
             _ladder(figures, runs),
             _heatmaps(figures, runs),
-            section("How much help was given?", HELP, _grid(figures, _curves(runs, (curves.GUIDANCE,)))),
+            section("How much help was given?", HELP, _grid(figures, _curves(runs, ("guidance",)))),
             section("Was training healthy?", HEALTH, _grid(figures, _curves(runs, _health(runs)))),
             section("What did the model write?", WRITTEN, rollouts_section(runs)),
             _settings(runs),
@@ -108,26 +108,26 @@ def _settings(runs: Sequence[Run]) -> str:
     return section("What differs between the runs?", SETTINGS, card(table)) if table else ""
 
 
-def _curves(runs: Sequence[Run], table: Sequence[curves.Curve]) -> list[Plot]:
-    return [curve_plot(curve, runs) for curve in table]
+def _curves(runs: Sequence[Run], names: Sequence[str]) -> list[Plot]:
+    return [curve_plot(CURVES[name], runs) for name in names]
 
 
 def _has_ladder(runs: Sequence[Run]) -> bool:
     return any(run.has_ladder for run in runs)
 
 
-def _signal(runs: Sequence[Run]) -> list[curves.Curve]:
+def _signal(runs: Sequence[Run]) -> list[str]:
     """A run that another program wrote may not know which groups were hopeless: the plot would be an empty box."""
     difficult = any(run.points("signal/difficult").y for run in runs)
     return [
-        *([] if _has_ladder(runs) else [curves.ZERO_GROUPS]),
-        *([curves.DIFFICULT] if difficult else []),
-        curves.ADVANTAGE,
+        *([] if _has_ladder(runs) else ["zero-groups"]),
+        *(["difficult"] if difficult else []),
+        "advantage",
     ]
 
 
-def _health(runs: Sequence[Run]) -> list[curves.Curve]:
-    return [*([] if _has_ladder(runs) else [curves.GRADIENT]), curves.LENGTH, curves.TRUNCATED]
+def _health(runs: Sequence[Run]) -> list[str]:
+    return [*([] if _has_ladder(runs) else ["gradient"]), "length", "truncated"]
 
 
 def _ladder(figures: dict[str, Figure], runs: Sequence[Run]) -> str:
