@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 from collections.abc import Callable, Mapping
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,6 +21,12 @@ from guided_grpo.errors import InputError
 from guided_grpo.store.jsonl import Record, encoded, read_lines
 
 Take = Callable[[Record, int, int], None]  # a line, where it begins and its length, in bytes
+
+
+def key_of(content: object) -> str:
+    """A key of JSON data, the same whatever the order of its fields."""
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, default=str)
+    return blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()
 
 
 def same_settings(
@@ -77,7 +84,7 @@ class Journal:
         path: made where it is missing, with its folder.
         settings: JSON data. A file that holds work must have the same.
         take: gets what is there.
-        what: is kept, for errors, with its verb: "answers that are".
+        what: is there, for errors, with its verb: "answers that are".
         line: what a line belongs to, for errors.
         unusable: called after the last `take`: from which byte on the lines cannot be used and are cut off; None = all
             can be.
