@@ -154,7 +154,7 @@ def test_the_plan_does_not_depend_on_the_number_of_ranks(ranks: int) -> None:
         mine = rows[rank * local : (rank + 1) * local]
         plan = plan_batch(mine, rank * local, [1, 1, 0, 0, 0, 0], lambda row: Strength("tokens", 3), guide)
         arms += [given.arm for given in plan]
-        wanted += [given.wanted for given in plan]
+        wanted += [given.due for given in plan]
     group = [Arm.GUIDED] * 2 + [Arm.UNGUIDED] * 4
     assert arms == group + group + [Arm.UNGUIDED] * 6 + group  # the third problem has no trace
     assert wanted == ([True] * 2 + [False] * 4) * 4

@@ -44,7 +44,7 @@ def test_a_batch_by_hand() -> None:
     """Two groups of four: two guided each; one rollout not graded; the second group teaches nothing."""
     nan = float("nan")
     facts_BK = torch.tensor(
-        # problem, tier, stage, wanted, guidance, generated, spent (the fifth row threw 30 tokens away), clipped, leaked, truncated
+        # problem, tier, stage, due, guidance, generated, spent (the fifth row threw 30 tokens away), clipped, leaked, truncated
         [
             [7, 5, 0, 1, 5, 10, 10, 0, 0, 0],
             [7, 5, 0, 1, 5, 12, 12, 1, 0, 0],
@@ -59,7 +59,7 @@ def test_a_batch_by_hand() -> None:
     accuracy_B = torch.tensor([1.0, 0.0, 0.0, nan, 0.0, 0.0, 0.0, 0.0])
     advantages_B = torch.tensor([1.5, -0.5, -1.0, 0.0, 0.0, 0.0, 0.0, 0.0])
     sums = MetricSums()
-    generated = count_batch(sums, facts_BK, accuracy_B, advantages_B, group_size=4, asked=5.5, guidance_trained=False)
+    generated = count_batch(sums, facts_BK, accuracy_B, advantages_B, group_size=4, length=5.5, guidance_trained=False)
     assert generated == 150
     row = sums.reduce()
     assert row.pop("advantage/std") == pytest.approx(advantages_B.std().item())

@@ -33,7 +33,7 @@ def climb(successes: dict[int, list[int | None]], rungs_of: dict[int, tuple[floa
     calls = []
     while asked := open_groups(climbs):
         calls.append(asked)
-        climbs = observe(climbs, {group: successes[group][climbs[group].tried] for group in asked})
+        climbs = observe(climbs, {group: successes[group][climbs[group].attempts] for group in asked})
     return calls, climbs
 
 
@@ -86,13 +86,13 @@ def test_history_by_hand() -> None:
     key = 2**62 + 5
     assert history.start(key) == 0.25
     # rescued at .5 by a quarter of the rollouts: .5 + .5·(.5 − .25)
-    assert history.observe(key, 0.25, Climb(STAGES, tried=2, rescued=True)) == (None, True)
+    assert history.observe(key, 0.25, Climb(STAGES, attempts=2, rescued=True)) == (None, True)
     assert history.start(key) == pytest.approx(0.625)
     # lost at .75: .75 + .25, clipped to the top
-    assert history.observe(key, 0.0, Climb((0.625, 0.75), tried=2)) == (True, True)
+    assert history.observe(key, 0.0, Climb((0.625, 0.75), attempts=2)) == (True, True)
     assert history.start(key) == 0.75
     # trivial at .75: .75 + .5·(.5 − 1)
-    history.observe(key, 1.0, Climb((0.75,), tried=1, rescued=True))
+    history.observe(key, 1.0, Climb((0.75,), attempts=1, rescued=True))
     assert history.start(key) == pytest.approx(0.5)
     # solved without help by half: .5 − .5·.5; then by all: clipped at the least
     assert history.observe(key, 0.5, None) == (True, False)

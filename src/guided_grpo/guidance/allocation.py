@@ -36,7 +36,7 @@ class Assignment:
     """What one rollout gets: its slice of guidance, whether it was to be guided at all, and which attempt this is."""
 
     slice: Slice = NO_SLICE
-    wanted: bool = False
+    due: bool = False  # its place has a share of the strength
     stage: int = 0  # attempt on the rescue ladder; 0 = first sampling
     omega: float | None = None  # what the ladder asked for
 
@@ -91,5 +91,5 @@ def assign(row: Row, share: float, full: Strength, tokenizer: GuidanceTokenizer)
     """What the rollout at a place with this share of the strength gets; share 0 = unguided."""
     if not share:
         return Assignment()
-    asked = Strength(full.unit, full.amount * share)
-    return Assignment(tokenizer.slice(row, asked), wanted=asked.amount > 0)
+    strength = Strength(full.unit, full.amount * share)
+    return Assignment(tokenizer.slice(row, strength), due=strength.amount > 0)

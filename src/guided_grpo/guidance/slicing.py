@@ -80,11 +80,11 @@ def slice_trace(
     usable = trace if leak else trace[:limit]
     ids = tokenize(usable) if usable else []
     # The share is of the whole trace: a limit shortens what is given, not what the share means.
-    wanted = _count(strength, lambda: len(ids) if len(usable) == len(trace) else len(tokenize(trace)))
-    given = ids[:wanted]
-    clipped = wanted > len(ids) and len(usable) < len(trace)
-    leaked = leak and limit < len(trace) and len(given) > len(tokenize(trace[:limit]) if limit else [])
-    return Slice(tuple(given), clipped, leaked)
+    count = _count(strength, lambda: len(ids) if len(usable) == len(trace) else len(tokenize(trace)))
+    head = ids[:count]
+    clipped = count > len(ids) and len(usable) < len(trace)
+    leaked = leak and limit < len(trace) and len(head) > len(tokenize(trace[:limit]) if limit else [])
+    return Slice(tuple(head), clipped, leaked)
 
 
 def slice_text(
@@ -107,14 +107,14 @@ def slice_text(
     else:
         assert token_ends is not None
         ends = token_ends(trace)
-    wanted = min(_count(strength, lambda: len(ends)), len(ends))
-    given = wanted
-    while not leak and given and len(trace[: ends[given - 1]].rstrip()) > limit:
-        given -= 1
-    end = ends[given - 1] if given else 0
+    most = min(_count(strength, lambda: len(ends)), len(ends))
+    count = most
+    while not leak and count and len(trace[: ends[count - 1]].rstrip()) > limit:
+        count -= 1
+    end = ends[count - 1] if count else 0
     if not leak:
         end = min(end, limit)
-    return trace[:end], given < wanted, end > limit
+    return trace[:end], count < most, end > limit
 
 
 def _count(strength: Strength, whole: Callable[[], int]) -> int:

@@ -66,7 +66,7 @@ class StrengthSettings(AxisGroup):
 
 @dataclass(frozen=True)
 class State:
-    """Where a controller stands: current length, the rewards it still needs, generation batches and steps seen."""
+    """Where a controller stands: current length, the rewards it still needs, generation batches and steps so far."""
 
     length: float
     rewards: tuple[float, ...] = ()  # newest last
@@ -175,11 +175,11 @@ def _given(settings: StrengthSettings, state: State, row: Row) -> float:
 
 def _left(settings: StrengthSettings, state: State, feedback: StepFeedback) -> State:
     errors: dict[str, list[float]] = {}
-    for seen in feedback.problems:
-        if not seen.rollouts:
+    for group in feedback.problems:
+        if not group.rollouts:
             continue
-        keys = _keys(seen.problem, seen.tier)
-        error, stands = seen.successes / seen.rollouts - settings.guidance_target, _log_left(settings, state, keys)
+        keys = _keys(group.problem, group.tier)
+        error, stands = group.successes / group.rollouts - settings.guidance_target, _log_left(settings, state, keys)
         if (stands >= 0 and error > 0) or (stands <= math.log(LEAST_LEFT) and error < 0):
             error = 0.0  # at its end already: nothing is wound up that would have to be unwound
         for key in keys:

@@ -89,9 +89,9 @@ def credited(
         credit: one of `CREDITS`.
     """
     weights_bT = weights_bT.clone()
-    for row, (given, guided) in enumerate(zip(guidance_b, guided_b, strict=True)):
+    for row, (prefix, guided) in enumerate(zip(guidance_b, guided_b, strict=True)):
         if credit == "positive" and advantages_b[row] <= 0:
-            weights_bT[row, :given] = 0
+            weights_bT[row, :prefix] = 0
         elif credit == "unguided" and guided:
             weights_bT[row] = 0
     return weights_bT

@@ -75,7 +75,7 @@ class BarCallback(TrainerCallback):
         if self.bar is None or not logs or "loss" not in logs:
             return
         done = int(logs.get("tokens/generated_total", 0)) if self.budget else state.global_step
-        shown = {"step": state.global_step}
+        figures = {"step": state.global_step}
         for label, key, form in (
             ("s/step", "step_time", "{:.1f}"),
             ("guided", "reward/guided", "{:.2f}"),
@@ -85,8 +85,8 @@ class BarCallback(TrainerCallback):
             ("lost", "rescue/lost", "{:.2f}"),
         ):
             if logs.get(key) is not None:
-                shown[label] = form.format(logs[key])
-        self.bar.set_postfix(shown, refresh=False)
+                figures[label] = form.format(logs[key])
+        self.bar.set_postfix(figures, refresh=False)
         self.bar.update(min(done, self.bar.total) - self.bar.n)
 
     def on_train_end(

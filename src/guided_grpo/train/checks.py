@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 def accuracy_index(names: Sequence[str], config: GuidedGRPOConfig) -> int:
     """Place of the accuracy reward among the reward functions. Raises `InputError` where it cannot be told."""
-    wanted = config.accuracy_reward
-    if wanted is None:
+    name = config.accuracy_reward
+    if name is None:
         # Without guidance it feeds metrics alone, and a drop-in must not ask for more than TRL does.
         fallback = len(names) == 1 or (not config.guided and "accuracy" not in names)
-        wanted = names[0] if fallback else "accuracy"
-    if wanted not in names:
+        name = names[0] if fallback else "accuracy"
+    if name not in names:
         raise InputError(
             f"is not among the reward functions ({', '.join(names)})",
             field="accuracy_reward",
-            value=wanted,
+            value=name,
             fix="name the reward function that says whether an answer is right",
         )
-    return names.index(wanted)
+    return names.index(name)
 
 
 def check_trainable(config: GuidedGRPOConfig, names: Sequence[str], *, plain: bool) -> None:

@@ -68,7 +68,7 @@ def count(run: RunState, graded: GradedBatch, *, length: float, guidance_trained
         graded.accuracy_B,
         graded.advantages_B,
         group_size=graded.group_size,
-        asked=length,
+        length=length,
         guidance_trained=guidance_trained,
     )
     run.metric_sums.latest("tokens/generated_total", run.tokens_generated)

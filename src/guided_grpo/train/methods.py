@@ -119,8 +119,8 @@ def foreign(fields: Mapping[str, Any], method: str) -> set[str]:
     theirs = fields.get("method")
     if theirs in (None, method) or method not in METHODS:
         return set()
-    known = METHODS[str(theirs)].values if theirs in METHODS else {}
-    preset, other = METHODS[method].values, {**DEFAULTS, **known, **fields}
+    values = METHODS[str(theirs)].values if theirs in METHODS else {}
+    preset, other = METHODS[method].values, {**DEFAULTS, **values, **fields}
     own = {name for name in preset if name.startswith("guidance_")}
     if preset.get("guidance_unit", other["guidance_unit"]) != other["guidance_unit"]:
         own.update(_LENGTHS)

@@ -91,7 +91,7 @@ def count_batch(
     advantages_B: torch.Tensor,
     *,
     group_size: int,
-    asked: float,
+    length: float,
     guidance_trained: bool,
 ) -> int:
     """Add one training batch of all ranks to the metrics; returns the tokens it generated.
@@ -102,30 +102,30 @@ def count_batch(
         accuracy_B: the accuracy reward; NaN = not graded.
         advantages_B: what goes into the loss.
         group_size: G.
-        asked: the guidance length that the controller asked for.
+        length: the guidance length that the controller asked for.
         guidance_trained: whether guidance tokens have weight in the loss.
     """
     fact = {name: facts_BK[:, place] for place, name in enumerate(FACTS)}
     total = {name: int(fact[name].sum()) for name in FACTS if name not in ("problem", "tier", "stage")}
     rollouts, guided_B, graded_B = len(accuracy_B), fact["guidance_tokens"] > 0, ~accuracy_B.isnan()
-    given, generated, spent = total["guidance_tokens"], total["generated_tokens"], total["spent_tokens"]
+    guidance, generated, spent = total["guidance_tokens"], total["generated_tokens"], total["spent_tokens"]
     guided = int(guided_B.sum())
-    for name, chosen_B in (("accuracy", graded_B), ("guided", guided_B), ("unguided", ~guided_B)):
-        kept_B = chosen_B & graded_B
-        sums.mean(f"reward/{name}", float(accuracy_B[kept_B].sum()), int(kept_B.sum()))
-    for name, chosen_B in (("guided", guided_B), ("unguided", ~guided_B)):
-        sums.mean(f"advantage/{name}", float(advantages_B[chosen_B].sum()), int(chosen_B.sum()))
+    for name, arm_B in (("accuracy", graded_B), ("guided", guided_B), ("unguided", ~guided_B)):
+        rows_B = arm_B & graded_B
+        sums.mean(f"reward/{name}", float(accuracy_B[rows_B].sum()), int(rows_B.sum()))
+    for name, arm_B in (("guided", guided_B), ("unguided", ~guided_B)):
+        sums.mean(f"advantage/{name}", float(advantages_B[arm_B].sum()), int(arm_B.sum()))
     sums.mean("advantage/std", float(advantages_B.std()), 1)
     sums.mean("signal/zero_groups", *zero_groups(advantages_B, group_size))
-    sums.mean("guidance/length", asked, 1)
-    sums.mean("guidance/given", given, guided)
+    sums.mean("guidance/length", length, 1)
+    sums.mean("guidance/given", guidance, guided)
     sums.mean("guidance/ratio", guided, rollouts)
-    sums.total("guidance/tokens", given)
-    sums.mean("guidance/missing", total["wanted"] - guided, total["wanted"])
+    sums.total("guidance/tokens", guidance)
+    sums.mean("guidance/missing", total["due"] - guided, total["due"])
     sums.mean("guidance/clipped", total["clipped"], guided)
     sums.mean("guidance/leaked", total["leaked"], guided)
     sums.total("tokens/generated", spent)
-    sums.total("tokens/trained", generated + (given if guidance_trained else 0))
+    sums.total("tokens/trained", generated + (guidance if guidance_trained else 0))
     sums.mean("completions/generated_length", generated, rollouts)
     sums.mean("completions/truncated", total["truncated"], rollouts)
     return spent

@@ -24,18 +24,18 @@ def rollout_records(
     """One record a rollout of this rank; `ends` are the ids that end a response."""
     records = []
     for row, rollout, rewards, advantage in zip(rows_b, rollouts_b, rewards_bF, advantages_b, strict=True):
-        given, ids = rollout.assignment, rollout.completion_ids
-        prefix = len(given.slice.ids)
+        assignment, ids = rollout.assignment, rollout.completion_ids
+        prefix = len(assignment.slice.ids)
         records.append(
             {
                 **{key: row.get(key) for key in _PROBLEM},
-                "arm": given.arm.value,
-                "placement": "hint" if given.slice.hint else "prefix",
-                "stage": given.stage,
-                "omega": given.omega,
-                "guidance": given.slice.hint or decode(ids[:prefix]),
+                "arm": assignment.arm.value,
+                "placement": "hint" if assignment.slice.hint else "prefix",
+                "stage": assignment.stage,
+                "omega": assignment.omega,
+                "guidance": assignment.slice.hint or decode(ids[:prefix]),
                 "generated": decode(ids[prefix:]),
-                "guidance_tokens": given.slice.tokens,
+                "guidance_tokens": assignment.slice.tokens,
                 "generated_tokens": rollout.generated_tokens,
                 "rewards": {name: plain_number(value) for name, value in zip(reward_names, rewards, strict=True)},
                 "advantage": advantage,

@@ -72,18 +72,18 @@ class Ladder:
 
     def rungs_of(self, row: Row) -> tuple[float, ...]:
         """The ω that a problem may climb: each gives more than the one before, and leaves room for a response."""
-        found, given = [], 0
+        climb, tokens = [], 0
         for omega in rungs(self.settings, self.history.start(problem_key(row))):
             piece = self.tokenizer.slice(row, self._strength(row, omega))
-            if piece.tokens > given and self.tokenizer.length(row["prompt"], piece) <= self.room:
-                found.append(omega)
-                given = piece.tokens
-        return tuple(found)
+            if piece.tokens > tokens and self.tokenizer.length(row["prompt"], piece) <= self.room:
+                climb.append(omega)
+                tokens = piece.tokens
+        return tuple(climb)
 
     def assign_at(self, row: Row, place: int, omega: float, attempt: int) -> Assignment:
         """What the rollout at `place` of the group gets in this attempt."""
-        given = assign(row, self.shares_G[place], self._strength(row, omega), self.tokenizer)
-        return replace(given, stage=attempt, omega=omega)
+        assignment = assign(row, self.shares_G[place], self._strength(row, omega), self.tokenizer)
+        return replace(assignment, stage=attempt, omega=omega)
 
     def _strength(self, row: Row, omega: float) -> Strength:
         if self.settings.rescue_strength == "controller":
@@ -137,31 +137,31 @@ def rescue_batch(
         return Rescued(list(rollouts_b), rewards_BF, {})
     first = resampler.rank * len(rows_b)
     leaders = [(group, group * group_size - first) for group in sorted(difficult)]
-    known = [(group, ladder.rungs_of(rows_b[place])) for group, place in leaders if 0 <= place < len(rows_b)]
-    climbs: Climbs = {group: Climb(rungs) for group, rungs in resampler.gather(known)}
+    rungs_b = [(group, ladder.rungs_of(rows_b[place])) for group, place in leaders if 0 <= place < len(rows_b)]
+    climbs: Climbs = {group: Climb(rungs) for group, rungs in resampler.gather(rungs_b)}
     state = Rescued(list(rollouts_b), rewards_BF.clone(), climbs)
-    while asked := open_groups(state.climbs):
-        state = _call(state, asked, rows_b, resampler, ladder, accuracy)
+    while omegas := open_groups(state.climbs):
+        state = _call(state, omegas, rows_b, resampler, ladder, accuracy)
     return state
 
 
 def _call(
     state: Rescued,
-    asked: dict[int, float],
+    omegas: dict[int, float],
     rows_b: Sequence[Row],
     resampler: Resampler,
     ladder: Ladder,
     accuracy: int,
 ) -> Rescued:
-    """One generation call with the groups in `asked`, and the ladder after it."""
+    """One generation call with the groups in `omegas`, and the ladder after it."""
     group_size = len(ladder.shares_G)
     first, attempt = resampler.rank * len(rows_b), state.calls + 1
-    here = []
+    retries_b = []
     for place, row in enumerate(rows_b):
         group, seat = divmod(first + place, group_size)
-        if group in asked:
-            here.append(Retry(first + place, row, ladder.assign_at(row, seat, asked[group], attempt)))
-    jobs: list[Retry] = resampler.gather(here)
+        if group in omegas:
+            retries_b.append(Retry(first + place, row, ladder.assign_at(row, seat, omegas[group], attempt)))
+    jobs: list[Retry] = resampler.gather(retries_b)
     mine, filler = deal(jobs, resampler.ranks, resampler.rank)
     sampled, rewards_JF = resampler.attempt([job.row for job in mine], tuple(job.assignment for job in mine))
     everywhere: list[Rollout] = resampler.gather(sampled)
@@ -177,7 +177,7 @@ def _call(
     return Rescued(
         rollouts_b,
         rewards_BF,
-        observe(state.climbs, {group: successes[group] for group in asked}),
+        observe(state.climbs, {group: successes[group] for group in omegas}),
         calls=attempt,
         rows=state.rows + len(jobs),
         tokens=state.tokens + sum(rollout.generated_tokens for rollout in everywhere),

@@ -101,23 +101,23 @@ class Climb:
     """One difficult group on the ladder. `rungs` are the ω it may try, increasing; none = it cannot be helped."""
 
     rungs: tuple[float, ...]
-    tried: int = 0
+    attempts: int = 0
     rescued: bool = False
-    ungraded: bool = False  # the verifier failed on a whole attempt: nobody knows, and nothing more is tried
+    ungraded: bool = False  # the verifier failed on a whole attempt: nobody knows, and nothing more is done
 
     @property
     def is_open(self) -> bool:
         """Whether it still fails and has a rung left."""
-        return not (self.rescued or self.ungraded) and self.tried < len(self.rungs)
+        return not (self.rescued or self.ungraded) and self.attempts < len(self.rungs)
 
     @property
     def omega(self) -> float:
         """ω of the next attempt while it is open, else of the last one."""
-        return self.rungs[self.tried if self.is_open else self.tried - 1]
+        return self.rungs[self.attempts if self.is_open else self.attempts - 1]
 
     def observe(self, successes: int | None) -> Climb:
         """After an attempt at `omega` in which so many rollouts succeeded; None = none could be graded."""
-        return replace(self, tried=self.tried + 1, rescued=bool(successes), ungraded=successes is None)
+        return replace(self, attempts=self.attempts + 1, rescued=bool(successes), ungraded=successes is None)
 
 
 Climbs = dict[int, Climb]  # by number of the group in the batch of all ranks
@@ -189,7 +189,7 @@ class ProblemHistory:
         before = self._records.get(key)
         omega = self.start(key)
         difficult = climb is not None or rate == 0
-        if climb is not None and climb.tried:
+        if climb is not None and climb.attempts:
             omega = self._clip(climb.omega + self.settings.rescue_gain * (self.settings.rescue_target - rate))
         elif not difficult:
             omega = self._clip(omega - self.settings.rescue_gain * rate)
@@ -229,5 +229,5 @@ def outcomes(climbs: Iterable[Climb], attempts: int) -> dict[str, int]:
     counts = {str(attempt): 0 for attempt in range(1, attempts + 1)} | {"lost": 0, "unguidable": 0}
     for climb in climbs:
         if not climb.ungraded:
-            counts["unguidable" if not climb.rungs else str(climb.tried) if climb.rescued else "lost"] += 1
+            counts["unguidable" if not climb.rungs else str(climb.attempts) if climb.rescued else "lost"] += 1
     return counts

@@ -27,7 +27,7 @@ FACTS = (
     "problem",  # problem_key of the row
     "tier",  # tier_key of the row
     "stage",  # attempt on the rescue ladder that it comes from; 0 = first sampling
-    "wanted",
+    "due",  # its place has a share of the strength
     "guidance_tokens",  # wherever they stand
     "generated_tokens",
     "spent_tokens",  # generated for this row's place, thrown-away samples too
@@ -64,19 +64,19 @@ def rollouts_of(plan: GuidancePlan, output: tuple[Any, ...]) -> list[Rollout]:
     prompt_ids, completion_ids, _, completions, logprobs, *_ = output
     columns = zip(plan, prompt_ids, completion_ids, completions, logprobs or [None] * len(plan), strict=True)
     return [
-        Rollout(given, prompt, ids, completion, values, spent=len(ids) - len(given.slice.ids))
-        for given, prompt, ids, completion, values in columns
+        Rollout(assignment, prompt, ids, completion, values, spent=len(ids) - len(assignment.slice.ids))
+        for assignment, prompt, ids, completion, values in columns
     ]
 
 
 def prompts_for_sampling(prompt_ids: Sequence[Sequence[int]], plan: GuidancePlan) -> list[list[int]]:
     """Prompt ids with the guidance prefix behind them."""
-    return [[*ids, *given.slice.ids] for ids, given in zip(prompt_ids, plan, strict=True)]
+    return [[*ids, *assignment.slice.ids] for ids, assignment in zip(prompt_ids, plan, strict=True)]
 
 
 def completions_for_training(generated_ids: Sequence[Sequence[int]], plan: GuidancePlan) -> list[list[int]]:
     """Completion ids: guidance prefix, then what was generated."""
-    return [[*given.slice.ids, *ids] for given, ids in zip(plan, generated_ids, strict=True)]
+    return [[*assignment.slice.ids, *ids] for assignment, ids in zip(plan, generated_ids, strict=True)]
 
 
 def logprobs_for_training(
@@ -88,7 +88,7 @@ def logprobs_for_training(
     """
     if logprobs is None:
         return None
-    return [[*([None] * len(given.slice.ids)), *values] for given, values in zip(plan, logprobs, strict=True)]
+    return [[*([None] * len(assignment.slice.ids)), *values] for assignment, values in zip(plan, logprobs, strict=True)]
 
 
 def loss_weights(rollouts: Sequence[Rollout], weight: float) -> list[list[float]]:
@@ -103,7 +103,7 @@ def rollout_facts(rows: Sequence[Row], rollouts: Sequence[Rollout], ends: set[in
             problem_key(row),
             tier_key(row),
             rollout.assignment.stage,
-            rollout.assignment.wanted,
+            rollout.assignment.due,
             rollout.assignment.slice.tokens,
             rollout.generated_tokens,
             rollout.spent,

@@ -42,21 +42,21 @@ class Watch:
 
     def step(self, row: Mapping[str, Any]) -> list[Sign]:
         """One row of the log. Returns the signs that are new."""
-        hinted = row.get("reward/guided")
-        if hinted is not None:
-            self._first = [*self._first, hinted][:WINDOW]
-            self._recent = [*self._recent, hinted][-WINDOW:]
+        reward = row.get("reward/guided")
+        if reward is not None:
+            self._first = [*self._first, reward][:WINDOW]
+            self._recent = [*self._recent, reward][-WINDOW:]
         form = self._form(row)
         if form is None:
             return []
         self._format = [*self._format, form][-WINDOW:]
         mean = sum(self._format) / len(self._format)
-        opened = bool(row.get("rescue/rows")) and not self._rescued
-        self._rescued |= opened
+        opening = bool(row.get("rescue/rows")) and not self._rescued
+        self._rescued |= opening
         if len(self._format) == WINDOW:
             self._best_format = max(self._best_format, mean)
         name = "format reward" if self.format_metric else "share of readable answers"
-        if opened and mean < LOW:
+        if opening and mean < LOW:
             text = f"the ladder opens while the mean {name} is {mean:.2f}: failures of form are taken for difficulty"
             return self._tell(DRIFT, f"{text}; lengthen rescue_cold_start or set rescue_cold_format")
         if mean <= self._best_format - FALL:

@@ -171,8 +171,8 @@ class GuidedGRPOTrainer(GRPOTrainer):
             return super()._generate_and_score_completions(inputs)
         text_only = not self._is_vlm and self.environment_factories is None
         if text_only and "thinking_open" not in inputs[0]:
-            opened = [self._guidance_tokenizer.thinking_is_open(row["prompt"]) for row in inputs]
-            inputs = [{**row, "thinking_open": is_open} for row, is_open in zip(inputs, opened, strict=True)]
+            flags = [self._guidance_tokenizer.thinking_is_open(row["prompt"]) for row in inputs]
+            inputs = [{**row, "thinking_open": is_open} for row, is_open in zip(inputs, flags, strict=True)]
         plan = plan_batch(
             inputs,  # type: ignore[arg-type]  # rows of the data set are Rows
             self.accelerator.process_index * len(inputs),

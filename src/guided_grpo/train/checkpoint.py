@@ -1,0 +1,50 @@
+"""What a checkpoint holds beside TRL's own, so that a run goes on from it to the bit.
+
+guidance_state.json    RunState: controller, problem history, sums between two rows of the log, budgets
+rollouts.rank{r}.pt    the batch that this rank is in the middle of
+complete.json          written last: everything is there
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from guided_grpo.errors import InputError
+from guided_grpo.store import rundir
+from guided_grpo.train.state import RunState
+
+_STATE, _BUFFER = "guidance_state.json", "rollouts.rank{rank}.pt"
+
+
+def save_buffer(folder: Path, rank: int, buffer: Any) -> None:
+    """Write this rank's part; None = it is not in the middle of a batch."""
+    torch.save(buffer, folder / _BUFFER.format(rank=rank))
+
+
+def save_state(folder: Path, run: RunState, *, micro_step: int, trl_metrics: dict[str, list[float]]) -> None:
+    """Write what is equal on all ranks; one of them calls it."""
+    rundir.write_json(folder / _STATE, {**run.state_dict(), "micro_step": micro_step, "trl_metrics": trl_metrics})
+
+
+def load_state(folder: Path, run: RunState) -> tuple[int, dict[str, list[float]]]:
+    """Fill `run`; returns TRL's micro step and metrics. Raises `InputError` for a checkpoint of another trainer."""
+    if not (folder / _STATE).exists():
+        raise InputError(
+            "has no guidance_state.json: it is not a checkpoint of this trainer",
+            field="resume_from_checkpoint",
+            value=str(folder),
+            fix="load its weights as the model of a new run",
+        )
+    state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+    run.load_state_dict(state)
+    return state["micro_step"], state["trl_metrics"]
+
+
+def load_buffer(folder: Path, rank: int, device: torch.device) -> Any:
+    """This rank's part; None where there is none, as after a change of the number of ranks: TRL then samples anew."""
+    path = folder / _BUFFER.format(rank=rank)
+    return torch.load(path, map_location=device, weights_only=True) if path.exists() else None

@@ -1,0 +1,70 @@
+"""What training has come to, beside TRL's own state, and the batch that is under way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from guided_grpo.data.adaptive import AdaptiveOrder
+from guided_grpo.guidance.allocation import GuidancePlan
+from guided_grpo.guidance.strength import State
+from guided_grpo.train.metrics import MetricSums, RunningVariance
+from guided_grpo.train.resampling import Rescued
+from guided_grpo.train.rescue import ProblemHistory
+from guided_grpo.train.rollout import Rollout
+from guided_grpo.train.signals import Watch
+from guided_grpo.types import Row
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass
+class RunState:
+    """Equal on all ranks, JSON-able, and part of every checkpoint."""
+
+    controller: State
+    history: ProblemHistory
+    watch: Watch
+    order: AdaptiveOrder | None  # None = the curriculum does not follow the policy
+    metric_sums: MetricSums = field(default_factory=MetricSums)
+    gradient_norms: RunningVariance = field(default_factory=RunningVariance)
+    tokens_generated: int = 0
+    train_seconds: float = 0.0  # of steps, as in step_time: no evaluation, no saving
+    cold_start_over: bool = False  # by format; by steps it is read off the step
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of every field that is there."""
+        return {name: _plain(part) for name, part in vars(self).items() if part is not None}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        for name, part in vars(self).items():
+            if part is None:
+                continue
+            if isinstance(part, State):
+                self.controller = State.from_json(state[name])
+            elif hasattr(part, "load_state_dict"):
+                part.load_state_dict(state[name])
+            else:
+                setattr(self, name, state[name])
+
+
+def _plain(part: Any) -> Any:
+    if isinstance(part, State):
+        return part.to_json()
+    return part.state_dict() if hasattr(part, "state_dict") else part
+
+
+@dataclass
+class Batch:
+    """A training batch of this rank on its way through the stages; b = its rollouts, B = those of all ranks."""
+
+    rows: list[Row]  # _b
+    plan: GuidancePlan  # _b, of the generation call under way
+    attempt: int = 0  # of that call on the rescue ladder; 0 = first sampling
+    rollouts: list[Rollout] = field(default_factory=list)  # _b
+    rewards_BF: torch.Tensor | None = None  # None = not graded yet
+    first_accuracy_B: torch.Tensor | None = None  # before the ladder; None = there was none
+    rescued: Rescued | None = None  # None = no ladder, or its cold start
