@@ -24,12 +24,19 @@ from guided_grpo.grading.code import (
 from guided_grpo.grading.code_forms import parse_tests
 from guided_grpo.grading.code_tests import CallTest, Close, Equal
 from guided_grpo.grading.grader import Submission
-from guided_grpo.sandbox import SandboxPool
+from guided_grpo.sandbox import Limits, SandboxPool
 from guided_grpo.types import Status
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 SQUARES = parse_tests(["assert f(3) == 9", "assert f(-2) == 4", "assert f(0) == 0"])
 BLANK_FIRST = parse_tests([{"input": "2\n", "output": "\n4\n6\n"}, {"input": "0", "output": "\n0\n0"}])
+
+
+@pytest.fixture
+def patient(pool: SandboxPool, monkeypatch: pytest.MonkeyPatch) -> SandboxPool:
+    """With time enough for the published references on any machine."""
+    monkeypatch.setattr(pool, "limits", Limits(cpu_seconds=60.0, wall_seconds=300.0))
+    return pool
 
 
 def status(pool: SandboxPool, program: str, tests=SQUARES) -> Status:
@@ -178,28 +185,28 @@ def test_the_last_block_after_the_thinking_counts(pool: SandboxPool) -> None:
     assert declared_code(right) == "def f(x): return x * x\n"
 
 
-def test_humaneval_references_and_empty_bodies(pool: SandboxPool) -> None:
+def test_humaneval_references_and_empty_bodies(patient: SandboxPool) -> None:
     file = SHARED / "humaneval" / "HumanEval.jsonl.gz"
     if not file.exists():
         pytest.skip(f"needs {file}")
     with gzip.open(file, "rt") as lines:
         rows = [json.loads(line) for line in lines]
     tests = [parse_tests(row["test"], entry_point=row["entry_point"]) for row in rows]
-    right = check_programs(pool, [row["prompt"] + row["canonical_solution"] for row in rows], tests)
-    empty = check_programs(pool, [row["prompt"] + "    pass\n" for row in rows], tests)
+    right = check_programs(patient, [row["prompt"] + row["canonical_solution"] for row in rows], tests)
+    empty = check_programs(patient, [row["prompt"] + "    pass\n" for row in rows], tests)
     assert [row["task_id"] for row, v in zip(rows, right, strict=True) if v.status is not Status.CORRECT] == []
     assert [row["task_id"] for row, v in zip(rows, empty, strict=True) if v.status is not Status.WRONG] == []
     assert sum(bool(each.weak) for each in tests) == 7 and len(rows) == 164
 
 
-def test_mbpp_references(pool: SandboxPool) -> None:
+def test_mbpp_references(patient: SandboxPool) -> None:
     """All but task 123, which alone takes 15 s. The setup runs after the program: tasks 367 and 927 make its `Node` there."""
     file = SHARED / "mbpp" / "mbpp.jsonl"
     if not file.exists():
         pytest.skip(f"needs {file}")
     rows = [row for row in map(json.loads, file.read_text().splitlines()) if row["task_id"] != 123]
     tests = [parse_tests(row["test_list"], setup=row["test_setup_code"]) for row in rows]
-    verdicts = check_programs(pool, [row["code"] for row in rows], tests)
+    verdicts = check_programs(patient, [row["code"] for row in rows], tests)
     failed = {row["task_id"]: v.reason for row, v in zip(rows, verdicts, strict=True) if v.status is not Status.CORRECT}
     assert failed == {}
     assert len(rows) == 973
@@ -219,14 +226,14 @@ def test_tests_from_a_reference(pool: SandboxPool) -> None:
         reference_tests(pool, "def f(x): return 1 / x", "f", [[1], [0]])
 
 
-def test_mbpp_plus_references(pool: SandboxPool) -> None:
+def test_mbpp_plus_references(patient: SandboxPool) -> None:
     """The asserts of all 399 tasks; 120, 442 and 574 lack an `import math` that comparing outside does not need."""
     file = SHARED / "mbpp" / "MbppPlus.jsonl"
     if not file.exists():
         pytest.skip(f"needs {file}")
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     tests = [parse_tests([ast.unparse(part) for part in ast.parse(row["assertion"]).body]) for row in rows]
-    verdicts = check_programs(pool, [row["canonical_solution"] for row in rows], tests)
+    verdicts = check_programs(patient, [row["canonical_solution"] for row in rows], tests)
     failed = {row["task_id"]: v.reason for row, v in zip(rows, verdicts, strict=True) if v.status is not Status.CORRECT}
     assert sorted(failed) == ["Mbpp/164", "Mbpp/295"], failed
     assert len(rows) == 399

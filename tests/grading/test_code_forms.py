@@ -87,6 +87,6 @@ def test_where_the_program_stands(response: str, code: str | None) -> None:
     "text", ["```python\n" * 100_000, "```a\n```b\n" * 50_000, "#\n" * 200_000, " " * 10**6, "@\n \n" * 10**5]
 )
 def test_finding_it_takes_linear_time(text: str) -> None:
-    started = time.perf_counter()
+    start = time.process_time()
     declared_code(text)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - start < 20  # a tenth of a second; quadratic time would be minutes

@@ -211,17 +211,17 @@ def test_unparseable(answer: str) -> None:
     ],
 )
 def test_costly_answers_are_refused_at_once(answer: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     status = boxed(answer, "5")
     assert status is Status.RESOURCE
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 3  # milliseconds; what was not refused would take minutes
 
 
 def test_a_long_response_is_read_in_linear_time() -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     for filler in (" ", "\n", "#", "{", r"\boxed{", "answer is ", "<think>", "so ", "*", "$"):
         check_maths("The answer is" + filler * 100_000 + "x", "5")
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 30  # a second; quadratic time would be hours
 
 
 def test_no_text_makes_it_raise() -> None:

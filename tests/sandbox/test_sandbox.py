@@ -136,7 +136,7 @@ def test_endless_loop_that_ignores_signals(sealed: Place) -> None:
     """[1]"""
     source = "import signal\nfor n in range(1, 65):\n    try: signal.signal(n, signal.SIG_IGN)\n    except (OSError, ValueError): pass\nwhile True: pass"
     outcome = one(sealed, source, limits=Limits(cpu_seconds=0.3))
-    assert outcome.end is End.CPU and 0.3 <= outcome.cpu_seconds < 0.6
+    assert outcome.end is End.CPU and 0.3 <= outcome.cpu_seconds < 1.5
 
 
 def test_each_call_has_the_limit_of_a_program(sealed: Place) -> None:
@@ -144,23 +144,25 @@ def test_each_call_has_the_limit_of_a_program(sealed: Place) -> None:
     source = "import time\ndef f(s):\n    end = time.process_time() + s\n    while time.process_time() < end: pass\n    return 1"
     outcome = one(sealed, source, calls=("f(0.15)",) * 6, limits=Limits(cpu_seconds=0.3))
     assert outcome.end is End.EXITED and [result.value for result in outcome.results] == [1] * 6
-    outcome = one(sealed, source, calls=("f(0.1)", "f(0.1)", "f(9)", "f(0)"), limits=Limits(cpu_seconds=0.3))
-    assert outcome.end is End.CPU and outcome.cpu_seconds < 0.8
-    assert [result.kind for result in outcome.results] == [Kind.VALUE, Kind.VALUE, Kind.ABSENT, Kind.ABSENT]
+    calls = ("f(0.1)", "f(0.1)", "f(99)") + ("f(0)",) * 7
+    outcome = one(sealed, source, calls=calls, limits=Limits(cpu_seconds=0.3))
+    assert outcome.end is End.CPU and outcome.cpu_seconds < 1.5  # half a second as a rule, and 3 s were it the job's
+    assert [result.kind for result in outcome.results] == [Kind.VALUE] * 2 + [Kind.ABSENT] * 8
 
 
 def test_pretending_to_answer_ends_too(sealed: Place) -> None:
     """A byte where results go, whenever the limit is near: ten limits in all, and no program without calls gets two."""
     source = "import os, time\nn = 0\nwhile True:\n    if time.process_time() > n: os.write(3, b'x'); n += 0.01"
     outcome = one(sealed, source, calls=("1",) * 100, limits=Limits(cpu_seconds=0.05))
-    assert outcome.end is End.CPU and 0.4 < outcome.cpu_seconds < 0.8
-    assert one(sealed, source, limits=Limits(cpu_seconds=0.1)).cpu_seconds < 0.3
+    assert outcome.end is End.CPU and 0.4 < outcome.cpu_seconds < 1.5  # a hundred limits were 5 s
+    outcome = one(sealed, source, limits=Limits(cpu_seconds=0.1))
+    assert outcome.end is End.CPU and outcome.cpu_seconds < 1.0
 
 
 def test_endless_sleep_and_closed_descriptors(sealed: Place) -> None:
     """[2]"""
     outcome = one(sealed, "import os, time\nos.closerange(0, 64)\ntime.sleep(1e9)", limits=Limits(wall_seconds=0.3))
-    assert outcome.end is End.WALL and 0.3 <= outcome.wall_seconds < 5
+    assert outcome.end is End.WALL and 0.3 <= outcome.wall_seconds < 60
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def folder() -> Iterator[Path]:
         yield found
 
 
-def soon(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
+def soon(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:
         time.sleep(0.01)
@@ -44,7 +44,7 @@ def soon(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
 
 def printed(source: str, who: str, folder: Path | str = "/", **fields: object) -> bytes:
     with bare(source, who, folder, **fields) as process:
-        return process.communicate(timeout=20)[0]
+        return process.communicate(timeout=200)[0]
 
 
 @WHO
@@ -168,7 +168,7 @@ def test_what_a_plain_compiler_dies_of(source: str) -> None:
 def test_a_crash_takes_the_grader_along(who: str, crash: str) -> None:
     """[9]: a grader that executes programs in its own process, whatever it catches."""
     with bare(f"try:\n    exec({crash!r})\nexcept BaseException: pass\nprint('graded')", who) as process:
-        assert process.communicate(timeout=20)[0] == b""
+        assert process.communicate(timeout=200)[0] == b""
         assert process.returncode in (128 + signal.SIGSEGV, 128 + signal.SIGABRT)
 
 
@@ -187,7 +187,7 @@ def test_a_daemon_outlives_its_parent(who: str) -> None:
     marker = f"sandbox-daemon-{random.Random().randrange(10**9)}"
     source = "import os, time\nif not os.fork():\n    os.setsid()\n    if not os.fork():\n        for n in range(4): os.close(n)\n        time.sleep(30)\n    os._exit(0)"
     with bare(source, who, env={"MARKER": marker}) as process:
-        process.wait(10)
+        process.wait(200)
     left = marked(marker)
     try:
         assert len(left) == 1
@@ -200,7 +200,7 @@ def test_a_daemon_outlives_its_parent(who: str) -> None:
 def test_the_parent_can_be_killed(who: str) -> None:
     """[12]"""
     with bare("import os; os.kill(os.getppid(), 9)", who) as process:
-        assert process.wait(10) == -signal.SIGKILL
+        assert process.wait(200) == -signal.SIGKILL
 
 
 def test_kill_all_kills_a_neighbour() -> None:
@@ -209,9 +209,9 @@ def test_kill_all_kills_a_neighbour() -> None:
         pytest.skip("it would end the session of whoever runs the tests")
     nobody_else = random.Random().randrange(70_000, 2**31)
     user = {"user": nobody_else, "group": nobody_else, "extra_groups": [], "cwd": "/"}
-    with subprocess.Popen(["/bin/sleep", "30"], **user) as neighbour:
+    with subprocess.Popen(["/bin/sleep", "300"], **user) as neighbour:
         subprocess.run([ordinary_interpreter(), "-I", "-c", "import os; os.kill(-1, 9)"], **user)
-        assert neighbour.wait(5) == -signal.SIGKILL
+        assert neighbour.wait(200) == -signal.SIGKILL
 
 
 @WHO
@@ -228,7 +228,7 @@ def test_environment_and_descriptors_are_inherited(who: str) -> None:
 def fooled(grader: str, cheat: str) -> bool:
     """Whether a grader, a program of its own that has the cheat in `program`, prints that it passed."""
     source = f"program = {cheat!r}\n{grader}"
-    ran = subprocess.run([sys.executable, "-I", "-c", source], capture_output=True, text=True, timeout=20)
+    ran = subprocess.run([sys.executable, "-I", "-c", source], capture_output=True, text=True, timeout=200)
     return "PASSED" in ran.stdout.split() or (ran.returncode == 0 and grader is EXIT_CODE)
 
 
@@ -276,14 +276,17 @@ def test_a_comparison_that_ends_with_the_shorter_output(output: str) -> None:
 
 
 def test_a_wall_limit_fails_correct_programs_under_load() -> None:
-    """[25]: 0.1 s of work and 0.4 s of wall time, as enough as it seems, with sixteen programs on one core."""
-    command = [ordinary_interpreter(), "-I", "-S", "-c", "import time\nwhile time.process_time() < 0.1: pass"]
+    """[25]: 0.1 s of work and 0.4 s of wall time, as enough as it seems, with sixteen programs on one core.
+
+    Whatever the core, no more than four times 0.1 s fit into 0.4 s of it.
+    """
+    source = "import time\nstart = float(input())\nwhile time.process_time() < 0.1: pass\nprint(time.monotonic() - start > 0.4)"
+    command = [ordinary_interpreter(), "-I", "-S", "-c", source]
     with few_cores(1):
-        running = [subprocess.Popen(command) for _ in range(16)]
-        try:
-            time.sleep(0.4)
-            assert sum(process.poll() is None for process in running) >= 4
-        finally:
-            for process in running:
-                process.kill()
-                process.wait()
+        running = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(16)]
+        start = b"%f\n" % time.monotonic()
+        for process in running:
+            process.stdin.write(start)
+            process.stdin.flush()
+        late = [process.communicate(timeout=200)[0] == b"True\n" for process in running]
+    assert sum(late) >= 4

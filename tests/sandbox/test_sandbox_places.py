@@ -76,7 +76,7 @@ def batch_in(folder: Path, **user: object) -> list[object]:
         interpreter = sys.executable if not user else place_interpreter()
         ran = subprocess.run(
             [interpreter, "-B", "-c", textwrap.dedent(TRAINER), source], cwd=folder, capture_output=True, text=True,
-            env={"TMPDIR": str(folder), "TMP": str(folder), "TEMP": str(folder)}, timeout=30, **user,
+            env={"TMPDIR": str(folder), "TMP": str(folder), "TEMP": str(folder)}, timeout=200, **user,
         )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     return json.loads(ran.stdout)

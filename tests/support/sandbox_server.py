@@ -13,7 +13,7 @@ if __name__ == "__main__":
     sys.modules["guided_grpo"] = package
     from guided_grpo.sandbox import Limits, SandboxPool
 
-    with SandboxPool(1, tier, limits=Limits(cpu_seconds=2.0, wall_seconds=20.0), unsafe=tier == "C") as pool:
+    with SandboxPool(1, tier, limits=Limits(cpu_seconds=30.0, wall_seconds=120.0), unsafe=tier == "C") as pool:
         pickle.dump(pool.tier, sys.stdout.buffer)
         sys.stdout.flush()
         while True:
