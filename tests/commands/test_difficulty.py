@@ -38,11 +38,19 @@ def test_rates_are_kept_and_a_cut_journal_goes_on(policy_folder: Path, tmp_path:
     assert load_rows(str(tmp_path / "whole.jsonl"))["success_rate"][:] == [0.0] * 10
 
     journal = tmp_path / f"whole.jsonl{JOURNAL}"
-    lines = journal.read_text().splitlines()
-    assert len(lines) == 11
-    # A known rate stands in for work that was done before the kill; the broken line is the one it died in.
-    lines[1:5] = ['{"success_rate": 0.75}'] * 4
-    (tmp_path / f"cut.jsonl{JOURNAL}").write_text("\n".join(lines[:5]) + '\n{"success_ra')
-    assert [row["success_rate"] for row in measure(policy_folder, tmp_path / "cut.jsonl")] == [0.75] * 4 + [0.0] * 6
+    head, *lines = journal.read_text().splitlines()
+    assert len(lines) == 10 * 4
+    # Known scores stand in for work that was done before the kill, of one batch; the broken line is the one it died in.
+    records = [{**record, "score": float(record["sample"] < 3)} for record in map(json.loads, lines[:16])]
+    (tmp_path / f"cut.jsonl{JOURNAL}").write_text(
+        "\n".join([head, *map(json.dumps, records), *lines[16:19]]) + '\n{"success_ra'
+    )
+    done = {record["problem"] for record in records}
+    assert len(done) == 4
+    rates = [row["success_rate"] for row in measure(policy_folder, tmp_path / "cut.jsonl")]
+    assert rates == [0.75 if place in done else 0.0 for place in range(10)]
+    assert [json.loads(line)["response"] for line in lines] == [
+        json.loads(line)["response"] for line in (tmp_path / f"cut.jsonl{JOURNAL}").read_text().splitlines()[1:]
+    ]
     with pytest.raises(InputError, match="field 'temperature': 0.5 is not 1.0 of the success rates that are there"):
         measure(policy_folder, tmp_path / "cut.jsonl", "--temperature", "0.5")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -15,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from tokenizers.processors import TemplateProcessing
 
 from guided_grpo.cli import main
+from guided_grpo.evaluation.completions import COMPLETIONS, CompletionRun, read_evaluation
+from guided_grpo.evaluation.decoding import SYSTEMS, Decoding
 from guided_grpo.evaluation.engines import TransformersEngine, seed_of, weights_of
-from guided_grpo.evaluation.evalrun import COMPLETIONS, kept
-from guided_grpo.evaluation.evaluate import Decoding, sample
-from guided_grpo.evaluation.protocols import SYSTEMS
 from guided_grpo.evaluation.scoring import figures
 from guided_grpo.store import rundir
 from parts import SHARED
@@ -59,30 +59,39 @@ def whole(policy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(scope="module")
 def chat_folder(policy_folder: Path, tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
-    """The policy with a chat template."""
+    """The policy with a chat template, and a tokenizer that puts a special token in front of a plain text."""
     folder = tmp_path_factory.mktemp("chat")
     for path in policy_folder.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
+    own, end = copy.deepcopy(tokenizer), str(tokenizer.eos_token)
+    own.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{end} $A", special_tokens=[(end, tokenizer.eos_token_id)]
+    )
+    own.save_pretrained(folder)
     (folder / "chat_template.jinja").write_text(CHAT)
     return folder
 
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The requests that reach the engine, with the texts that end a response."""
+    """The requests of every evaluation, how they are answered, and the texts that end a response."""
     seen: list[Any] = []
-    real = TransformersEngine.sample
+    run, sample = CompletionRun.run, TransformersEngine.sample
 
-    def spied(self: Any, requests: Any, decoding: Decoding, *, seed: int, stop: Any) -> Any:
-        seen.append((requests, decoding, stop))
-        return real(self, requests, replace(decoding, max_tokens=4), seed=seed, stop=stop)
+    def spied(self: Any, requests: Any, engine: Any, grader: Any, *, stop: Any, **more: Any) -> None:
+        seen.append((requests, self.decoding, tuple(stop)))
+        run(self, requests, engine, grader, stop=stop, **more)
 
-    monkeypatch.setattr(TransformersEngine, "sample", spied)
+    def short(self: Any, prompts: Any, decoding: Decoding, **more: Any) -> Any:
+        return sample(self, prompts, replace(decoding, max_tokens=4), **more)
+
+    monkeypatch.setattr(CompletionRun, "run", spied)
+    monkeypatch.setattr(TransformersEngine, "sample", short)
     return seen
 
 
 def test_every_completion_is_kept_and_the_figures_are_theirs(whole: Path) -> None:
-    settings, records = kept(whole)
+    settings, records = read_evaluation(whole)
     assert len(records) == 24 * 4 and {(r["problem"], r["sample"]) for r in records} == {
         (p, s) for p in range(24) for s in range(4)
     }
@@ -113,7 +122,7 @@ def test_a_killed_evaluation_goes_on_as_if_nothing_had_been(policy_folder: Path,
         assert left.count(b"\n") < 97
     evaluate(*words[1:])
     assert path.read_bytes().startswith(left[: left.rfind(b"\n") // 2])  # what was kept is kept
-    assert plain(kept(tmp_path / "run")[1]) == plain(kept(whole)[1])
+    assert plain(read_evaluation(tmp_path / "run")[1]) == plain(read_evaluation(whole)[1])
 
 
 @pytest.mark.parametrize("lines", [1, 12.5, 96])
@@ -128,7 +137,7 @@ def test_a_run_in_pieces_has_the_responses_of_one_piece(
     stamp = b"".join(text[: 1 + int(lines) // 8 * 8])
     evaluate("--model", policy_folder, "--data", CHAINS, *SMALL, "--output", tmp_path)
     assert (tmp_path / COMPLETIONS).read_bytes().startswith(stamp)
-    assert plain(kept(tmp_path)[1]) == plain(kept(whole)[1])
+    assert plain(read_evaluation(tmp_path)[1]) == plain(read_evaluation(whole)[1])
     first, second = (rundir.read_json(folder / "eval.json") for folder in (tmp_path, whole))
     assert {**first, "seconds": 0} == {**second, "seconds": 0}
 
@@ -175,8 +184,14 @@ def test_bad_usage(policy_folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
         "'math50' is no benchmark": [*model, "--benchmark", "math50"],
         "names a benchmark twice": [*model, "--benchmark", f"amc23={source}", f"amc23={source}"],
         "is no JSON object": [*model, "--data", CHAINS, "--template-kwargs", "enable_thinking"],
-        "field 'samples': 0 is below 1": [*model, "--data", CHAINS, "--samples", "0"],
-        "is no way to sample": [*model, "--data", CHAINS, "--top-p", "0"],
+        "field 'samples': 0 is out of range; fix: use 1 or more": [*model, "--data", CHAINS, "--samples", "0"],
+        "field 'top_p': 0.0 is out of range; fix: use more than 0 and at most 1": [
+            *model,
+            "--data",
+            CHAINS,
+            "--top-p",
+            "0",
+        ],
         "the prompts are plain text": [*model, "--data", CHAINS, "--system", "Be brief."],
         "has no chat template": [*model, "--benchmark", f"amc23={source}", "--system", "Be brief."],
         "the prompts are chats": [*model, "--data", CHAINS, "--prompt-style", "chat"],
@@ -222,7 +237,7 @@ def test_figures_alone_in_a_file(policy_folder: Path, tmp_path: Path, capsys: py
     assert names <= set(found) and found["tiers"]["3"]["problems"] == 4
 
 
-def test_chats_go_through_the_template(chat_folder: Path, asked: list[Any], tmp_path: Path) -> None:
+def test_chats_go_through_the_template(chat_folder: Path, asked: list[Any], tokenizer: Any) -> None:
     if not SHARED.is_dir():
         pytest.skip("the published file is not here")
     source = f"gsm8k={SHARED / 'gsm8k' / 'test.jsonl'}"
@@ -243,9 +258,11 @@ def test_chats_go_through_the_template(chat_folder: Path, asked: list[Any], tmp_
     evaluate(*words, "--system", "ghpo", "--decoding", "ghpo")
     evaluate(*words, "--prompt-style", "plain", "--decoding", "g2rpo-a", "--temperature", "0.7")
     ((a, *_), _, no_stop), ((b, *_), ghpo, _), ((c, *_), g2rpo, stop) = asked
-    assert a.prompt.startswith("[system]Be brief.[user]") and a.prompt.endswith("[assistant]<think>") and not a.special
+    assert a.prompt.startswith("[system]Be brief.[user]") and a.prompt.endswith("[assistant]<think>")
     assert b.prompt.startswith(f"[system]{SYSTEMS['ghpo']}[user]") and b.prompt.endswith("[assistant]")
-    assert c.prompt.startswith("Question: ") and c.prompt.endswith("\nAnswer:") and c.special
+    assert c.prompt.startswith("Question: ") and c.prompt.endswith("\nAnswer:")
+    end = tokenizer.eos_token_id  # a rendered chat has its special tokens already, a plain text gets them
+    assert a.prompt_ids == tokenizer(a.prompt)["input_ids"] and c.prompt_ids == [end, *tokenizer(c.prompt)["input_ids"]]
     assert (no_stop, stop) == ((), ("\nQuestion:",))
     assert (ghpo.temperature, ghpo.top_p, ghpo.top_k, ghpo.max_tokens) == (0.01, 0.95, 0, 9)
     assert (g2rpo.temperature, g2rpo.top_p, g2rpo.top_k) == (0.7, 0.95, 20)
@@ -259,7 +276,7 @@ def test_a_benchmark_keeps_within_the_models_context(
     evaluate("--model", policy_folder, "--benchmark", f"amc23={source}", "--samples", "1", "--quiet")
     [(requests, decoding, _)] = asked
     context = json.loads((policy_folder / "config.json").read_text())["max_position_embeddings"]
-    assert decoding.max_tokens == context - len(tokenizer(requests[0].prompt)["input_ids"])
+    assert decoding.max_tokens == context - len(requests[0].prompt_ids)
     source.write_text(json.dumps({"problem": "1+" * context + "1=", "answer": "2"}) + "\n")
     line = refusal(capsys, "--model", policy_folder, "--benchmark", f"amc23={source}", "--quiet")
     assert f"holds {context} tokens, and the longest prompt has" in line
@@ -302,19 +319,19 @@ def test_compared_runs(whole: Path, policy_folder: Path, tmp_path: Path, capsys:
 
 def test_a_stop_ends_a_response_and_is_cut_off(policy: Any, tokenizer: Any) -> None:
     decoding = Decoding(temperature=1.0, top_p=1.0, top_k=0, max_tokens=30)
-    prompts = ["4+3*7=", "5+1="] * 8
-    torch.manual_seed(0)
-    free, unstopped, _ = sample(policy.eval(), tokenizer, prompts, decoding, True)
-    character = max("0123456789", key=lambda c: sum(c in text for text in free))
-    assert sum(character in text for text in free) > 3
-    torch.manual_seed(0)
-    texts, lengths, ended = sample(policy, tokenizer, prompts, decoding, True, [character])
-    assert [text.partition(character)[0] for text in free] == texts
-    for text, length, end, long, before in zip(texts, lengths, ended, free, unstopped, strict=True):
-        if character in long:  # the stop was generated too, and not much more
-            assert end and len(text) < length < before and character not in text
+    prompts = tokenizer(["4+3*7=", "5+1="] * 8)["input_ids"]
+    engine = TransformersEngine(policy, tokenizer)
+    free = engine.sample(prompts, decoding, seed=0)
+    character = max("0123456789", key=lambda c: sum(c in response.text for response in free))
+    assert sum(character in response.text for response in free) > 3
+    stopped = engine.sample(prompts, decoding, seed=0, stop=[character])
+    assert [response.text.partition(character)[0] for response in free] == [response.text for response in stopped]
+    for long, response in zip(free, stopped, strict=True):
+        if character in long.text:  # the stop was generated too, and not much more
+            assert response.ended and len(response.text) < len(response.ids) < len(long.ids)
+            assert character not in response.text
         else:
-            assert length == before
+            assert len(response.ids) == len(long.ids)
 
 
 def test_seeds_and_weights_tell_things_apart(policy_folder: Path, tmp_path: Path) -> None:

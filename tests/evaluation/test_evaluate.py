@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 
-from guided_grpo.evaluation.evaluate import Decoding, Question, evaluate, questions
+from guided_grpo.evaluation.decoding import Decoding
+from guided_grpo.evaluation.questions import Question, evaluate, questions
+from guided_grpo.grading.grader import Grader, Submission
+from guided_grpo.types import Status, Verdict
 from parts import chain_rows, digit_reward
+
+
+class DigitGrader(Grader):
+    """Gives every response the share of its digits."""
+
+    def grade(self, submissions: Sequence[Submission]) -> list[Verdict | None]:
+        return [Verdict(Status.WRONG, None, "by hand") for _ in submissions]
+
+    def worth(self, submission: Submission, verdict: Verdict | None) -> float | None:
+        return digit_reward([submission.response])[0]
+
 
 DECODING = Decoding(samples=2, temperature=1.0, top_p=1.0, top_k=0, max_tokens=8, batch_size=8)
 
@@ -32,7 +47,7 @@ def test_prompts_reach_the_model_unguided(policy: Any, tokenizer: Any) -> None:
 
     policy.generate = spied
     rows = chain_rows(5)
-    evaluate(policy, tokenizer, questions(rows), digit_reward, DECODING)
+    evaluate(policy, tokenizer, questions(rows), DigitGrader(), DECODING)
     assert sorted(seen) == sorted([row["prompt"] for row in rows] * 2)
 
 
@@ -41,13 +56,13 @@ def test_random_state_and_mode_are_left_alone(policy: Any, tokenizer: Any) -> No
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    first = evaluate(policy, tokenizer, questions(chain_rows(4)), digit_reward, DECODING)
+    first = evaluate(policy, tokenizer, questions(chain_rows(4)), DigitGrader(), DECODING)
     assert torch.equal(torch.rand(3), expected)
     assert policy.training
-    second = evaluate(policy, tokenizer, questions(chain_rows(4)), digit_reward, DECODING)
-    assert first.scores == second.scores
-    other = evaluate(policy, tokenizer, questions(chain_rows(4)), digit_reward, dataclasses.replace(DECODING, seed=1))
-    assert other.scores != first.scores
+    second = evaluate(policy, tokenizer, questions(chain_rows(4)), DigitGrader(), DECODING)
+    assert first["scores"] == second["scores"]
+    other = evaluate(policy, tokenizer, questions(chain_rows(4)), DigitGrader(), dataclasses.replace(DECODING, seed=1))
+    assert other["scores"] != first["scores"]
 
 
 def test_figures_by_hand(policy: Any, tokenizer: Any) -> None:
@@ -56,16 +71,18 @@ def test_figures_by_hand(policy: Any, tokenizer: Any) -> None:
     problems = [Question("1+2=", {"answer": name}, "easy" if name in "ab" else "hard") for name in grades]
     left = {name: list(values) for name, values in grades.items()}
 
-    def reward(completions: list[str], answer: list[str], **kwargs: Any) -> list[float | None]:
-        return [left[name].pop(0) for name in answer]
+    class Scripted(DigitGrader):
+        def worth(self, submission: Submission, verdict: Verdict | None) -> float | None:
+            return left[submission.row["answer"]].pop(0)
 
-    result = evaluate(policy, tokenizer, problems, reward, DECODING)
-    assert result.scores == (0.5, 1.0, 0.0, None)
-    assert result.accuracy == pytest.approx(0.5)
-    assert result.problems == 3
-    assert result.tiers["easy"]["accuracy"] == pytest.approx(0.75)
-    assert result.tiers["hard"]["problems"] == 1
-    low, high = result.interval
+    result = evaluate(policy, tokenizer, problems, Scripted(), DECODING)
+    assert result["scores"] == [0.5, 1.0, 0.0, None]
+    assert result["accuracy"] == pytest.approx(0.5)
+    assert result["problems"] == 3
+    assert result["tiers"]["easy"]["accuracy"] == pytest.approx(0.75)
+    assert result["tiers"]["hard"]["problems"] == 1
+    low, high = result["interval"]
     assert 0 <= low < 0.5 < high <= 1
-    assert result.tokens <= 8 * 8
-    assert result.to_json()["temperature"] == 1.0
+    assert result["tokens"] <= 8 * 8
+    assert result["temperature"] == 1.0
+    assert result["ungraded"] == 3 and result["difficulty"] == ["easy", "easy", "hard", "hard"]

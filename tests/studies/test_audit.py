@@ -103,7 +103,7 @@ def test_prompts_and_grades_are_those_of_training(policy: Any, tokenizer: Any, p
     alone, helped = sampled(policy, tokenizer, row, settings, guide, TrialDecoding(samples=2, max_tokens=4))
     half = row["guidance"][: len(row["guidance"]) // 2]
     assert [tokenizer.decode(ids) for ids in seen] == [row["prompt"]] * 2 + [row["prompt"] + half] * 2
-    assert helped.successes == helped.graded == 2 and helped.given == len(half) and alone.given == 0
+    assert helped.successes == helped.graded == 2 and helped.guidance_tokens == len(half) and alone.guidance_tokens == 0
     assert alone.tokens == helped.tokens == 2 * (len(row["guidance"]) - len(half) + len("#### 123") + 1)
     assert alone.truncated == 0
 
@@ -234,7 +234,7 @@ def test_against_a_run_by_hand(tmp_path: Path) -> None:
         Trial(
             problem=problem, tier=tier, setting=GuidanceSetting("prefix", "tokens", amount), graded=4,
             successes=4 if amount and tier == "3" else 0, tokens=20, truncated=0, statuses={"wrong": 4},
-            given=int(amount), clipped=False, states_answer=False,
+            guidance_tokens=int(amount), clipped=False, states_answer=False,
         )
         for problem, tier in enumerate(["3", "3", "4", "4", "5", "5"])
         for amount in (0.0, 10.0)

@@ -18,7 +18,7 @@ Change = Callable[[Trial], dict[str, Any]]
 
 
 def trial(problem: int, setting: GuidanceSetting, successes: int, tier: str = "all", **more: Any) -> Trial:
-    values = {"tokens": K * 20, "truncated": 0, "given": int(40 * setting.amount), "clipped": False}
+    values = {"tokens": K * 20, "truncated": 0, "guidance_tokens": int(40 * setting.amount), "clipped": False}
     values |= {"statuses": {"correct": successes, "wrong": K - successes}, "states_answer": False}
     return Trial(problem=problem, tier=tier, setting=setting, graded=K, successes=successes, **{**values, **more})
 
@@ -165,7 +165,7 @@ def test_success_without_signal() -> None:
 
 
 def test_no_traces() -> None:
-    found = advice(audit(HELPED, change=lambda one: {"given": 0}))
+    found = advice(audit(HELPED, change=lambda one: {"guidance_tokens": 0}))
     assert found.verdict == "no-help" and "no guidance to give" in found.headline
 
 

@@ -82,27 +82,27 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
         )
     tiers = tiers_of(difficulties)
     trials, further = _trials(options, rows, tiers)
-    found = estimate(
+    estimates = estimate(
         trials,
         alphas=options.alphas,
         groups=options.groups,
         further=further,
         problems_per_step=PROBLEMS_PER_STEP,
     )
-    advice = advise(found, ordered=ordered, problems_per_step=PROBLEMS_PER_STEP)
+    advice = advise(estimates, ordered=ordered, problems_per_step=PROBLEMS_PER_STEP)
     names, sizes = dict(zip(difficulties, tiers, strict=True)), Counter(tiers)
     comparisons = [compare(Table(trials), run, tiers=names, sizes=sizes) for run in options.against]
     comparisons = pooled(comparisons) + comparisons
     result = {
         "settings": _plain(options),
         "advice": asdict(advice),
-        "estimates": asdict(found),
+        "estimates": asdict(estimates),
         "against": [asdict(one) for one in comparisons],
     }
     rundir.write_json(options.output / RESULT, result)
-    rundir.write_text(options.output / PAGE, audit_page(_title(options), found, advice, comparisons))
+    rundir.write_text(options.output / PAGE, audit_page(_title(options), estimates, advice, comparisons))
     _write_config(options, mapping, advice)
-    print(json.dumps(result, indent=2) if as_json else summary(found, advice, comparisons))
+    print(json.dumps(result, indent=2) if as_json else summary(estimates, advice, comparisons))
     if not as_json:
         print(f"\n{options.output / PAGE}")
     return 0
@@ -117,7 +117,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("runs/audit"), help="folder for page, figures and config")
     add_map(parser)
     parser.add_argument("--split", default="train", help="split of a hub data set")
-    parser.add_argument("--reader", help="plain or gsm8k; default: detect")
+    parser.add_argument("--reader", help="schema of the data; default: by its columns")
     parser.add_argument("--limit", type=int, help="draw from the first so many problems")
     add_options(parser, AuditSettings)
     add_options(parser, TrialDecoding)
@@ -223,33 +223,33 @@ def _write_config(options: argparse.Namespace, mapping: dict[str, str], advice: 
     rundir.write_text(path, head + yaml.safe_dump(fields, sort_keys=False, allow_unicode=True))
 
 
-def summary(found: Estimates, advice: Advice, comparisons: list[Comparison]) -> str:
+def summary(estimates: Estimates, advice: Advice, comparisons: list[Comparison]) -> str:
     """For the terminal."""
-    tiers = list(found.tiers)
-    lines = [found.words, ""]
+    tiers = list(estimates.tiers)
+    lines = [estimates.words, ""]
     head = f"{'setting':<24}{'success':>9}{'95 % interval':>18}"
     lines.append(head + "".join(f"{tier:>9}" for tier in tiers) + f"{'given':>8}{'tokens':>8}{'no answer':>11}")
-    for point in found.points:
+    for point in estimates.points:
         one = point.success
         cells = "".join(f"{point.tiers[tier].mean:>9.1%}" for tier in tiers)
         lines.append(
             f"{point.setting.label:<24}{one.mean:>9.1%}{f'[{one.low:.1%}, {one.high:.1%}]':>18}{cells}"
             f"{point.given:>8.0f}{point.generated:>8.0f}{point.no_answer:>11.1%}"
         )
-    size = advice.cell.group if advice.cell else max(cell.group for cell in found.cells)
-    lines += ["", f"predicted share of zero-signal groups, G = {size}", *_zero_table(found, size)]
+    size = advice.cell.group if advice.cell else max(cell.group for cell in estimates.cells)
+    lines += ["", f"predicted share of zero-signal groups, G = {size}", *_zero_table(estimates, size)]
     lines += ["", advice.headline, *(f"- {reason}" for reason in advice.reasons)]
     for comparison in comparisons:
         lines += ["", f"against {comparison.run}", *(f"- {window.words}" for window in comparison.windows)]
     return "\n".join(lines)
 
 
-def _zero_table(found: Estimates, size: int) -> list[str]:
-    cells = {(cell.setting, cell.alpha): cell for cell in found.cells if cell.group == size}
+def _zero_table(estimates: Estimates, size: int) -> list[str]:
+    cells = {(cell.setting, cell.alpha): cell for cell in estimates.cells if cell.group == size}
     alphas = sorted({alpha for _, alpha in cells if alpha})
     lines = [f"{'setting':<24}" + "".join(f"{f'α = {alpha:g}':>11}" for alpha in alphas)]
-    lines.append(f"{'plain GRPO':<24}{found.plain(size).zero:>11.1%}")
-    for point in found.points[1:]:
+    lines.append(f"{'plain GRPO':<24}{estimates.plain(size).zero:>11.1%}")
+    for point in estimates.points[1:]:
         shown = "".join(f"{cells[point.setting, alpha].zero:>11.1%}" for alpha in alphas)
         lines.append(f"{point.setting.label:<24}{shown}")
     return lines

@@ -14,7 +14,6 @@ from guided_grpo.commands.eval_tables import comparison_table, figures_table
 from guided_grpo.commands.eval_tasks import STYLES, Task, benchmark_task, data_task, json_option, system_text
 from guided_grpo.commands.options import OneLineParser, add_map, mapping_of, wants_bars
 from guided_grpo.commands.policies import load_for_sampling, load_tokenizer
-from guided_grpo.data.annotating.answer_journal import key_of
 from guided_grpo.data.reading.benchmarks import BENCHMARKS
 from guided_grpo.errors import InputError
 from guided_grpo.evaluation import scoring
@@ -25,6 +24,7 @@ from guided_grpo.evaluation.questions import requests_of
 from guided_grpo.grading import Grader
 from guided_grpo.settings import add_options
 from guided_grpo.store import rundir
+from guided_grpo.store.journals import key_of
 
 
 def main(arguments: list[str], *, as_json: bool = False) -> int:
@@ -149,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--output", type=Path, help="a folder: keeps completions, can be resumed; FILE.json: the figures alone")
     add_map(parser)
     add("--split", default="test", help="split of a hub data set given with --data")
-    add("--reader", help="of --data: plain or gsm8k; default: detect")
+    add("--reader", help="schema of --data; default: by its columns")
     add("--limit", type=int, help="the first so many problems")
     add("--decoding", choices=sorted(DECODINGS), help="a paper's settings; single options override them")
     unset: dict[str, Any] = dict.fromkeys(vars(Decoding()))

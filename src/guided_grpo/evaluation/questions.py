@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from guided_grpo.data.annotating.answer_journal import key_of
 from guided_grpo.evaluation.completions import CompletionRun, Request
 from guided_grpo.evaluation.decoding import Decoding
 from guided_grpo.evaluation.engines import TransformersEngine
 from guided_grpo.grading.grader import Grader
 from guided_grpo.guidance.placement import render
+from guided_grpo.store.journals import key_of
 
 _DECIDE = ("task", "answer", "answer_kind", "tests", "entry_point", "setup")  # columns that decide what is right
 

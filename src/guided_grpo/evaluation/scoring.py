@@ -52,11 +52,11 @@ class Tally:
         wrong: list[list[str]] = []
         for answer, is_right in self.votes:
             if not is_right:
-                known = next((group for group in wrong if _equal(self.kind, answer, group[0])), None)
-                if known is None:
+                match = next((group for group in wrong if _equal(self.kind, answer, group[0])), None)
+                if match is None:
                     wrong.append([answer])
                 else:
-                    known.append(answer)
+                    match.append(answer)
         right = sum(is_right for _, is_right in self.votes)
         most = max([right, *map(len, wrong)])
         return 1 / (1 + sum(len(group) == most for group in wrong)) if right == most and right else 0.0
@@ -64,9 +64,9 @@ class Tally:
 
 def tallies(records: Iterable[Record]) -> dict[Key, Tally]:
     """Samples by problem, in the data's order. Those that could not be graded are left out."""
-    found: dict[int, tuple[str, Tally]] = {}
+    by_place: dict[int, tuple[str, Tally]] = {}
     for record in records:
-        _, tally = found.setdefault(record["problem"], (record["key"], Tally(record["tier"], record["kind"])))
+        _, tally = by_place.setdefault(record["problem"], (record["key"], Tally(record["tier"], record["kind"])))
         if record["score"] is None:
             continue
         is_right = record["verdict"] == Status.CORRECT
@@ -76,7 +76,7 @@ def tallies(records: Iterable[Record]) -> dict[Key, Tally]:
             tally.votes.append((record["extracted"], is_right))
     seen: Counter[str] = Counter()
     by_key: dict[Key, Tally] = {}
-    for _, (key, tally) in sorted(found.items()):
+    for _, (key, tally) in sorted(by_place.items()):
         by_key[key, seen[key]] = tally
         seen[key] += 1
     return by_key
@@ -159,14 +159,14 @@ def _measures(graded: Sequence[Tally], samples: int) -> dict[str, Any]:
         "accuracy": mean.mean,
         "interval": (mean.low, mean.high),
         "problems": mean.problems,
-        "pass": {str(k): found for k, found in passes.items() if found},
+        "pass": {str(k): interval for k, interval in passes.items() if interval},
         "majority": _interval([tally.majority() for tally in graded]),
     }
 
 
 def _interval(values: Iterable[float | None]) -> dict[str, Any] | None:
-    known = [value for value in values if value is not None]
-    return _json(mean_interval(known)) if known else None
+    numbers = [value for value in values if value is not None]
+    return _json(mean_interval(numbers)) if numbers else None
 
 
 def _differences(pairs: Sequence[tuple[Tally, Tally]], samples: int) -> dict[str, Any]:
@@ -176,19 +176,19 @@ def _differences(pairs: Sequence[tuple[Tally, Tally]], samples: int) -> dict[str
         if not both:
             return None
         first, second = [a for a, _ in both], [b for _, b in both]
-        found = difference_interval(first, second)
-        return {"first": sum(first) / len(both), "second": sum(second) / len(both), **_json(found)}
+        means = {"first": sum(first) / len(both), "second": sum(second) / len(both)}
+        return {**means, **_json(difference_interval(first, second))}
 
     passes = {str(k): paired(lambda tally, k=k: tally.passed(k)) for k in counts_of(samples)}  # type: ignore[misc]
     return {
         "accuracy": paired(lambda tally: tally.accuracy),
-        "pass": {k: found for k, found in passes.items() if found},
+        "pass": {k: difference for k, difference in passes.items() if difference},
         "majority": paired(lambda tally: tally.majority()),
     }
 
 
-def _json(found: Interval) -> dict[str, Any]:
-    data = asdict(found)
+def _json(interval: Interval) -> dict[str, Any]:
+    data = asdict(interval)
     low, high = data.pop("low"), data.pop("high")
     return {"mean": data.pop("mean"), "interval": (low, high), **data}
 

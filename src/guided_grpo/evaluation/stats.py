@@ -67,9 +67,9 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
     if n == 1 or spread <= ROUNDING:
         low, high = _wilson(mean, n, _normal_quantile(level))
     else:
-        known = 4 * n * spread
+        weight = 4 * n * spread
         effect = _variance(values) * (n - 1) / n / spread
-        effective = n * (known + SHRINKAGE) / (known * effect + SHRINKAGE)
+        effective = n * (weight + SHRINKAGE) / (weight * effect + SHRINKAGE)
         low, high = _wilson(mean, effective, _t_quantile(level, n - 1))
     return Interval(mean, low, high, n)
 

@@ -25,10 +25,10 @@ class AuditProblem:
 
 def tiers_of(difficulties: Sequence[Any]) -> list[str]:
     """A tier for each row: its difficulty where there are few, else one of `MAX_TIERS` ranges of equally many rows."""
-    known = [value for value in difficulties if value is not None]
-    numbers = [value for value in known if not isinstance(value, str)]
-    if len(set(known)) <= MAX_TIERS or len(numbers) < len(known):
-        rest = "unknown" if known else "all"
+    values = [value for value in difficulties if value is not None]
+    numbers = [value for value in values if not isinstance(value, str)]
+    if len(set(values)) <= MAX_TIERS or len(numbers) < len(values):
+        rest = "unknown" if values else "all"
         return [rest if value is None else value if isinstance(value, str) else f"{value:g}" for value in difficulties]
     ordered = sorted(numbers)
     cuts = sorted({ordered[len(ordered) * part // MAX_TIERS] for part in range(1, MAX_TIERS)})
@@ -46,10 +46,10 @@ def choose(tiers: Sequence[str], count: int, seed: int) -> list[int]:
     places: dict[str, list[int]] = defaultdict(list)
     for place, tier in enumerate(tiers):
         places[tier].append(place)
-    wanted = min(count, len(tiers))
-    exact = {tier: wanted * len(rows) / len(tiers) for tier, rows in places.items()}
+    total = min(count, len(tiers))
+    exact = {tier: total * len(rows) / len(tiers) for tier, rows in places.items()}
     shares = {tier: int(value) for tier, value in exact.items()}
-    for tier in sorted(exact, key=lambda tier: shares[tier] - exact[tier])[: wanted - sum(shares.values())]:
+    for tier in sorted(exact, key=lambda tier: shares[tier] - exact[tier])[: total - sum(shares.values())]:
         shares[tier] += 1
     rng = random.Random(f"audit/{seed}")
     return sorted(row for tier, rows in places.items() for row in rng.sample(rows, shares[tier]))
@@ -57,6 +57,6 @@ def choose(tiers: Sequence[str], count: int, seed: int) -> list[int]:
 
 def choose_first(tiers: Sequence[str], chosen: Sequence[int], count: int, seed: int) -> list[int]:
     """Numbers of up to `count` further rows of the easiest tier, which a curriculum trains first."""
-    easiest, known = min(tiers, key=tier_order), set(chosen)
-    rest = [row for row, tier in enumerate(tiers) if tier == easiest and row not in known]
+    easiest, others = min(tiers, key=tier_order), set(chosen)
+    rest = [row for row, tier in enumerate(tiers) if tier == easiest and row not in others]
     return sorted(random.Random(f"audit/{seed}/first").sample(rest, min(count, len(rest))))

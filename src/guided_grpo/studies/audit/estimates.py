@@ -237,7 +237,7 @@ def _point(table: Table, by_tier: Table, setting: GuidanceSetting, level: float)
     for trial in rows:
         ended.update(trial.statuses)
     clean = [place for place, trial in enumerate(rows) if not trial.states_answer]
-    guided = [trial for trial in rows if trial.given]
+    guided = [trial for trial in rows if trial.guidance_tokens]
     gain = clean_gain = None
     if setting.amount:
         gain = difference_interval(alone, rates, level)
@@ -251,7 +251,7 @@ def _point(table: Table, by_tier: Table, setting: GuidanceSetting, level: float)
         clean_gain=clean_gain,
         stated=sum(trial.states_answer for trial in guided) / len(guided) if guided else 0.0,
         without=1 - len(guided) / len(rows) if setting.amount else 0.0,
-        given=sum(trial.given for trial in rows) / len(rows),
+        given=sum(trial.guidance_tokens for trial in rows) / len(rows),
         generated=sum(trial.tokens for trial in rows) / responses,
         truncated=sum(trial.truncated for trial in rows) / responses,
         no_answer=ended[Status.NO_ANSWER.value] / responses,

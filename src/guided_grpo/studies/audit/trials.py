@@ -80,7 +80,7 @@ class Trial:
     tokens: int  # generated, all responses
     truncated: int  # responses that reached the limit
     statuses: Mapping[str, int]  # how the responses were graded
-    given: int  # guidance tokens; 0 = no trace, or unguided
+    guidance_tokens: int  # guidance tokens; 0 = no trace, or unguided
     clipped: bool  # the leak limit cut the slice
     states_answer: bool  # the slice states the answer all the same
 
@@ -108,7 +108,7 @@ def trial_requests(
             ids = [*guide.prompt_ids(guide.prompt(problem.row["prompt"], piece)), *piece.ids]
             facts = {
                 "setting": asdict(setting),
-                "given": piece.tokens,
+                "guidance_tokens": piece.tokens,
                 "clipped": piece.clipped,
                 "states_answer": _states_answer(problem.row, piece, setting, guide),
             }
@@ -151,7 +151,7 @@ def trials_of(records: Iterable[Mapping[str, Any]]) -> list[Trial]:
                 tokens=sum(record["tokens"] for record in group),
                 truncated=sum(not record["ended"] for record in group),
                 statuses=dict(sorted(Counter(record["verdict"] or "ungraded" for record in group).items())),
-                **{name: group[0][name] for name in ("given", "clipped", "states_answer")},
+                **{name: group[0][name] for name in ("guidance_tokens", "clipped", "states_answer")},
             )
         )
     return trials
