@@ -19,7 +19,8 @@ import pytest
 from guided_grpo import cli
 from guided_grpo.data.annotating.annotate import JOURNAL
 from guided_grpo.data.annotating.answer_journal import AnswerJournal
-from guided_grpo.data.annotating.teacher import Answer, Asking, read_answer
+from guided_grpo.data.annotating.teacher import TeacherAnswer, read_answer
+from guided_grpo.data.annotating.teacher_settings import RequestSettings
 from guided_grpo.data.sources import load_rows
 from guided_grpo.errors import InputError
 from guided_grpo.grading.maths import check_maths
@@ -475,8 +476,8 @@ def test_settings_that_change_the_answers_need_another_output(
     [
         (["--max-cost", "1"], "field 'max_cost': needs prices"),
         (["--tokens-per-minute", "9"], "field 'tokens_per_minute': needs the largest answer"),
-        (["--samples", "0"], "field 'samples': 0 is below 1"),
-        (["--requests-per-minute", "0"], "field 'requests_per_minute': 0.0 is not above 0"),
+        (["--samples", "0"], "field 'samples': 0 is out of range; fix: use 1 or more"),
+        (["--requests-per-minute", "0"], "field 'requests_per_minute': 0.0 is out of range; fix: use more than 0"),
         (["--base-url", "localhost:8000"], "field 'base_url': 'localhost:8000' is no address"),
         (["--extra", "[1]"], "field 'extra': '[1]' is no object"),
         (["--map", "prompt"], "field 'map': 'prompt' is not OURS=YOURS"),
@@ -530,7 +531,7 @@ def test_interrupt_exits_with_130_and_goes_on(
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     settings = {"model": "m"}
     with AnswerJournal(tmp_path / "j", settings) as journal:
-        journal.add(("row", 0), Answer("text", "stop", 1, None))
+        journal.add(("row", 0), TeacherAnswer("text", "stop", 1, None))
         with pytest.raises(InputError, match="is in use by another process"):
             AnswerJournal(tmp_path / "j", settings)
     with AnswerJournal(tmp_path / "j", settings) as journal:
@@ -551,7 +552,7 @@ def test_what_is_no_answer(body: str) -> None:
 
 def test_what_is_an_answer() -> None:
     silent = {"choices": [{"message": {"content": None, "reasoning": "r"}, "finish_reason": None}]}
-    assert read_answer(json.dumps(silent).encode()) == Answer("<think>\nr\n</think>\n\n", "stop", None, None)
+    assert read_answer(json.dumps(silent).encode()) == TeacherAnswer("<think>\nr\n</think>\n\n", "stop", None, None)
     torn = b'{"choices": [{"message": {"content": "a\\ud83d"}}], "usage": {"prompt_tokens": 2, "completion_tokens": 1}}'
-    assert read_answer(torn) == Answer("a?", "stop", 2, 1)
-    assert Asking("m").body("p", "row", 0) != Asking("m").body("p", "row", 1)
+    assert read_answer(torn) == TeacherAnswer("a?", "stop", 2, 1)
+    assert RequestSettings("m").body("p", "row", 0) != RequestSettings("m").body("p", "row", 1)

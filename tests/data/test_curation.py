@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from guided_grpo.data.preparing.curate import BATCH, REASONS, Curator, Outcome
+from guided_grpo.data.preparing.curate import BATCH, REASONS, Curator, RecordOutcome
 from guided_grpo.data.preparing.overlap import Contamination
 from guided_grpo.data.preparing.recipe import Recipe, make_recipe
 from guided_grpo.data.preparing.traces import Graders, is_bare
@@ -27,7 +27,7 @@ def graders() -> Iterator[Graders]:
         made.close()
 
 
-def curate(*records: Any, contamination: Contamination | None = None, **settings: Any) -> list[Outcome]:
+def curate(*records: Any, contamination: Contamination | None = None, **settings: Any) -> list[RecordOutcome]:
     recipe = make_recipe({"source": "x.jsonl", **settings})
     with graders() as made:
         curator = Curator(recipe, contamination, None, made)
@@ -36,7 +36,8 @@ def curate(*records: Any, contamination: Contamination | None = None, **settings
             for number, record in enumerate(records, 1)
         ]
         outcomes = list(curator.run(stream))
-    assert curator.read == len(records) == curator.kept + sum(curator.counts.values())
+    rows = sum(outcome.row is not None for outcome in outcomes)
+    assert curator.read == len(records) == rows + sum(curator.counts.values())
     assert all((outcome.row is None) == (outcome.reason in REASONS) for outcome in outcomes)
     return outcomes
 
@@ -291,8 +292,8 @@ def test_bare_answers(text: str, answer: str, bare: bool) -> None:
         ({"source": "a", "sauce": 1}, "field 'sauce': is no field of a recipe"),
         ({"source": "a", "limit": "ten"}, "field 'limit': 'ten' has the wrong type; fix: give int | None"),
         ({"source": "a", "limit": True}, "field 'limit': True has the wrong type"),
-        ({"source": "a", "limit": 0}, "is no whole number ≥ 1"),
-        ({"source": "a", "verify": "maybe"}, "fix: use one of strict, lenient, off"),
+        ({"source": "a", "limit": 0}, "field 'limit': 0 is out of range; fix: use 1 or more"),
+        ({"source": "a", "verify": "maybe"}, "'maybe' is not known; fix: choose one of strict, lenient, off"),
         ({"source": "a", "sample_filter": "drop"}, "'drop' is no sample filter"),
         ({"source": "a", "sample_filter": {"hard": "very"}}, "field 'sample_filter.hard': 'very' is no bound"),
         ({"source": "a", "sample_filter": {"mode": "keep", "easy": 1}}, "fix: give mode, hard, moderate"),

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from guided_grpo.data.reading.gsm8k import INSTRUCTION, read_gsm8k
-from guided_grpo.data.sources import load_rows
+from guided_grpo.data.reading.readers import GSM8K_INSTRUCTION as INSTRUCTION
+from guided_grpo.data.sources import load_rows, read_row
 from guided_grpo.errors import InputError
 
 GSM8K = Path(__file__).resolve().parents[3] / "shared" / "data" / "gsm8k"
@@ -16,7 +16,7 @@ needs_gsm8k = pytest.mark.skipif(not GSM8K.is_dir(), reason=f"the GSM8K fixtures
 
 
 def read(answer: str, **more: object) -> dict[str, object]:
-    return dict(read_gsm8k({"question": "How many?", "answer": answer, **more}, file="g.jsonl", line=4))
+    return read_row("gsm8k", {"question": "How many?", "answer": answer, **more}, file="g.jsonl", line=4)
 
 
 def test_a_record() -> None:
@@ -58,7 +58,7 @@ def test_exactly_one_mark(answer: str) -> None:
 
 def test_a_question_that_is_no_text() -> None:
     with pytest.raises(InputError, match=r"^g.jsonl:4: field 'question': 7 is not a text; fix: "):
-        read_gsm8k({"question": 7, "answer": "#### 5"}, file="g.jsonl", line=4)
+        read_row("gsm8k", {"question": 7, "answer": "#### 5"}, file="g.jsonl", line=4)
 
 
 @needs_gsm8k

@@ -13,64 +13,14 @@ from guided_grpo.data.preparing.curate import REASONS, Curator
 from guided_grpo.data.preparing.recipe import make_recipe
 from guided_grpo.data.reading.drafts import Draft, RejectedError, asks_for_proof
 from guided_grpo.data.reading.readers import READERS, find_reader
-from guided_grpo.data.reading.rows import Written
-from guided_grpo.data.reading.streams import Item, items
+from guided_grpo.data.reading.streams import ExactNumber, Item, items
 from guided_grpo.errors import InputError
 from guided_grpo.grading.code_forms import parse_tests
-
-MATH220K: dict[str, Any] = {
-    "problem": "What is $1+1$?",
-    "solution": "One and one make \\boxed{2}.",
-    "answer": "2",
-    "problem_type": "Algebra",
-    "question_type": "math-word-problem",
-    "source": "olympiads",
-    "uuid": "abc",
-    "is_reasoning_complete": [True, False, True],
-    "generations": [
-        "<think>\nI add.\n</think>\n\n\\boxed{3}",
-        "<think>\nI add one and",
-        "<think>\nOne, two.\n</think>\n\n\\boxed{2}",
-    ],
-    "correctness_math_verify": [False, False, True],
-    "correctness_llama": None,
-    "finish_reasons": None,
-    "correctness_count": 1,
-    "messages": [],
-}
-S1K: dict[str, Any] = {
-    "solution": "128",
-    "question": "How many?\r\nCount them.",
-    "cot_type": "math",
-    "source_type": "AI-MO/NuminaMath-CoT/aops_forum",
-    "metadata": "{}",
-    "gemini_thinking_trajectory": "I count 128.",
-    "gemini_attempt": "\\boxed{128}",
-    "deepseek_thinking_trajectory": "Let me count.\r\nIt is 127.",
-    "deepseek_attempt": "\\boxed{127}",
-    "gemini_grade": "Yes",
-    "deepseek_grade": "No",
-}
-CODING: dict[str, Any] = {
-    "source": "apps",
-    "task_type": "verifiable_code",
-    "in_source_id": "p1",
-    "problem_statement": "Read n, print n squared.",
-    "gold_standard_solution": "print(int(input())**2)",
-    "problem_id": "vcp_1",
-    "metadata": {"difficulty": "EASY", "time_limit": None},
-    "verification_info": {
-        "language": "python",
-        "test_cases": [
-            {"fn_name": None, "input": "3\n", "output": "9\n", "type": "stdin_stdout"},
-            {"fn_name": None, "input": "-2\n", "output": "4\n", "type": "stdin_stdout"},
-        ],
-    },
-}
+from schemas import CODING, MATH220K, S1K, samples
 
 
 def read(record: dict[str, Any]) -> Draft:
-    return READERS[find_reader(None, record)][1](record)
+    return READERS[find_reader(None, record)].read(record)
 
 
 def rejected(record: dict[str, Any]) -> str:
@@ -102,6 +52,7 @@ def test_every_schema_is_known_by_its_columns() -> None:
     with pytest.raises(InputError, match="field 'reader': 'gsm9k' is no reader"):
         find_reader("gsm9k", {})
     assert find_reader(None, {"frage": ""}, {"prompt": "frage"}) == "plain"
+    assert find_reader(None, {"prompt": "", "answer": "", "verification_info": {}}) == "plain"  # our columns come first
 
 
 def test_math220k_keeps_every_generation_with_what_the_data_says_of_it() -> None:
@@ -173,7 +124,7 @@ def test_math_without_a_level_or_a_box() -> None:
 
 
 def test_answers_keep_their_digits() -> None:
-    amc = {"problem": "p", "solution": "long", "answer": Written("27.0")}
+    amc = {"problem": "p", "solution": "long", "answer": ExactNumber("27.0")}
     assert read(amc).answer == "27.0"
     assert read({**amc, "answer": "073"}).answer == "073"
     assert read({**amc, "answer": 5}).answer == "5"
@@ -339,22 +290,6 @@ ODD: list[Any] = [
     "\ud800",
     "9" * 5000,
 ]
-
-
-def samples() -> dict[str, dict[str, Any]]:
-    function = {"prompt": "def f(x):", "entry_point": "f", "canonical_solution": "    return 1"}
-    return {
-        "math220k": MATH220K,
-        "s1k": S1K,
-        "coding": CODING,
-        "math": {"problem": "Find x.", "level": "Level 5", "type": "Algebra", "solution": "It follows that x is \\boxed{5}."},
-        "gsm8k": {"question": "How many?", "answer": "3+4 = <<3+4=7>>7\n#### 7"},
-        "humaneval": {**function, "task_id": "H/0", "test": "def check(candidate):\n    assert candidate(1) == 1"},
-        "mbpp": {"text": "Add.", "code": "def f(x):\r\n    return 1", "task_id": 3, "test_setup_code": "", "test_list": ["assert f(1) == 1"], "challenge_test_list": []},
-        "mbpp-plus": {**function, "task_id": "M/1", "assertion": "assert f(1) == 1", "base_input": [[1]], "plus_input": [], "atol": 0},
-        "reasoning-gym": {"question": "1+1?", "answer": "2", "metadata": {"difficulty": 1, "source_dataset": "sum"}},
-        "plain": {"prompt": "1+1?", "answer": "2", "guidance": "Add: 1+1 = 2.", "difficulty": 1, "task": "math", "source": "x"},
-    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", sorted(samples()))

@@ -55,7 +55,7 @@ def test_sample_filters_by_hand() -> None:
     assert replace == filter_hard(range(6), difficulties, "replace", hard=8, moderate=2, seed=1)
     assert [replace.rows[place] for place in (0, 1, 2, 4)] == [0, 1, 2, 4]
     assert sorted([replace.rows[3], replace.rows[5]]) == [1, 2]  # both moderate rows, each once
-    assert (replace.replacements, replace.repeated) == (2, 2)
+    assert (len(replace.gone), replace.repeated) == (2, 2)
     spared = filter_hard([0, 1, 3], [1, 2, 3, 9], "replace", hard="quantile 0.9", moderate=2, spare=[2])
     assert (spared.rows, spared.repeated) == ([0, 1, 2], 0)
     tiers = ["cn_contest", "olympiads", "amc_aime"]

@@ -9,8 +9,13 @@ from typing import Any
 import datasets
 import pytest
 
-from guided_grpo.data.sources import READERS, load_rows
+from guided_grpo.data.preparing.curate import Curator
+from guided_grpo.data.preparing.recipe import make_recipe
+from guided_grpo.data.reading.readers import READERS
+from guided_grpo.data.reading.streams import items
+from guided_grpo.data.sources import load_rows
 from guided_grpo.errors import InputError
+from schemas import MATH220K, samples
 
 GOOD = {"prompt": "4+3=", "answer": "7", "guidance": "Add them: 4+3 = 7.", "difficulty": 1}
 
@@ -113,9 +118,45 @@ def test_gsm8k_is_detected_by_its_form_alone(tmp_path: Path) -> None:
         load_rows(source, reader="plain")
     with pytest.raises(InputError, match=r"field 'prompt': is missing"):
         load_rows(write(tmp_path / "b.jsonl", {**record, "id": 1}))
-    with pytest.raises(InputError, match=r"'gsm9k' is no reader; fix: choose from gsm8k, plain"):
+    with pytest.raises(InputError, match=rf"'gsm9k' is no reader; fix: choose from {', '.join(READERS)}"):
         load_rows(source, reader="gsm9k")
-    assert sorted(READERS) == ["gsm8k", "plain"]
+
+
+def test_commands_without_a_mapping_read_gsm8k_as_it_is(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.jsonl", {"question": "How many?", "answer": "4+3 = <<4+3=7>>7\n#### 7"})
+    assert load_rows(source, mapping={})[:] == load_rows(source)[:]  # what eval and audit pass where --map is not used
+
+
+@pytest.mark.parametrize("name", sorted(samples()))
+def test_a_file_of_any_schema_loads_as_data_prepare_reads_it(name: str, tmp_path: Path) -> None:
+    """One table of readers: the same problem, gold, tests and trace as a recipe that grades nothing."""
+    source = write(tmp_path / "a.jsonl", samples()[name])
+    recipe = make_recipe({"source": source, "verify": "off", "require_trace": False, "drop_bare": False})
+    [outcome] = Curator(recipe).run(items(source))
+    assert outcome.row is not None
+    [row] = load_rows(source)
+    assert row == load_rows(source, reader=name)[0]
+    for column in ("prompt", "answer", "tests", "guidance", "guidance_limit", "task", "entry_point", "source"):
+        assert row.get(column) == outcome.row.get(column), column
+    assert row.get("difficulty") == outcome.row["difficulty"]
+    own = write(tmp_path / "own.jsonl", {**samples()[name], "success_rate": 0.25})
+    assert load_rows(own, reader=name)["success_rate"] == [0.25]  # a column that the schema does not have
+
+
+def test_of_several_traces_the_first_complete_one_is_taken_ungraded(tmp_path: Path) -> None:
+    record = {**MATH220K, "is_reasoning_complete": [False, True, True]}
+    [row] = load_rows(write(tmp_path / "a.jsonl", record))
+    assert row["guidance"] == "One, two.\n</think>\n\n\\boxed{2}"  # the second never closes its thought
+    [row] = load_rows(write(tmp_path / "b.jsonl", MATH220K))
+    assert row["guidance"] == "I add.\n</think>\n\n\\boxed{3}"  # wrong: loading grades nothing
+    assert "generations" not in row and row["difficulty"] == "olympiads"
+
+
+def test_a_record_that_its_reader_rejects_stops_the_load_in_one_line(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.jsonl", MATH220K, {**MATH220K, "answer": "proof"})
+    with pytest.raises(InputError, match=r"a.jsonl:2: the answer is 'proof'; fix: .*math220k.*data prepare") as caught:
+        load_rows(source)
+    assert "\n" not in str(caught.value)
 
 
 def test_line_separators_and_carriage_returns_do_not_count_as_lines(tmp_path: Path) -> None:

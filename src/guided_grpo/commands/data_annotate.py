@@ -10,8 +10,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from guided_grpo.commands.data_stream import add_recipe_options
 from guided_grpo.commands.options import OneLineParser, add_map, mapping_of
+from guided_grpo.data.annotating.teacher_settings import ChoiceSettings, EndpointSettings, RequestSettings
 from guided_grpo.errors import InputError
+from guided_grpo.grading.worth import GradingSettings
+from guided_grpo.settings import add_options, read_options
 
 if TYPE_CHECKING:
     from guided_grpo.data.annotating.annotate import Totals
@@ -24,53 +28,38 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
     """Annotate a data set. 0 = all was asked, or the cost that was set is reached; 1 = some questions got no answer."""
     options = _parser().parse_args(arguments)
     _check(options)
+    if options.no_seed:
+        options.seed = None
+    request = read_options(options, RequestSettings, model=options.model, extra=_extra(options.extra))
+    endpoint = read_options(options, EndpointSettings, key=_key(options))
+    choice = read_options(options, ChoiceSettings)
+    grading = GradingSettings(
+        infra_limit=1.0,  # what cannot be graded is graded again by the next run
+        maths_workers=options.workers,
+        code_workers=options.workers,
+        code_cpu_seconds=options.code_seconds,
+    )
     try:
-        from guided_grpo.data.annotating.annotate import Choosing, annotate
-        from guided_grpo.data.annotating.teacher import Asking
+        from guided_grpo.data.annotating.annotate import annotate
     except ModuleNotFoundError as error:
         if error.name not in ("openai", "httpx2"):
             raise
         raise InputError(f"needs the package {error.name}", fix="pip install 'guided-grpo[annotate]'") from None
     from guided_grpo.data.sources import load_rows
 
-    mapping = mapping_of(options.map) or None
-    asking = Asking(
-        model=options.model,
-        temperature=options.temperature,
-        top_p=options.top_p,
-        max_tokens=options.max_tokens,
-        system=options.system,
-        extra=_extra(options.extra),
-        seed=None if options.no_seed else options.seed,
+    mapping = mapping_of(options.map)
+    rows: Any = load_rows(
+        options.data, mapping=mapping, split=options.split, limit=options.limit, reader=options.reader
     )
-    endpoint = {
-        "base_url": options.base_url,
-        "key": _key(options),
-        "requests_per_minute": options.requests_per_minute,
-        "tokens_per_minute": options.tokens_per_minute,
-        "retries": options.retries,
-        "timeout": options.timeout,
-    }
-    choosing = Choosing(
-        samples=options.samples,
-        choose=options.choose,
-        keep_unverified=options.keep_unverified,
-        again=options.again,
-        price_in=options.price_in,
-        price_out=options.price_out,
-        max_cost=options.max_cost,
-    )
-    rows: Any = load_rows(options.data, mapping=mapping, limit=options.limit)
     totals = annotate(
         list(rows),
         options.output,
         source=options.data,
-        asking=asking,
+        request=request,
         endpoint=endpoint,
-        choosing=choosing,
+        choice=choice,
+        grading=grading,
         concurrency=options.concurrency,
-        workers=options.workers,
-        code_seconds=options.code_seconds,
         quiet=options.quiet,
     )
     print(json.dumps(asdict(totals), indent=2, ensure_ascii=False) if as_json else _table(totals, options.output))
@@ -90,34 +79,19 @@ def _parser() -> OneLineParser:
         description="Ask a teacher for solutions, keep the best verified one. The same command goes on after a kill.",
     )
     add = parser.add_argument
-    add("--data", required=True, help="JSONL, Parquet, a hub id: prompt, and answer or tests")
+    add("--data", required=True, help="JSONL, Parquet, a hub id: problems, with answers or tests")
     add("--output", type=Path, required=True, help="JSONL: the rows, with guidance and teacher")
     add_map(parser)
+    add_recipe_options(parser, "split", "reader")
     add("--limit", type=int, help="the first so many rows")
-    add("--again", action="store_true", help="ask for rows that have guidance too")
-
     add("--model", required=True, help="as the endpoint names it")
-    add("--base-url", help="such as http://localhost:8000/v1; default: the client's (OPENAI_BASE_URL, or OpenAI)")
     add("--api-key-env", default="OPENAI_API_KEY", metavar="NAME", help="environment variable with the key")
-    add("--samples", type=int, default=1, metavar="N", help="answers to each problem")
-    add("--temperature", type=float, help="default: the endpoint's")
-    add("--top-p", type=float, help="default: the endpoint's")
-    add("--max-tokens", type=int, help="of one answer, thinking included; default: the endpoint's")
-    add("--system", help="system message")
-    add("--extra", metavar="JSON", help="""further fields of each request, such as '{"top_k": 20}'""")
-    add("--seed", type=int, default=0, help="from which each sample's seed is made")
+    add_options(parser, RequestSettings)
     add("--no-seed", action="store_true", help="send none, for endpoints that refuse the field")
-    add("--choose", choices=("shortest", "longest", "first"), default="shortest", help="which of the correct ones")
-    add("--keep-unverified", action="store_true", help="where none is correct, keep one that is not")
-
+    add("--extra", metavar="JSON", help="""further fields of each request, such as '{"top_k": 20}'""")
+    add_options(parser, ChoiceSettings)
+    add_options(parser, EndpointSettings)
     add("--concurrency", type=int, default=16, help="requests at once")
-    add("--requests-per-minute", type=float, help="evenly, retries included")
-    add("--tokens-per-minute", type=float, help="prompts and answers; needs --max-tokens")
-    add("--retries", type=int, default=10, help="of one request, with back-off")
-    add("--timeout", type=float, default=1800.0, help="seconds for one answer")
-    add("--price-in", type=float, help="of a million tokens of prompts")
-    add("--price-out", type=float, help="of a million tokens of answers")
-    add("--max-cost", type=float, help="stop asking there; what is in flight still comes in")
     add("--workers", type=int, default=1, help="processes that grade")
     add("--code-seconds", type=float, default=5.0, help="CPU time of one program in the sandbox")
     add("--quiet", action="store_true")
@@ -125,60 +99,44 @@ def _parser() -> OneLineParser:
 
 
 def _check(options: Namespace) -> None:
-    least = {
-        "samples": 1, "limit": 1, "concurrency": 1, "workers": 1, "max_tokens": 1, "retries": 0, "temperature": 0,
-        "price_in": 0, "price_out": 0, "max_cost": 0,
-    }  # fmt: skip
-    for name, bound in least.items():
+    for name in ("limit", "concurrency", "workers"):
         value = getattr(options, name)
-        if value is not None and not value >= bound:
-            raise InputError(f"is below {bound}", field=name, value=value, fix=f"give at least {bound}")
-    for name in ("requests_per_minute", "tokens_per_minute", "timeout", "code_seconds", "top_p"):
-        value = getattr(options, name)
-        if value is not None and not value > 0:
-            raise InputError("is not above 0", field=name, value=value, fix="give more, or leave it out")
-    if options.base_url and not options.base_url.startswith(("http://", "https://")):
-        raise InputError(
-            "is no address", field="base_url", value=options.base_url, fix="begin with http:// or https://"
-        )
-    if options.max_cost is not None and options.price_in is None and options.price_out is None:
-        raise InputError("needs prices", field="max_cost", fix="give --price-in and --price-out")
+        if value is not None and value < 1:
+            raise InputError("is below 1", field=name, value=value, fix="give at least 1")
     if options.tokens_per_minute and not options.max_tokens:
         raise InputError("needs the largest answer", field="tokens_per_minute", fix="give --max-tokens")
+    output = str(options.output)
     if Path(options.data).resolve() == options.output.resolve():
-        raise InputError("is the data itself", field="output", value=str(options.output), fix="choose another file")
+        raise InputError("is the data itself", field="output", value=output, fix="choose another file")
     if not options.output.parent.is_dir():
-        raise InputError(
-            "is in a folder that does not exist", field="output", value=str(options.output), fix="make the folder"
-        )
+        raise InputError("is in a folder that does not exist", field="output", value=output, fix="make the folder")
 
 
 def _extra(text: str | None) -> dict[str, Any]:
     try:
-        found = json.loads(text or "{}")
+        extra = json.loads(text or "{}")
     except ValueError as error:
         raise InputError(f"is not JSON ({error})", field="extra", value=text, fix="write an object") from None
-    if not isinstance(found, dict) or {"stream", "n", "messages", "model"} & found.keys():
-        raise InputError(
-            "is no object of further fields", field="extra", value=text, fix="leave out model, messages, n and stream"
-        )
-    return found
+    if not isinstance(extra, dict) or {"stream", "n", "messages", "model"} & extra.keys():
+        fix = "leave out model, messages, n and stream"
+        raise InputError("is no object of further fields", field="extra", value=text, fix=fix)
+    return extra
 
 
 def _key(options: Namespace) -> str:
-    key = os.environ.get(options.api_key_env, "").strip()
+    name = options.api_key_env
+    key = os.environ.get(name, "").strip()
     if not key and not options.base_url:
-        raise InputError(
-            "is not set", field="api_key_env", value=options.api_key_env, fix="export it, or give --base-url"
-        )
+        raise InputError("is not set", field="api_key_env", value=name, fix="export it, or give --base-url")
     if not key.isascii() or any(char.isspace() or not char.isprintable() for char in key):
-        raise InputError("holds no key", field="api_key_env", value=options.api_key_env, fix="look at its characters")
+        raise InputError("holds no key", field="api_key_env", value=name, fix="look at its characters")
     return key or "none"  # a server of one's own often needs no key, the client does
 
 
 def _table(totals: Totals, output: Path) -> str:
-    found = asdict(totals)
-    found["seconds"] = round(totals.seconds, 1)
-    lines = [f"{found[name]:>12}  {name.replace('_', ' ')}" for name in (*COUNTS, *SPENT) if found[name] is not None]
+    figures = {**asdict(totals), "seconds": round(totals.seconds, 1)}
+    lines = [
+        f"{figures[name]:>12}  {name.replace('_', ' ')}" for name in (*COUNTS, *SPENT) if figures[name] is not None
+    ]
     lines += [f"{count:>12}  {status}" for status, count in sorted(totals.statuses.items())]
     return "\n".join([*lines, *([f"stopped: {totals.stopped}"] if totals.stopped else []), str(output)])

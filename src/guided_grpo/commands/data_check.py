@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from guided_grpo.commands.data_stream import reason_lines, stream, write_json
+from guided_grpo.commands.data_stream import add_recipe_options, reason_lines, stream, write_json
 from guided_grpo.commands.options import OneLineParser, add_map, mapping_of, wants_bars
-from guided_grpo.data.preparing.curate import Curator, Outcome
-from guided_grpo.data.preparing.overlap import NGRAM, load_benchmarks
+from guided_grpo.data.preparing.curate import Curator, RecordOutcome
+from guided_grpo.data.preparing.overlap import load_benchmarks
 from guided_grpo.data.preparing.prepare import load_tokenizer
 from guided_grpo.data.preparing.recipe import make_recipe
 from guided_grpo.data.preparing.survey import Lengths, Survey
@@ -19,6 +19,7 @@ from guided_grpo.guidance.slicing import slice_text
 from guided_grpo.types import Strength
 
 SHARES = (0.25, 0.5, 0.75)
+OF_RECIPE = ("split", "reader", "trace", "ngram", "offline_benchmarks", "tokenizer", "seed", "workers")
 
 
 def main(arguments: list[str], *, as_json: bool = False) -> int:
@@ -28,19 +29,12 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
     )
     parser.add_argument("data", nargs="+", help="file, folder, hub id (owner/name or owner/name:subset) or generator")
     add_map(parser)
-    parser.add_argument("--split", default="train", help="split of a hub data set")
-    parser.add_argument("--reader", help="schema of the data; default: by its columns")
-    parser.add_argument("--trace", default="first-correct", help="which of several traces: a column, shortest-correct")
+    add_recipe_options(parser, *OF_RECIPE)
     parser.add_argument("--verify", action="store_true", help="grade the traces; slow where answers are no numbers")
     parser.add_argument("--benchmark", action="append", default=[], help="name, file or hub id to compare with")
-    parser.add_argument("--ngram", type=int, default=NGRAM, help="words in a row that make an overlap")
-    parser.add_argument("--offline-benchmarks", choices=("fail", "skip"), default="fail")
-    parser.add_argument("--tokenizer", help="hub id or folder: lengths in tokens too, and the chat template")
     parser.add_argument("--limit", type=int, help="the first so many records")
     parser.add_argument("--samples", type=int, default=3, help="random rows to show")
     parser.add_argument("--shares", type=float, nargs="+", default=SHARES, help="of the trace, shown with each")
-    parser.add_argument("--seed", type=int, default=0, help="of the random rows")
-    parser.add_argument("--workers", type=int, default=1, help="processes that grade")
     parser.add_argument("--explain", action="store_true", help="three examples of each fault")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     options = parser.parse_args(arguments)
@@ -50,23 +44,20 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
         raise InputError("is below 0", field="samples", value=options.samples, fix="use 0 or more")
     recipe = make_recipe(
         {
+            **{name: getattr(options, name) for name in OF_RECIPE},
             "source": options.data,
-            "split": options.split,
-            "reader": options.reader,
             "mapping": mapping_of(options.map),
-            "trace": options.trace,
             "verify": "strict" if options.verify else "off",
             "require_trace": False,
             "read_limit": options.limit,
-            "ngram": options.ngram,
-            "workers": options.workers,
+            "benchmarks": options.benchmark,
         }
     )
-    tokenizer = load_tokenizer(options.tokenizer) if options.tokenizer else None
-    benchmarks = load_benchmarks(options.benchmark, options.ngram, skip_missing=options.offline_benchmarks == "skip")
-    graders = Graders(options.workers)
+    tokenizer = load_tokenizer(recipe.tokenizer) if recipe.tokenizer else None
+    benchmarks = load_benchmarks(recipe.benchmarks, recipe.ngram, skip_missing=recipe.offline_benchmarks == "skip")
+    graders = Graders(recipe.workers)
     curator = Curator(recipe, benchmarks, tokenizer, graders)
-    survey = Survey(options.samples, examples=3 if options.explain else 0, seed=options.seed)
+    survey = Survey(options.samples, examples=3 if options.explain else 0, seed=recipe.seed)
     tokens = TokenLengths(tokenizer) if tokenizer else None
     items = stream(recipe.source, recipe.split, limit=recipe.read_limit, bars=wants_bars(options.quiet))
     try:
@@ -78,7 +69,9 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
         items.close()
         graders.close()
     if not curator.read:
-        raise InputError("is empty: it holds no records", file=", ".join(options.data), fix="give at least one problem")
+        raise InputError(
+            "is empty: it holds no records", file=", ".join(recipe.source), fix="give at least one problem"
+        )
     figures = _figures(curator, survey, tokens)
     if as_json:
         write_json(figures)
@@ -95,18 +88,18 @@ class TokenLengths:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
         self.prompt, self.trace, self.usable = Lengths(), Lengths(), Lengths()
-        self._waiting: list[dict[str, Any]] = []
+        self._batch: list[dict[str, Any]] = []
 
-    def add(self, outcome: Outcome) -> None:
+    def add(self, outcome: RecordOutcome) -> None:
         """Take the row of an outcome, if it has one."""
         if outcome.row is not None:
-            self._waiting.append(outcome.row)
-            if len(self._waiting) == self.BATCH:
+            self._batch.append(outcome.row)
+            if len(self._batch) == self.BATCH:
                 self.count()
 
     def count(self) -> None:
-        """Count what is waiting."""
-        rows, self._waiting = self._waiting, []
+        """Count the rows that are not counted yet."""
+        rows, self._batch = self._batch, []
         guided = [row for row in rows if row["guidance"]]
         for lengths, texts in (
             (self.prompt, [as_text(row["prompt"], self.tokenizer) for row in rows]),
@@ -114,8 +107,8 @@ class TokenLengths:
             (self.usable, [row["guidance"][: row["guidance_limit"]] for row in guided]),
         ):
             if texts:
-                made: Any = self.tokenizer
-                for ids in made(texts, add_special_tokens=False)["input_ids"]:
+                tokenizer: Any = self.tokenizer
+                for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]:
                     lengths.add(len(ids))
 
 
@@ -130,14 +123,12 @@ def as_text(prompt: Any, tokenizer: Tokenizer | None) -> str:
 
 def as_seen(row: Mapping[str, Any], share: float, tokenizer: Tokenizer | None) -> str:
     """The prompt of `row` with the first `share` of the steps of its trace, cut before the answer."""
-    shown = as_text(row["prompt"], tokenizer)
+    prompt = as_text(row["prompt"], tokenizer)
     if not row["guidance"]:
-        return shown
-    begins = opening(shown, tokenizer) if tokenizer is not None else ""
-    given, _, _ = slice_text(
-        row["guidance"], Strength("ratio-steps", share), int(row["guidance_limit"]), token_ends=None
-    )
-    return f"{shown}{begins}{given}"
+        return prompt
+    strength, limit = Strength("ratio-steps", share), int(row["guidance_limit"])
+    text = slice_text(row["guidance"], strength, limit, token_ends=None)[0]
+    return f"{prompt}{opening(prompt, tokenizer) if tokenizer is not None else ''}{text}"
 
 
 def _figures(curator: Curator, survey: Survey, tokens: TokenLengths | None) -> dict[str, Any]:
@@ -191,8 +182,8 @@ def _page(
         )
     lines += _length_table(figures)
     for name in ("difficulty", "source"):
-        shown = ", ".join(f"{value} {count:,}" for value, count in figures[name].items())
-        lines.append(f"{name:<12}{shown or '-'}")
+        values = ", ".join(f"{value} {count:,}" for value, count in figures[name].items())
+        lines.append(f"{name:<12}{values or '-'}")
     for row in figures["samples"]:
         lines += ["", "─" * 80, *_sample(row, tokenizer, shares)]
     return lines
@@ -202,9 +193,9 @@ def _length_table(figures: dict[str, Any]) -> list[str]:
     lines = [f"{'lengths':22}{'min':>8}{'median':>8}{'90 %':>8}{'99 %':>8}{'max':>8}"]
     for unit in ("characters", "tokens"):
         for name in ("prompt", "trace", "usable"):
-            found = figures.get(f"{name}_{unit}")
-            if found and found["count"]:
-                numbers = "".join(f"{found[key]:>8,}" for key in ("min", "median", "p90", "p99", "max"))
+            lengths = figures.get(f"{name}_{unit}")
+            if lengths and lengths["count"]:
+                numbers = "".join(f"{lengths[key]:>8,}" for key in ("min", "median", "p90", "p99", "max"))
                 lines.append(f"  {name + ', ' + unit:20}{numbers}")
     return lines
 
@@ -212,11 +203,10 @@ def _length_table(figures: dict[str, Any]) -> list[str]:
 def _sample(row: Mapping[str, Any], tokenizer: Tokenizer | None, shares: Sequence[float]) -> list[str]:
     answer = row["answer"] if row["task"] == "math" else f"{len(row['tests'])} tests"
     source = f", source {row['source']}" if row.get("source") else ""
-    lines = [f"answer {answer}, difficulty {row['difficulty']}{source}"]
-    lines.append(as_text(row["prompt"], tokenizer))
+    prompt = as_text(row["prompt"], tokenizer)
+    lines = [f"answer {answer}, difficulty {row['difficulty']}{source}", prompt]
     if not row["guidance"]:
         return [*lines, "(no guidance)"]
-    before = len(as_text(row["prompt"], tokenizer))
     for share in shares:
-        lines += [f"── guidance {share:.0%}", as_seen(row, share, tokenizer)[before:].rstrip()]
+        lines += [f"── guidance {share:.0%}", as_seen(row, share, tokenizer)[len(prompt) :].rstrip()]
     return lines

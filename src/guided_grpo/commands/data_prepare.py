@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from guided_grpo.commands.data_stream import reason_lines, stream, write_json
 from guided_grpo.commands.options import OneLineParser, add_map, mapping_of, read_yaml, wants_bars
 from guided_grpo.data.preparing.curate import Curator
 from guided_grpo.data.preparing.overlap import load_benchmarks
 from guided_grpo.data.preparing.prepare import ROWS, check_output, load_tokenizer, write_set
-from guided_grpo.data.preparing.recipe import HELP, Recipe, make_recipe
+from guided_grpo.data.preparing.recipe import Recipe, SampleFilter, make_recipe
 from guided_grpo.data.preparing.survey import Survey
 from guided_grpo.data.preparing.traces import Graders
 from guided_grpo.errors import InputError
+from guided_grpo.settings import describe
 
 
 def main(arguments: list[str], *, as_json: bool = False) -> int:
@@ -54,14 +54,12 @@ def parse(arguments: list[str]) -> tuple[Recipe, Any]:
         description="Records → rows.jsonl, rejects.jsonl and card.json. Every field of a recipe is an option.",
     )
     parser.add_argument("--config", type=Path, help="YAML with the fields below")
-    for item in dataclasses.fields(Recipe):
-        many = item.name in ("source", "benchmarks", "tiers", "keep")
-        preset = "" if item.default in (dataclasses.MISSING, None, "") else f" [{item.default}]"
+    for item in describe(Recipe):
         parser.add_argument(
             f"--{item.name}",
-            nargs="+" if many else None,
+            nargs="+" if get_origin(item.type) is list else None,
             metavar="VALUE",
-            help=(HELP[item.name] + preset).replace("%", "%%"),
+            help=(item.help if isinstance(item.default, str | int) else item.meaning).replace("%", "%%"),
         )
     add_map(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace the prepared set in output")
@@ -69,36 +67,36 @@ def parse(arguments: list[str]) -> tuple[Recipe, Any]:
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     options = parser.parse_args(arguments)
     values = read_yaml(options.config) if options.config else {}
-    for item in dataclasses.fields(Recipe):
-        given = getattr(options, item.name)
-        if given is not None:
-            values[item.name] = _typed(item.name, str(item.type), given)
+    for item in describe(Recipe):
+        word = getattr(options, item.name)
+        if word is not None:
+            values[item.name] = _value(item.name, item.type, word)
     if options.map:
         values["mapping"] = {**values.get("mapping", {}), **mapping_of(options.map)}
     return make_recipe(values, file=options.config), options
 
 
-def _typed(name: str, kind: str, given: Any) -> Any:
+def _value(name: str, kind: Any, word: Any) -> Any:
     """A word of the command line as the type of its field."""
-    if isinstance(given, list):
-        return given
-    if kind == "bool":
-        if given.lower() not in ("true", "false"):
-            raise InputError("is neither true nor false", field=name, value=given, fix="write true or false")
-        return given.lower() == "true"
-    if kind.startswith("int"):
-        if given.lower() in ("none", "null"):
+    if isinstance(word, list):
+        return word
+    if kind is bool:
+        if word.lower() not in ("true", "false"):
+            raise InputError("is neither true nor false", field=name, value=word, fix="write true or false")
+        return word.lower() == "true"
+    if int in (kind, *get_args(kind)):
+        if word.lower() in ("none", "null"):
             return None
         try:
-            return int(given)
+            return int(word)
         except ValueError:
-            raise InputError("is no whole number", field=name, value=given, fix="give a whole number") from None
-    if kind.startswith("dict") or (name == "sample_filter" and given.lstrip().startswith("{")):
+            raise InputError("is no whole number", field=name, value=word, fix="give a whole number") from None
+    if get_origin(kind) is dict or (kind is SampleFilter and word.lstrip().startswith("{")):
         try:
-            return json.loads(given)
+            return json.loads(word)
         except json.JSONDecodeError:
-            raise InputError("is not JSON", field=name, value=given, fix='write {"prompt": "COLUMN"}') from None
-    return given
+            raise InputError("is not JSON", field=name, value=word, fix='write {"prompt": "COLUMN"}') from None
+    return word
 
 
 def _page(card: dict[str, Any], survey: Survey, recipe: Recipe) -> list[str]:

@@ -1,16 +1,24 @@
-"""What `data check` and `data prepare` share: the stream of records with its progress, options, examples."""
+"""What commands of `data` share: options of a recipe, the stream of records with its progress, examples."""
 
 from __future__ import annotations
 
 import json
+from argparse import ArgumentParser
 from collections.abc import Generator, Sequence
 from itertools import islice
 
 from tqdm.auto import tqdm
 
 from guided_grpo.data.preparing.curate import REASONS
+from guided_grpo.data.preparing.recipe import Recipe
 from guided_grpo.data.preparing.survey import Survey
 from guided_grpo.data.reading.streams import Item, items, total_bytes
+from guided_grpo.settings import add_options, describe
+
+
+def add_recipe_options(parser: ArgumentParser, *names: str) -> None:
+    """Options for these fields of a recipe."""
+    add_options(parser, Recipe, without=[item.name for item in describe(Recipe) if item.name not in names])
 
 
 def stream(
@@ -23,13 +31,14 @@ def stream(
         bars: whether to show it.
     """
     sizes = [total_bytes(source) for source in sources]
-    known = all(size is not None for size in sizes) and limit is None
-    total = sum(size or 0 for size in sizes) if known else limit
-    with tqdm(total=total, unit="B" if known else "row", unit_scale=known, unit_divisor=1024, disable=not bars) as bar:
+    in_bytes = None not in sizes and limit is None
+    total = sum(size or 0 for size in sizes) if in_bytes else limit
+    unit = "B" if in_bytes else "row"
+    with tqdm(total=total, unit=unit, unit_scale=in_bytes, unit_divisor=1024, disable=not bars) as bar:
         every = (item for source in sources for item in items(source, split))
         for count, item in enumerate(islice(every, limit), 1):
             yield item
-            bar.update(item.size if known else 1)
+            bar.update(item.size if in_bytes else 1)
             if count % 1000 == 0 and bars:
                 seconds = bar.format_dict["elapsed"] or 1e-9
                 bar.set_postfix_str(f"{count:,} rows, {count / seconds:,.0f} rows/s", refresh=False)

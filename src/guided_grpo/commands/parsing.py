@@ -40,7 +40,7 @@ class RunArguments:
     data_mapping: dict | str | None = field(  # type: ignore[type-arg]  # the argument parser wants a bare dict
         default=None, metadata={"help": 'Our column names to yours, as JSON: {"prompt": "problem"}.'}
     )
-    data_reader: str | None = setting(None, "plain or gsm8k; unset = detect.")
+    data_reader: str | None = setting(None, "schema of the data, a name in docs/data.md; unset = by its columns")
     data_split: str = setting("train", "Split of a hub data set.")
     data_limit: int | None = setting(None, "Use the first so many training rows.")
     eval_limit: int | None = setting(None, "Use the first so many held-out rows.")

@@ -1,34 +1,26 @@
 """From wherever problems come to rows for training.
 
-record (`records.py`) → mapping (their column names to ours) → reader (gsm8k, or our columns) → checks (`rows.py`) → row
+record (`streams.py`) → mapping (their column names to ours) → reader (`readers.py`) → checks (`rows.py`) → row
 
 What is wrong is said when the data is loaded, with file and line, not in the middle of a training run. Where data has
-no lines, the line is the number of the record, counted from 1. Other schemas go through `guided-grpo data prepare`.
+no lines, the line is the number of the record, counted from 1. `guided-grpo data prepare` goes on where this stops.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
 import datasets
 import pyarrow as pa  # type: ignore[import-untyped]  # pyarrow ships no types
 
-from guided_grpo.data.reading.gsm8k import is_gsm8k, read_gsm8k
-from guided_grpo.data.reading.rows import checked_row
-from guided_grpo.data.reading.streams import Record, first_line, records, renamed
+from guided_grpo.data.curriculum import MATHS_TIERS
+from guided_grpo.data.reading.drafts import RejectedError
+from guided_grpo.data.reading.readers import READERS, find_reader
+from guided_grpo.data.reading.rows import check_row
+from guided_grpo.data.reading.streams import Record, first_line, records, rename
 from guided_grpo.errors import InputError
-
-Reader = Callable[..., dict[str, Any]]  # (record, *, file, line) -> row
-
-
-def read_plain(record: Record, *, file: str, line: int) -> dict[str, Any]:
-    """Columns that already carry our names."""
-    return dict(record)
-
-
-READERS: dict[str, Reader] = {"gsm8k": read_gsm8k, "plain": read_plain}
 
 
 def load_rows(
@@ -42,30 +34,32 @@ def load_rows(
 ) -> datasets.Dataset:
     """Problems as a data set with the columns prompt, answer, guidance, guidance_limit, task, difficulty if known.
 
-    All other columns of the data are kept. Rows without a trace are kept with guidance None: they train unguided.
+    Columns that the schema of the data does not have are kept. Of several traces the first that is complete becomes the
+    guidance, none of them graded (`data prepare` does that). Rows without a trace are kept with guidance None: they
+    train unguided.
 
     Args:
-        source: a generator, a file, a folder or a hub id: see `records.items`.
+        source: a generator, a file, a folder or a hub id: see `streams.items`.
         mapping: our column → the data's column, such as {"prompt": "problem", "guidance": "solution"}; None = same
             names. A column of the data that stands where a mapped one belongs is kept as `original_<name>`.
         split: of a hub data set or folder; files and generators have one split only.
         limit: the first so many records; None = all.
-        reader: a name in READERS; None = gsm8k where the records are of that form, else plain.
+        reader: a name in READERS; None = plain with a mapping, else by the columns of the first record.
         require_guidance: whether data without a single trace is an error.
 
     Raises InputError, in one line, for whatever the user can mend.
     """
     if limit is not None and limit < 1:
         raise InputError("is below 1", field="limit", value=limit, fix="give at least 1, or leave it out")
-    if reader is not None and reader not in READERS:
-        raise InputError("is no reader", field="reader", value=reader, fix=f"choose from {', '.join(READERS)}")
-    rows, read = [], READERS[reader] if reader else None
+    if reader is not None:
+        find_reader(reader, {})
+    rows: list[dict[str, Any]] = []
     kind: type | None = None
     for line, record in islice(records(source, split), limit):
-        if read is None:
-            read = read_gsm8k if mapping is None and is_gsm8k(record) else read_plain
-        row = read(renamed(record, mapping or {}, source, line), file=source, line=line)
-        rows.append(checked_row(row, file=source, line=line, kind=kind))
+        record = rename(record, mapping or {}, source, line)
+        reader = reader or find_reader(None, record, mapping, default="plain")
+        row = check_row(read_row(reader, record, file=source, line=line), file=source, line=line, kind=kind)
+        rows.append(row)
         kind = kind or type(row["prompt"])
     if not rows:
         raise InputError("is empty: it holds no records", file=source, fix="give a file with at least one problem")
@@ -77,6 +71,25 @@ def load_rows(
             fix='map the column of worked solutions ({"guidance": COLUMN}), or choose the method grpo',
         )
     return _table(rows, source)
+
+
+def read_row(reader: str, record: Record, *, file: str, line: int) -> dict[str, Any]:
+    """A record as a row that is not checked yet; `file` and `line` are for messages.
+
+    Raises InputError where the reader finds no problem in it.
+    """
+    if reader == "plain":
+        return dict(record)  # our columns already; the checks name those that are missing
+    schema = READERS[reader]
+    try:
+        draft = schema.read(record)
+    except RejectedError as error:
+        fix = f"correct it, name another reader than {reader}, or let guided-grpo data prepare leave it out"
+        raise InputError(error.detail, file=file, line=line, fix=fix) from None
+    trace = next((trace for trace in draft.traces if trace.complete is not False), None)
+    difficulty = draft.tier if draft.difficulty is None and draft.tier in MATHS_TIERS else draft.difficulty
+    rest = {name: value for name, value in record.items() if name not in schema.tells | schema.others}
+    return {**rest, **draft.row([{"role": "user", "content": draft.question()}], trace, difficulty)}
 
 
 def _table(rows: list[dict[str, Any]], source: str) -> datasets.Dataset:

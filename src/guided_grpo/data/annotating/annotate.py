@@ -1,6 +1,6 @@
 """Traces from a teacher: every problem without one is asked n times, and the best verified answer becomes its guidance.
 
-    rows → questions not yet answered → teacher.py → journal.py → verdicts.py → choice → rows with guidance
+    rows → questions not yet answered → teacher.py → answer_journal.py → verdicts.py → choice → rows with guidance
 
 Only the journal grows while a run is under way. The output is made of it, in the order of the rows, at the end and by
 one rename, so that a run that was killed and repeated gives the bytes of one that was not, as far as the teacher gives
@@ -20,8 +20,9 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from guided_grpo.data.annotating.answer_journal import AnswerJournal, Key, key_of
-from guided_grpo.data.annotating.teacher import Asking, NoAnswer, Teacher
+from guided_grpo.data.annotating.answer_journal import AnswerJournal, Key
+from guided_grpo.data.annotating.teacher import NoAnswer, Teacher
+from guided_grpo.data.annotating.teacher_settings import ChoiceSettings, EndpointSettings, RequestSettings
 from guided_grpo.data.annotating.verdicts import Verdicts
 from guided_grpo.data.leak import safe_length
 from guided_grpo.errors import InputError
@@ -29,26 +30,13 @@ from guided_grpo.grading.answers import THINK_OPEN
 from guided_grpo.grading.code_forms import read_tests
 from guided_grpo.grading.grader import Grader, Submission
 from guided_grpo.grading.worth import GradingSettings
+from guided_grpo.store.journals import key_of
 from guided_grpo.store.rundir import write_text
 from guided_grpo.types import Status
 
-CHOICES = ("shortest", "longest", "first")
 JOURNAL = ".journal.jsonl"  # behind the name of the output
 HOPELESS = 5  # refusals before any answer, or (twice as many, or all in flight) failures in a row, that end a run
 READY = 32  # problems beyond those in flight whose answers may be waiting for their verdict
-
-
-@dataclass(frozen=True)
-class Choosing:
-    """How many answers a problem gets, which becomes its trace, and what may be spent on them."""
-
-    samples: int = 1
-    choose: str = "shortest"  # of the correct ones, by characters; "first": no further sample after a correct one
-    keep_unverified: bool = False  # True = where none is correct, one that is not becomes the trace
-    again: bool = False  # True = rows that have guidance are asked too, and keep it where no answer is correct
-    price_in: float | None = None  # of a million tokens of prompts, in any currency; None = nothing
-    price_out: float | None = None  # of a million tokens of answers, thinking included; None = nothing
-    max_cost: float | None = None  # nothing more is asked once all answers of the journal cost this much; None = no end
 
 
 @dataclass
@@ -82,7 +70,7 @@ class Totals:
 
 
 @dataclass(frozen=True)
-class Problem:
+class Query:
     """A row that is asked."""
 
     row: Mapping[str, Any]
@@ -95,12 +83,11 @@ def annotate(
     output: Path,
     *,
     source: str,
-    asking: Asking,
-    endpoint: Mapping[str, Any],
-    choosing: Choosing,
+    request: RequestSettings,
+    endpoint: EndpointSettings,
+    choice: ChoiceSettings,
+    grading: GradingSettings,
     concurrency: int = 16,
-    workers: int = 1,
-    code_seconds: float = 5.0,
     quiet: bool = False,
 ) -> Totals:
     """Ask, grade, choose and write `output`, going on from the journal beside it.
@@ -109,12 +96,11 @@ def annotate(
         rows: as `load_rows` gives them. Rows of code may have `entry_point` and `setup` (see `parse_tests`).
         output: JSON lines, one a row, in their order; `guidance` filled, `teacher` says by whom.
         source: where the rows come from, for messages.
-        asking: what is sent; a journal that holds answers must have the same.
-        endpoint: arguments of `Teacher`.
-        choosing: how many samples, and which is kept.
+        request: what is sent; a journal that holds answers must have the same.
+        endpoint: where to, and how fast.
+        choice: how many samples, and which becomes the trace.
+        grading: of the answers.
         concurrency: most requests at once.
-        workers: processes that grade.
-        code_seconds: CPU time of one program in the sandbox.
         quiet: no progress bar; there is none either where stderr is no terminal.
 
     Raises InputError before anything is asked where a row or a setting is wrong, and where the endpoint says that no
@@ -124,23 +110,23 @@ def annotate(
     journal_path = output.with_name(output.name + JOURNAL)
     if output.exists() and not journal_path.exists():
         raise InputError("is there, and has no journal", field="output", value=str(output), fix="choose another")
-    problems = [_problem(row, source, number, asking, choosing) for number, row in enumerate(rows, 1)]
-    asked = [problem for problem in problems if problem]
-    grader = Grader(
-        GradingSettings(infra_limit=1.0, maths_workers=workers, code_workers=workers, code_cpu_seconds=code_seconds)
-    )
-    grader.start(sorted({problem.row["task"] for problem in asked}))
-    with AnswerJournal(journal_path, asdict(asking)) as journal, Verdicts(grader) as verdicts:
-        run = _Run(journal, verdicts, asking, choosing)
-        totals = asyncio.run(run.go(asked, endpoint, concurrency, quiet))
-        filled = (run.filled(row, problem) for row, problem in zip(rows, problems, strict=True))
-        write_text(output, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in filled))
-    totals.rows, totals.skipped = len(rows), problems.count(None)
+    queries = [_query(row, source, number, request, choice) for number, row in enumerate(rows, 1)]
+    different = [query for query in queries if query]
+    grader = Grader(grading)
+    grader.start(sorted({query.row["task"] for query in different}))
+    with AnswerJournal(journal_path, asdict(request)) as journal, Verdicts(grader) as verdicts:
+        run = _Run(journal, verdicts, request, choice)
+        totals = asyncio.run(run.go(different, endpoint, concurrency, quiet))
+        lines = (run.fill(row, query) for row, query in zip(rows, queries, strict=True))
+        write_text(output, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in lines))
+    totals.rows, totals.skipped = len(rows), queries.count(None)
     totals.seconds = time.monotonic() - start
     return totals
 
 
-def _problem(row: Mapping[str, Any], source: str, number: int, asking: Asking, choosing: Choosing) -> Problem | None:
+def _query(
+    row: Mapping[str, Any], source: str, number: int, request: RequestSettings, choice: ChoiceSettings
+) -> Query | None:
     """What is asked for this row; None = nothing. Whatever would only fail after the money is spent fails here."""
 
     def wrong(problem: str, field: str, fix: str) -> InputError:
@@ -152,49 +138,48 @@ def _problem(row: Mapping[str, Any], source: str, number: int, asking: Asking, c
         raise wrong(f"cannot be written as JSON ({error})", "row", "drop that column") from None
     if not isinstance(row.get("teacher"), dict | None):
         raise wrong("is the name of a column that is written here", "teacher", "rename it")
-    if row["guidance"] and not choosing.again:
+    if row["guidance"] and not choice.again:
         return None
     prompt = row["prompt"]
-    if asking.system and not isinstance(prompt, str) and prompt[0]["role"] == "system":
+    if request.system and not isinstance(prompt, str) and prompt[0]["role"] == "system":
         raise wrong("has a system message of its own", "prompt", "drop it, or leave out --system")
-    key = key_of(asking.messages(prompt))
+    gold = [row["answer"], row.get("answer_kind") or "math"]
     if row["task"] == "code":
-        tests = [row["tests"], row.get("entry_point") or "", row.get("setup") or ""]
+        gold = [row["tests"], row.get("entry_point") or "", row.get("setup") or ""]
         try:
-            read_tests(tests[0], entry_point=tests[1], setup=tests[2])
+            read_tests(gold[0], entry_point=gold[1], setup=gold[2])
         except ValueError as error:
             raise wrong(str(error), "tests", "correct them, or drop the row") from None
-        return Problem(row, key, key_of(tests))
-    return Problem(row, key, key_of([row["answer"], row.get("answer_kind") or "math"]))
+    return Query(row, key_of(request.messages(prompt)), key_of(gold))
 
 
 class _Run:
     """One run over one journal."""
 
-    def __init__(self, journal: AnswerJournal, verdicts: Verdicts, asking: Asking, choosing: Choosing) -> None:
-        self.journal, self.verdicts, self.asking, self.choosing = journal, verdicts, asking, choosing
+    def __init__(
+        self, journal: AnswerJournal, verdicts: Verdicts, request: RequestSettings, choice: ChoiceSettings
+    ) -> None:
+        self.journal, self.verdicts, self.request, self.choice = journal, verdicts, request, choice
         self.totals = Totals()
         self._ungraded: dict[tuple[Key, str], Status] = {}  # not in the journal: graded again by the next run
         self._answered = self._failures = 0  # of this run; in a row
         for entry in journal.entries.values():
             self._count(entry.tokens_in, entry.tokens_out)
 
-    async def go(
-        self, problems: Sequence[Problem], endpoint: Mapping[str, Any], concurrency: int, quiet: bool
-    ) -> Totals:
+    async def go(self, queries: Sequence[Query], endpoint: EndpointSettings, concurrency: int, quiet: bool) -> Totals:
         """Ask and grade what the journal lacks."""
-        twins: dict[str, dict[str, Problem]] = {}  # by prompt, then by gold answer
-        for problem in problems:
-            twins.setdefault(problem.key, {}).setdefault(problem.gold_key, problem)
-        alone = self.choosing.choose == "first"  # samples one after the other
-        samples = range(self.choosing.samples)
+        twins: dict[str, dict[str, Query]] = {}  # by prompt, then by gold answer
+        for query in queries:
+            twins.setdefault(query.key, {}).setdefault(query.gold_key, query)
+        alone = self.choice.choose == "first"  # samples one after the other
+        samples = range(self.choice.samples)
         work = [
             (list(same.values()), tries) for same in twins.values() for tries in ([samples] if alone else zip(samples))
         ]
         queue = iter(work)
         self._places, self._most_failures = asyncio.Semaphore(concurrency), max(2 * HOPELESS, concurrency)
         with tqdm(total=len(work), unit="problem" if alone else "answer", disable=quiet or None) as bar:
-            async with Teacher(**endpoint) as self._teacher:
+            async with Teacher(endpoint) as self._teacher:
                 try:
                     async with asyncio.TaskGroup() as group:
                         for _ in range(min(len(work), 2 * concurrency + READY)):
@@ -202,33 +187,33 @@ class _Run:
                 except ExceptionGroup as errors:  # one is enough to say; the others only repeat it
                     raise errors.exceptions[0] from None
                 self.totals.requests, self.totals.retries = self._teacher.requests, self._teacher.retries
-        self._sum_up(problems, [problem for same in twins.values() for problem in same.values()])
+        self._sum_up(queries, [query for same in twins.values() for query in same.values()])
         return self.totals
 
-    async def _work(self, queue: Iterator[tuple[list[Problem], Sequence[int]]], bar: Any) -> None:
+    async def _work(self, queue: Iterator[tuple[list[Query], Sequence[int]]], bar: Any) -> None:
         for same, tries in queue:
             for sample in tries:
                 key = (same[0].key, sample)
                 if key not in self.journal.entries and not await self._ask(same[0], key):
                     break
-                statuses = [await self._status(problem, key) for problem in same]
+                statuses = [await self._status(query, key) for query in same]
                 if all(status is Status.CORRECT for status in statuses):
                     break
             bar.update()
-            shown = {"failed": self.totals.failed, "retries": self._teacher.retries, "cost": self._cost()}
-            bar.set_postfix({name: value for name, value in shown.items() if value}, refresh=False)
+            figures = {"failed": self.totals.failed, "retries": self._teacher.retries, "cost": self._cost()}
+            bar.set_postfix({name: value for name, value in figures.items() if value}, refresh=False)
 
-    async def _ask(self, problem: Problem, key: Key) -> bool:
+    async def _ask(self, query: Query, key: Key) -> bool:
         """Whether there is an answer to this sample now, in the journal."""
         async with self._places:
-            if self.choosing.max_cost is not None and (self._cost() or 0.0) >= self.choosing.max_cost:
+            if self.choice.max_cost is not None and (self._cost() or 0.0) >= self.choice.max_cost:
                 self.totals.stopped = "max_cost"
             if self.totals.stopped:
                 return False
             try:
-                answer = await self._teacher.ask(self.asking.body(problem.row["prompt"], *key))
+                answer = await self._teacher.ask(self.request.body(query.row["prompt"], *key))
             except NoAnswer as failure:
-                self._failed(failure)
+                self._fail(failure)
                 return False
             self.journal.add(key, answer)
         self._answered += 1
@@ -236,7 +221,7 @@ class _Run:
         self._count(answer.tokens_in, answer.tokens_out)
         return True
 
-    def _failed(self, failure: NoAnswer) -> None:
+    def _fail(self, failure: NoAnswer) -> None:
         self.totals.reason = str(failure)
         self.totals.refused += failure.refused
         self.totals.failed += not failure.refused
@@ -246,17 +231,17 @@ class _Run:
         if self._failures >= self._most_failures:
             self.totals.stopped = "no_answers"
 
-    async def _status(self, problem: Problem, key: Key) -> Status | None:
+    async def _status(self, query: Query, key: Key) -> Status | None:
         """How the answer does; None = it was cut off, and is not graded."""
         if not self.journal.entries[key].whole:
             return None
-        status = self.journal.status(key, problem.gold_key)
+        status = self.journal.status(key, query.gold_key)
         if status is None:
-            status, graded = await self.verdicts.of(Submission(self.journal.text(key), problem.row))
-            if graded:
-                self.journal.add_status(key, problem.gold_key, status)
+            status, says = await self.verdicts.of(Submission(self.journal.text(key), query.row))
+            if says:
+                self.journal.add_status(key, query.gold_key, status)
             else:
-                self._ungraded[key, problem.gold_key] = status
+                self._ungraded[key, query.gold_key] = status
         return status
 
     def _count(self, tokens_in: int | None, tokens_out: int | None) -> None:
@@ -266,59 +251,59 @@ class _Run:
         self.totals.uncounted += tokens_in is None or tokens_out is None
 
     def _cost(self) -> float | None:
-        if self.choosing.price_in is None and self.choosing.price_out is None:
+        if self.choice.price_in is None and self.choice.price_out is None:
             return None
-        spent = (self.choosing.price_in or 0.0) * self.totals.tokens_in
-        return round((spent + (self.choosing.price_out or 0.0) * self.totals.tokens_out) / 1e6, 6)
+        spent = (self.choice.price_in or 0.0) * self.totals.tokens_in
+        return round((spent + (self.choice.price_out or 0.0) * self.totals.tokens_out) / 1e6, 6)
 
-    def _known(self, problem: Problem) -> dict[Key, str]:
-        """The answers to a problem and how each did."""
-        known = {}
-        for key in ((problem.key, sample) for sample in range(self.choosing.samples)):
+    def _statuses(self, query: Query) -> dict[Key, str]:
+        """The answers to a query and how each did."""
+        statuses = {}
+        for key in ((query.key, sample) for sample in range(self.choice.samples)):
             if key in self.journal.entries:
                 entry = self.journal.entries[key]
-                status = self.journal.status(key, problem.gold_key) or self._ungraded.get((key, problem.gold_key))
-                known[key] = entry.finish if not entry.whole else status.value if status else "not graded"
-        return known
+                status = self.journal.status(key, query.gold_key) or self._ungraded.get((key, query.gold_key))
+                statuses[key] = entry.finish if not entry.whole else status.value if status else "not graded"
+        return statuses
 
-    def _chosen(self, problem: Problem) -> Key | None:
-        known = self._known(problem)
-        order = {"shortest": 1, "longest": -1, "first": 0}[self.choosing.choose]
-        usable = [key for key in known if self.journal.entries[key].whole]
-        correct = [key for key in usable if known[key] == Status.CORRECT]
-        if not correct and self.choosing.keep_unverified:  # what could not be graded before what is known to be wrong
-            correct = [key for key in usable if (key, problem.gold_key) in self._ungraded] or usable
-        return min(correct, key=lambda key: (order * self.journal.entries[key].chars, key[1]), default=None)
+    def _best(self, query: Query) -> Key | None:
+        statuses = self._statuses(query)
+        order = {"shortest": 1, "longest": -1, "first": 0}[self.choice.choose]
+        usable = [key for key in statuses if self.journal.entries[key].whole]
+        keys = [key for key in usable if statuses[key] == Status.CORRECT]
+        if not keys and self.choice.keep_unverified:  # what could not be graded before what is known to be wrong
+            keys = [key for key in usable if (key, query.gold_key) in self._ungraded] or usable
+        return min(keys, key=lambda key: (order * self.journal.entries[key].chars, key[1]), default=None)
 
-    def filled(self, given: Mapping[str, Any], problem: Problem | None) -> dict[str, Any]:
+    def fill(self, source: Mapping[str, Any], query: Query | None) -> dict[str, Any]:
         """The row with what the teacher gave; None = it was not asked."""
-        row = {**given, "teacher": given.get("teacher")}
-        if problem is None:
+        row = {**source, "teacher": source.get("teacher")}
+        if query is None:
             return row
-        known, chosen = self._known(problem), self._chosen(problem)
-        if known:
+        statuses, best = self._statuses(query), self._best(query)
+        if statuses:
             row["teacher"] = {
-                "model": self.asking.model,
-                "samples": len(known),
-                "correct": sum(status == Status.CORRECT for status in known.values()),
-                "sample": chosen and chosen[1],
-                "status": chosen and known[chosen],
-                "tokens": chosen and self.journal.entries[chosen].tokens_out,
+                "model": self.request.model,
+                "samples": len(statuses),
+                "correct": sum(status == Status.CORRECT for status in statuses.values()),
+                "sample": best and best[1],
+                "status": best and statuses[best],
+                "tokens": best and self.journal.entries[best].tokens_out,
             }
-        if chosen:
+        if best:
             # Guidance opens the thinking block itself, where the policy has one (guidance/placement.py).
-            trace = self.journal.text(chosen).lstrip().removeprefix(THINK_OPEN).lstrip()
+            trace = self.journal.text(best).lstrip().removeprefix(THINK_OPEN).lstrip()
             row |= {"guidance": trace, "guidance_limit": safe_length(trace, row["answer"] or "")}
         return row
 
-    def _sum_up(self, problems: Sequence[Problem], different: Sequence[Problem]) -> None:
+    def _sum_up(self, queries: Sequence[Query], different: Sequence[Query]) -> None:
         totals = self.totals
-        for problem in problems:
-            known, chosen = self._known(problem), self._chosen(problem)
-            totals.annotated += chosen is not None
-            totals.unverified += chosen is not None and known[chosen] != Status.CORRECT
-            complete = len(known) == self.choosing.samples
-            totals.not_solved += chosen is None and complete
-            totals.incomplete += chosen is None and not complete
-        totals.statuses = dict(Counter(status for problem in different for status in self._known(problem).values()))
+        for query in queries:
+            statuses, best = self._statuses(query), self._best(query)
+            complete = len(statuses) == self.choice.samples
+            totals.annotated += best is not None
+            totals.unverified += best is not None and statuses[best] != Status.CORRECT
+            totals.not_solved += best is None and complete
+            totals.incomplete += best is None and not complete
+        totals.statuses = dict(Counter(status for query in different for status in self._statuses(query).values()))
         totals.cost = self._cost()

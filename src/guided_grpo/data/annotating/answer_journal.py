@@ -10,14 +10,12 @@ Texts stay on disk; memory holds where they are. journals.py says how the file i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Self
 
-from guided_grpo.data.annotating.teacher import Answer
+from guided_grpo.data.annotating.teacher import TeacherAnswer
 from guided_grpo.store.journals import Journal
 from guided_grpo.types import Status
 
@@ -25,14 +23,8 @@ Key = tuple[str, int]  # key of the row, number of the sample from 0
 UNUSABLE = frozenset({"length", "content_filter"})  # cut off: kept, never chosen
 
 
-def key_of(content: object) -> str:
-    """A key of JSON data, the same whatever the order of its fields."""
-    text = json.dumps(content, sort_keys=True, ensure_ascii=False, default=str)
-    return blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()
-
-
 @dataclass(frozen=True)
-class Entry:
+class AnswerEntry:
     """One answer, without its text."""
 
     start: int  # where its line begins, in bytes
@@ -60,25 +52,25 @@ class AnswerJournal:
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
-        self.entries: dict[Key, Entry] = {}
+        self.entries: dict[Key, AnswerEntry] = {}
         self._statuses: dict[tuple[Key, str], Status] = {}
-        self._kept = Journal(path, settings, self._index, what="answers that are", line="a journal")
+        self._journal = Journal(path, settings, self._index, what="answers that are", line="a journal")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._kept.close()
+        self._journal.close()
 
-    def add(self, key: Key, answer: Answer) -> None:
+    def add(self, key: Key, answer: TeacherAnswer) -> None:
         """Keep an answer."""
         record = {"row": key[0], "sample": key[1], **vars(answer)}
-        start = self._kept.append(record)
-        self._index(record, start, self._kept.end - start)
+        start = self._journal.append(record)
+        self._index(record, start, self._journal.end - start)
 
     def add_status(self, key: Key, gold: str, status: Status) -> None:
         """Keep how an answer was graded against the gold answer or the tests of this key."""
-        self._kept.append({"row": key[0], "sample": key[1], "gold": gold, "status": status.value})
+        self._journal.append({"row": key[0], "sample": key[1], "gold": gold, "status": status.value})
         self._statuses[key, gold] = status
 
     def status(self, key: Key, gold: str) -> Status | None:
@@ -88,7 +80,7 @@ class AnswerJournal:
     def text(self, key: Key) -> str:
         """The answer's text."""
         entry = self.entries[key]
-        return str(self._kept.line(entry.start, entry.size)["text"])
+        return str(self._journal.line(entry.start, entry.size)["text"])
 
     def _index(self, record: Mapping[str, Any], start: int, size: int) -> None:
         key = (record["row"], record["sample"])
@@ -96,4 +88,4 @@ class AnswerJournal:
             self._statuses[key, record["gold"]] = Status(record["status"])
         else:
             tokens = record["tokens_in"], record["tokens_out"]
-            self.entries.setdefault(key, Entry(start, size, len(record["text"]), record["finish"], *tokens))
+            self.entries.setdefault(key, AnswerEntry(start, size, len(record["text"]), record["finish"], *tokens))

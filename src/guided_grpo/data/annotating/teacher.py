@@ -14,61 +14,24 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from hashlib import blake2b
+from collections.abc import Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 import httpx2  # what the openai client sends with
 import openai
 
+from guided_grpo.data.annotating.teacher_settings import EndpointSettings
 from guided_grpo.errors import InputError
 from guided_grpo.grading.answers import THINK_CLOSE, THINK_OPEN
 
-Prompt = str | Sequence[Mapping[str, Any]]
 CHARS_PER_TOKEN = 3  # of a prompt, for the token rate: fewer than most tokenizers, so that the rate is not passed
 CONNECT_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class Asking:
-    """What is sent with every question. None = not sent, the endpoint's own default holds."""
-
-    model: str
-    temperature: float | None = None
-    top_p: float | None = None
-    max_tokens: int | None = None  # of an answer, thinking included
-    system: str | None = None  # in front of every prompt
-    extra: Mapping[str, Any] = field(default_factory=dict)  # further fields of the request's body
-    seed: int | None = 0  # from which each sample's own seed is made; None = no seed is sent
-
-    def messages(self, prompt: Prompt) -> list[dict[str, Any]]:
-        """The chat that is asked: a plain prompt becomes the user's turn."""
-        chat: Any = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        # A table fills the keys that a message lacks with null.
-        turns = [{key: value for key, value in message.items() if value is not None} for message in chat]
-        return [{"role": "system", "content": self.system}, *turns] if self.system else turns
-
-    def body(self, prompt: Prompt, row: str, sample: int) -> dict[str, Any]:
-        """The request of one sample; the same for the same `row` (its key) and `sample`, wherever the row stands."""
-        seed = None
-        if self.seed is not None:
-            digest = blake2b(f"{self.seed}:{row}:{sample}".encode(), digest_size=4).digest()
-            seed = int.from_bytes(digest, "big") >> 1  # some servers take 31 bits only
-        sent = {
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "max_tokens": self.max_tokens,
-            "seed": seed,
-            **self.extra,
-        }
-        given = {name: value for name, value in sent.items() if value is not None}
-        return {"model": self.model, "messages": self.messages(prompt), **given}
-
-
-@dataclass(frozen=True)
-class Answer:
+class TeacherAnswer:
     """What came back: thinking and content as one text, why it ended, tokens (None = the endpoint does not say)."""
 
     text: str
@@ -116,35 +79,20 @@ class Pace:
 class Teacher:
     """Asks one endpoint. An async context manager; `requests` and `retries` count what was sent.
 
-    Args:
-        base_url: of the endpoint, usually ending in /v1; None = OpenAI's.
-        key: sent as the bearer token, and shown nowhere.
-        requests_per_minute: most requests, retries included; None = no limit.
-        tokens_per_minute: most tokens, of prompts and answers; None = no limit. A question counts with its largest
-            possible answer until the true one is known.
-        retries: of one question, after a 408, 409, 429, 5xx, a dropped connection or an unreadable answer.
-        timeout: seconds for one answer.
+    Retried is a question after a 408, 409, 429, 5xx, a dropped connection or an unreadable answer. For the rate of
+    tokens it counts with its largest possible answer until the true one is known.
     """
 
-    def __init__(
-        self,
-        *,
-        base_url: str | None,
-        key: str,
-        requests_per_minute: float | None = None,
-        tokens_per_minute: float | None = None,
-        retries: int = 10,
-        timeout: float = 1800.0,
-    ) -> None:
+    def __init__(self, endpoint: EndpointSettings) -> None:
         self.requests = self.retries = 0
-        self._key = key
-        self._requests, self._tokens = Pace(requests_per_minute), Pace(tokens_per_minute)
-        self._most_tokens = tokens_per_minute
+        self._key = endpoint.key
+        self._requests, self._tokens = Pace(endpoint.requests_per_minute), Pace(endpoint.tokens_per_minute)
+        self._most_tokens = endpoint.tokens_per_minute or 0
         self._client = openai.AsyncOpenAI(
-            api_key=key,
-            base_url=base_url,
-            max_retries=retries,
-            timeout=httpx2.Timeout(timeout, connect=CONNECT_SECONDS),
+            api_key=endpoint.key,
+            base_url=endpoint.base_url,
+            max_retries=endpoint.retries,
+            timeout=httpx2.Timeout(endpoint.timeout, connect=CONNECT_SECONDS),
             http_client=openai.DefaultAsyncHttpxClient(
                 limits=httpx2.Limits(max_connections=None),  # the caller decides how many ask at once
                 event_hooks={"request": [self._before_request], "response": [self._after_response]},
@@ -159,7 +107,7 @@ class Teacher:
     ) -> None:
         await self._client.close()
 
-    async def ask(self, body: Mapping[str, Any]) -> Answer:
+    async def ask(self, body: Mapping[str, Any]) -> TeacherAnswer:
         """The answer to one request body.
 
         Raises:
@@ -167,7 +115,7 @@ class Teacher:
             InputError: no question will get one: a wrong key, an unknown model, no money.
         """
         most = body.get("max_completion_tokens") or body.get("max_tokens") or 0
-        reserved = min(most + len(json.dumps(body["messages"])) / CHARS_PER_TOKEN, self._most_tokens or 0)
+        reserved = min(most + len(json.dumps(body["messages"])) / CHARS_PER_TOKEN, self._most_tokens)
         await self._tokens.take(reserved)
         used = 0
         try:
@@ -194,7 +142,7 @@ class Teacher:
                 raise httpx2.DecodingError(f"unreadable answer: {error}", request=response.request) from None
 
     def _failure(self, error: openai.APIError) -> Exception:
-        reason = self._shown(error.__cause__ or error)
+        reason = self._text(error.__cause__ or error)
         if not isinstance(error, openai.APIStatusError):
             return NoAnswer(reason, refused=False)
         fixes = {
@@ -208,13 +156,13 @@ class Teacher:
             return InputError(f"answers {error.status_code}: {reason}", file=f"{url.host}{url.path}", fix=fixes[status])
         return NoAnswer(reason, refused=400 <= status < 500 and status not in (408, 409, 429))
 
-    def _shown(self, error: BaseException) -> str:
+    def _text(self, error: BaseException) -> str:
         """In one line, without the key, which some endpoints repeat."""
         text = " ".join(str(error).split()) or type(error).__name__
         return text.replace(self._key, "[key]")[:300]
 
 
-def read_answer(content: bytes) -> Answer:
+def read_answer(response: bytes) -> TeacherAnswer:
     """The answer in a response's body.
 
     Thinking that comes apart (`reasoning_content`, or `reasoning` as vLLM has called it since 2026) is put before the
@@ -223,21 +171,21 @@ def read_answer(content: bytes) -> Answer:
     Raises ValueError that says what is missing.
     """
     try:
-        body = json.loads(content)
+        body = json.loads(response)
     except ValueError:
         raise ValueError("it is not JSON") from None
     try:
         [choice, *_] = body["choices"]
         message = choice["message"]
         thought = message.get("reasoning_content") or message.get("reasoning") or ""
-        said = (message.get("content") if thought else message["content"]) or ""
+        content = (message.get("content") if thought else message["content"]) or ""
         usage = body.get("usage") or {}
         counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
     except (KeyError, TypeError, ValueError, AttributeError):
         raise ValueError("it has no choices[0].message") from None
-    if not isinstance(said, str) or not isinstance(thought, str):
+    if not isinstance(content, str) or not isinstance(thought, str):
         raise ValueError("its content is no text")
     tokens = [count if isinstance(count, int) else None for count in counts]
-    text = f"{THINK_OPEN}\n{thought.strip()}\n{THINK_CLOSE}\n\n{said}" if thought.strip() else said
+    text = f"{THINK_OPEN}\n{thought.strip()}\n{THINK_CLOSE}\n\n{content}" if thought.strip() else content
     text = text.encode(errors="replace").decode()  # half a surrogate pair could be written nowhere
-    return Answer(text, str(choice.get("finish_reason") or "stop"), *tokens)
+    return TeacherAnswer(text, str(choice.get("finish_reason") or "stop"), *tokens)

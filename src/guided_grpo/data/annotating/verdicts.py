@@ -16,7 +16,7 @@ from guided_grpo.grading.grader import Grader, Submission
 from guided_grpo.types import Status
 
 BATCH = 32  # answers in hand; an interrupt does not wait for them
-Graded = tuple[Status, bool]  # how an answer does, and whether that says anything of it
+Judgement = tuple[Status, bool]  # how an answer does, and whether that says anything of it
 
 
 class Verdicts:
@@ -24,7 +24,7 @@ class Verdicts:
 
     def __init__(self, grader: Grader) -> None:
         self._grader = grader
-        self._waiting: queue.SimpleQueue[tuple[Submission, asyncio.Future[Graded]] | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[tuple[Submission, asyncio.Future[Judgement]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="verdicts", daemon=True)
         self._thread.start()
 
@@ -39,10 +39,10 @@ class Verdicts:
         if error is None:
             self._thread.join()
 
-    async def of(self, question: Submission) -> Graded:
+    async def of(self, submission: Submission) -> Judgement:
         """How a response does."""
-        future: asyncio.Future[Graded] = asyncio.get_running_loop().create_future()
-        self._waiting.put((question, future))
+        future: asyncio.Future[Judgement] = asyncio.get_running_loop().create_future()
+        self._waiting.put((submission, future))
         return await future
 
     def _work(self) -> None:
@@ -59,20 +59,19 @@ class Verdicts:
         finally:
             self._grader.close()
 
-    def _grade(self, batch: Sequence[tuple[Submission, asyncio.Future[Graded]]]) -> None:
-        questions = [question for question, _ in batch]
+    def _grade(self, batch: Sequence[tuple[Submission, asyncio.Future[Judgement]]]) -> None:
         try:
-            verdicts = self._grader.grade(questions)
+            verdicts = self._grader.grade([submission for submission, _ in batch])
         except Exception as error:  # it belongs to whoever waits, not to this thread
             for _, future in batch:
                 _tell(future, error)
             return
-        for (question, future), verdict in zip(batch, verdicts, strict=True):
+        for (submission, future), verdict in zip(batch, verdicts, strict=True):
             assert verdict is not None
-            _tell(future, (verdict.status, self._grader.worth(question, verdict) is not None))
+            _tell(future, (verdict.status, self._grader.worth(submission, verdict) is not None))
 
 
-def _tell(future: asyncio.Future[Graded], outcome: Graded | Exception) -> None:
+def _tell(future: asyncio.Future[Judgement], outcome: Judgement | Exception) -> None:
     def settle() -> None:
         if future.done():  # cancelled meanwhile
             return

@@ -20,10 +20,10 @@ from guided_grpo.data.curriculum import MATHS_TIERS
 from guided_grpo.data.preparing.overlap import Contamination, HashTable, text_hash
 from guided_grpo.data.preparing.recipe import Recipe
 from guided_grpo.data.preparing.traces import Agreement, Candidates, Graders, candidates, choose
-from guided_grpo.data.reading.drafts import Draft, RejectedError, asks_for_proof
-from guided_grpo.data.reading.readers import READERS, DraftReader, find_reader
-from guided_grpo.data.reading.rows import checked_prompt, checked_row, gold_fault
-from guided_grpo.data.reading.streams import Item, renamed
+from guided_grpo.data.reading.drafts import Draft, RejectedError, asks_for_proof, tidy
+from guided_grpo.data.reading.readers import READERS, find_reader
+from guided_grpo.data.reading.rows import check_prompt, check_row, gold_fault
+from guided_grpo.data.reading.streams import Item, rename
 from guided_grpo.errors import InputError
 from guided_grpo.grading.code_forms import parse_tests
 from guided_grpo.guidance.placement import Tokenizer, render
@@ -61,8 +61,8 @@ UNKNOWN = "unknown"  # in `tiers`: rows whose data names no source
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one record: a row, or a reason of REASONS with what was found."""
+class RecordOutcome:
+    """What became of one record: a row, or a reason of REASONS with what there is instead."""
 
     item: Item
     row: dict[str, Any] | None = None
@@ -99,64 +99,61 @@ class Curator:
         self._kind: type | None = None
         self._tiered: bool | None = None  # whether difficulties are tiers
 
-    @property
-    def kept(self) -> int:
-        """Records that made a row."""
-        return self.read - self.counts.total()
-
-    def run(self, items: Iterable[Item]) -> Iterator[Outcome]:
+    def run(self, items: Iterable[Item]) -> Iterator[RecordOutcome]:
         """One outcome a record, in order."""
         stream = iter(items)
         while batch := list(islice(stream, BATCH)):
-            drafted = [self._draft(item) for item in batch]
-            waiting = [each for each in drafted if isinstance(each, Candidates)]
-            choose(waiting, self.graders, self.recipe.verify, self.agreement)
-            for item, each in zip(batch, drafted, strict=True):
+            drafts = [self._draft(item) for item in batch]
+            choose(
+                [each for each in drafts if isinstance(each, Candidates)],
+                self.graders,
+                self.recipe.verify,
+                self.agreement,
+            )
+            for item, each in zip(batch, drafts, strict=True):
                 outcome = self._row(item, each) if isinstance(each, Candidates) else each
                 self.read += 1
                 if outcome.reason:
                     self.counts[outcome.reason] += 1
                 yield outcome
 
-    def _draft(self, item: Item) -> Candidates | Outcome:
+    def _draft(self, item: Item) -> Candidates | RecordOutcome:
         """Everything that needs no verifier."""
         if item.record is None:
-            return Outcome(item, reason="not-json", detail=item.fault)
+            return RecordOutcome(item, reason="not-json", detail=item.fault)
         try:
-            draft = self._read(item)
-            found = self._checked(draft, item)
+            return self._check(self._read(item), item)
         except RejectedError as error:
-            return Outcome(item, reason=error.reason, detail=error.detail)
-        return found
+            return RecordOutcome(item, reason=error.reason, detail=error.detail)
 
     def _read(self, item: Item) -> Draft:
         record = item.record or {}
         name = self.readers.get(item.source)
         if name is None:
             name = self.readers[item.source] = find_reader(self.recipe.reader, record, self.recipe.mapping)
-        reader: DraftReader = READERS[name][1]
-        if self.recipe.mapping:
-            try:
-                record = renamed(record, self.recipe.mapping, item.source, item.line)
-            except InputError as error:
-                raise RejectedError("missing-field", _told(error)) from None
-        draft = reader(record)
+        try:
+            record = rename(record, self.recipe.mapping, item.source, item.line)
+        except InputError as error:
+            raise RejectedError("missing-field", _fault(error)) from None
+        draft = READERS[name].read(record)
+        if name != "plain":  # whose prompts are left as they are
+            draft.problem = tidy(draft.problem)
         for column in self.recipe.keep:
             if column not in record:
                 raise RejectedError("missing-field", f"no {column} to keep; the columns are {', '.join(record)}")
             draft.columns[column] = _as_text(record[column])
         return draft
 
-    def _checked(self, draft: Draft, item: Item) -> Candidates:
+    def _check(self, draft: Draft, item: Item) -> Candidates:
         recipe = self.recipe
         if recipe.tiers and (draft.tier or UNKNOWN) not in recipe.tiers:
             raise RejectedError("tier", draft.tier or "the data names no source")
         try:
-            checked_prompt(draft.problem, file=item.source, line=item.line)
+            check_prompt(draft.problem, file=item.source, line=item.line)
         except InputError as error:
-            raise RejectedError("bad-value", _told(error)) from None
+            raise RejectedError("bad-value", _fault(error)) from None
         text = draft.text
-        prompt = self._prompt(draft, item)
+        prompt = self._prompt(draft, plain=self.readers[item.source] == "plain")
         if draft.task == "math" and recipe.drop_proofs and asks_for_proof(text):
             raise RejectedError("proof", text[:100])
         if draft.task == "code":
@@ -164,11 +161,8 @@ class Curator:
                 if recipe.reference_tests and draft.inputs is not None:
                     draft.tests = self.graders.reference_tests(draft.inputs)
                     draft.columns["setup"] = "inf, nan = float('inf'), float('nan')"  # as repr writes them
-                parse_tests(
-                    draft.tests,
-                    entry_point=draft.columns.get("entry_point") or "",
-                    setup=draft.columns.get("setup") or "",
-                )
+                names = {name: draft.columns.get(name) or "" for name in ("entry_point", "setup")}
+                parse_tests(draft.tests, **names)
             except ValueError as error:
                 raise RejectedError("bad-tests", str(error)) from None
         elif draft.task == "math":
@@ -186,58 +180,50 @@ class Curator:
             length = self._prompt_length(prompt)
             if length > recipe.max_prompt:
                 raise RejectedError("prompt-long", f"{length}, over {recipe.max_prompt}")
-        found = candidates(draft, recipe.trace, allowed=self._length_fault, drop_bare=recipe.drop_bare)
-        found.prompt = prompt
-        return found
+        result = candidates(draft, recipe.trace, length_fault=self._length_fault, drop_bare=recipe.drop_bare)
+        result.prompt = prompt
+        return result
 
-    def _row(self, item: Item, found: Candidates) -> Outcome:
-        draft, trace, recipe = found.draft, found.chosen, self.recipe
-        why, told = found.reason()
+    def _row(self, item: Item, traces: Candidates) -> RecordOutcome:
+        draft, trace, recipe = traces.draft, traces.choice, self.recipe
+        reason, detail = traces.reason()
         if trace is None and recipe.require_trace:
-            return Outcome(item, reason=why, detail=told)
-        columns = {key: value for key, value in draft.columns.items() if key != "guidance_limit" or trace is not None}
-        record = {
-            "prompt": found.prompt,
-            **({"answer": draft.answer} if draft.task == "math" else {"tests": draft.tests}),
-            "guidance": trace.text if trace else None,
-            "difficulty": self._difficulty(draft, trace.text if trace else ""),
-            "task": draft.task,
-            **({"source": draft.tier} if draft.tier is not None else {}),
-            **({"trace": trace.name} if trace else {}),
-            **columns,
-        }
+            return RecordOutcome(item, reason=reason, detail=detail)
+        if trace is None:
+            draft.columns.pop("guidance_limit", None)
+        else:
+            draft.columns = {"trace": trace.name, **draft.columns}
         try:
-            row = checked_row(record, file=item.source, line=item.line, kind=self._kind)
+            record = draft.row(traces.prompt, trace, self._difficulty(draft, trace.text if trace else ""))
+            row = check_row(record, file=item.source, line=item.line, kind=self._kind)
             for value in (draft.text, *row.values()):
                 if isinstance(value, str) and not value.isascii():
                     value.encode()
             if recipe.deduplicate:
                 self._refuse_duplicate(draft.text)
         except InputError as error:
-            return Outcome(item, reason="bad-value", detail=_told(error))
+            return RecordOutcome(item, reason="bad-value", detail=_fault(error))
         except UnicodeEncodeError:
-            return Outcome(item, reason="bad-value", detail="half of a character, as from a broken \\u escape")
+            return RecordOutcome(item, reason="bad-value", detail="half of a character, as from a broken \\u escape")
         except RejectedError as error:
-            return Outcome(item, reason=error.reason, detail=error.detail)
+            return RecordOutcome(item, reason=error.reason, detail=error.detail)
         fault = self._difficulty_fault(row["difficulty"])
         if fault:
-            return Outcome(item, reason="no-difficulty", detail=fault)
+            return RecordOutcome(item, reason="no-difficulty", detail=fault)
         self._kind = self._kind or type(row["prompt"])
         if recipe.deduplicate:
             self._seen.add(text_hash(draft.text), item.line)
         row["guidance_share"] = round(row["guidance_limit"] / len(trace.text), 4) if trace else 0.0
         if trace is None:
-            self.unguided[why] += 1
-        return Outcome(item, row=row)
+            self.unguided[reason] += 1
+        return RecordOutcome(item, row=row)
 
-    def _prompt(self, draft: Draft, item: Item) -> Any:
+    def _prompt(self, draft: Draft, *, plain: bool) -> Any:
         """The problem as the policy gets it: instruction below, as a chat unless text is asked for."""
         recipe = self.recipe
         if not isinstance(draft.problem, str):
             return draft.problem
-        instruction = draft.instruction if recipe.instruction is None else recipe.instruction
-        text = f"{draft.problem}\n{instruction}" if instruction else draft.problem
-        plain = READERS[self.readers[item.source]][1] is READERS["plain"][1]
+        text = draft.question(recipe.instruction)
         if recipe.prompt_form == "text" or (recipe.prompt_form is None and plain and not recipe.system):
             return text
         opening = [{"role": "system", "content": recipe.system}] if recipe.system else []
@@ -287,14 +273,14 @@ class Curator:
             return len(trace)
         if rule == "none":
             return None
-        known = [each for each in self.recipe.tiers if each not in MATHS_TIERS]
+        tiers = self.recipe.tiers
         place: Any = tier if tier in MATHS_TIERS else None
-        if known and (tier or UNKNOWN) in self.recipe.tiers:  # the recipe's own tiers, easy to hard
-            place = self.recipe.tiers.index(tier or UNKNOWN)
+        if set(tiers) - set(MATHS_TIERS) and (tier or UNKNOWN) in tiers:  # the recipe's own tiers, easy to hard
+            place = tiers.index(tier or UNKNOWN)
         return place if rule == "tier" or draft.difficulty is None else draft.difficulty
 
 
-def _told(error: InputError) -> str:
+def _fault(error: InputError) -> str:
     """What an error says of a value, without place and fix: these are the reject's own."""
     text = str(error).partition("; fix: ")[0]
     return text[text.find("field '") :] if "field '" in text else text

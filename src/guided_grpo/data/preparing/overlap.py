@@ -130,23 +130,23 @@ class Contamination:
 
 
 def load_benchmarks(
-    wanted: Sequence[str | Mapping[str, str]], n: int = NGRAM, *, skip_missing: bool = False
+    entries: Sequence[str | Mapping[str, str]], n: int = NGRAM, *, skip_missing: bool = False
 ) -> Contamination:
     """The benchmarks to compare with.
 
     Args:
-        wanted: names in BENCHMARKS, files or hub ids (the column of the problem is found by its usual names), or
+        entries: names in BENCHMARKS, files or hub ids (the column of the problem is found by its usual names), or
             mappings with source and, where needed, split, column, name.
         n: words of a run.
         skip_missing: go on without a benchmark that cannot be loaded, and say so in `skipped`.
 
     Raises InputError for a benchmark that cannot be loaded or has no column of problems.
     """
-    found = Contamination(n)
-    for entry in wanted:
-        name, source, split, column = _entry(entry)
+    contamination = Contamination(n)
+    for entry in entries:
+        name, source, split, column = _place(entry)
         try:
-            found.add(name, _problems(source, split, column))
+            contamination.add(name, _problems(source, split, column))
         except InputError as error:
             if not skip_missing:
                 raise InputError(
@@ -156,26 +156,25 @@ def load_benchmarks(
                     fix="give a local file (benchmarks: [{source: FILE, column: COLUMN}]), or say "
                     "offline_benchmarks: skip to go on without it",
                 ) from error
-            found.skipped[name] = str(error)
-    return found
+            contamination.skipped[name] = str(error)
+    return contamination
 
 
-def _entry(entry: str | Mapping[str, str]) -> tuple[str, str, str, str | None]:
+def _place(entry: str | Mapping[str, str]) -> tuple[str, str, str, str | None]:
+    """Name, source, split and column of a benchmark."""
     if isinstance(entry, str):
-        known = BENCHMARKS.get(entry)
-        return (entry, known.source, known.split, None) if known else (entry, entry, "test", None)
-    unknown = set(entry) - {"name", "source", "split", "column"}
-    if unknown or "source" not in entry:
-        raise InputError(
-            "is no benchmark", field="benchmarks", value=dict(entry), fix="give source, and split, column, name"
-        )
+        published = BENCHMARKS.get(entry)
+        return (entry, published.source, published.split, None) if published else (entry, entry, "test", None)
+    if set(entry) - {"name", "source", "split", "column"} or "source" not in entry:
+        fix = "give source, and split, column, name"
+        raise InputError("is no benchmark", field="benchmarks", value=dict(entry), fix=fix)
     return entry.get("name", entry["source"]), entry["source"], entry.get("split", "test"), entry.get("column")
 
 
 def _problems(source: str, split: str, column: str | None) -> Iterator[str]:
     for item in items(source, split):
         record = item.record or {}
-        name = column or next((known for known in _COLUMNS if known in record), None)
+        name = column or next((usual for usual in _COLUMNS if usual in record), None)
         value = record.get(name) if name else None
         if isinstance(value, list):  # chat messages
             value = "\n".join(str(message.get("content", "")) for message in value if isinstance(message, Mapping))

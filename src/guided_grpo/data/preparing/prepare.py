@@ -18,15 +18,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
-from guided_grpo.data.preparing.curate import Curator, Outcome
+from guided_grpo.data.preparing.curate import Curator, RecordOutcome
 from guided_grpo.data.preparing.recipe import Recipe
 from guided_grpo.data.preparing.selection import select
 from guided_grpo.data.preparing.survey import Survey
-from guided_grpo.data.reading.streams import Item
+from guided_grpo.data.reading.streams import Item, first_line
 from guided_grpo.errors import InputError
 from guided_grpo.guidance.placement import Tokenizer
 
 ROWS, REJECTS, CARD = "rows.jsonl", "rejects.jsonl", "card.json"
+SCRATCH_ROWS, ORIGINALS = "kept.jsonl", "originals.jsonl"  # gone once the rows are chosen
 
 
 def check_output(recipe: Recipe, *, overwrite: bool) -> Path:
@@ -34,17 +35,13 @@ def check_output(recipe: Recipe, *, overwrite: bool) -> Path:
     if not recipe.output:
         raise InputError("is missing", field="output", fix="say which folder to write")
     path = Path(recipe.output)
-    old = _old(path)
-    if old.exists() and not path.exists():  # killed between two renames: the set that was to be replaced
-        old.rename(path)
-    if path.exists() and (not overwrite or not (path / CARD).is_file()):
-        ours = (path / CARD).is_file()
-        raise InputError(
-            "is there already" if ours else "is there, and is no prepared set",
-            field="output",
-            value=str(path),
-            fix="choose another folder" + (", or say --overwrite" if ours else ""),
-        )
+    if _old(path).exists() and not path.exists():  # killed between two renames: the set that was to be replaced
+        _old(path).rename(path)
+    ours = (path / CARD).is_file()
+    if path.exists() and not (overwrite and ours):
+        problem = "is there already" if ours else "is there, and is no prepared set"
+        fix = "choose another folder" + (", or say --overwrite" if ours else "")
+        raise InputError(problem, field="output", value=str(path), fix=fix)
     return path
 
 
@@ -78,14 +75,10 @@ def write_set(
         shutil.rmtree(scratch, ignore_errors=True)
         raise
     if output.exists():
-        old = _old(output)
-        if old.exists():
-            shutil.rmtree(old)
-        output.rename(old)
-        scratch.rename(output)
-        shutil.rmtree(old)
-    else:
-        scratch.rename(output)
+        shutil.rmtree(_old(output), ignore_errors=True)
+        output.rename(_old(output))
+    scratch.rename(output)
+    shutil.rmtree(_old(output), ignore_errors=True)
     return card
 
 
@@ -98,18 +91,18 @@ class _Writer:
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
         self.recipe, self.folder = recipe, folder
-        chosen = recipe.limit is not None or recipe.per_tier is not None
-        self.selects = chosen or recipe.sample_filter.mode != "keep" or recipe.order != "source"
+        limits = recipe.limit is not None or recipe.per_tier is not None
+        self.selects = limits or recipe.sample_filter.mode != "keep" or recipe.order != "source"
         self.difficulties: list[Any] = []
         self.tiers: list[str | None] = []
-        self.places, self.lines = array("Q"), array("Q")  # of each kept row: in kept.jsonl, in originals.jsonl
+        self.places, self.lines = array("Q"), array("Q")  # of each row: in kept.jsonl, in originals.jsonl
         self.by_source: Counter[str] = Counter()
 
     def run(self, items: Iterator[Item], curator: Curator, survey: Survey) -> dict[str, Any]:
         folder = self.folder
         with (
-            (folder / "kept.jsonl").open("wb") as kept,
-            (folder / "originals.jsonl").open("wb") as originals,
+            (folder / SCRATCH_ROWS).open("wb") as rows_file,
+            (folder / ORIGINALS).open("wb") as originals,
             (folder / REJECTS).open("wb") as rejects,
         ):
             for outcome in curator.run(items):
@@ -119,21 +112,21 @@ class _Writer:
                     rejects.write(_line(_reject(outcome.item, outcome.reason, outcome.detail)))
                     continue
                 if self.selects:
-                    self._remember(outcome, kept, originals)
-                kept.write(_line(outcome.row))
+                    self._remember(outcome, rows_file, originals)
+                rows_file.write(_line(outcome.row))
         counts, rows, repeated = Counter(curator.counts), survey.rows, 0
         if self.selects:
             rows, repeated = self._select(counts)
         else:
-            (folder / "kept.jsonl").rename(folder / ROWS)
-        for name in ("kept.jsonl", "originals.jsonl"):
+            (folder / SCRATCH_ROWS).rename(folder / ROWS)
+        for name in (SCRATCH_ROWS, ORIGINALS):
             (folder / name).unlink(missing_ok=True)
         if rows - repeated + counts.total() != curator.read:
             raise RuntimeError(f"{curator.read} records read, but {rows} rows and {counts.total()} rejects")
         if not rows:
-            told = ", ".join(f"{name} {count}" for name, count in counts.most_common(3))
+            reasons = ", ".join(f"{name} {count}" for name, count in counts.most_common(3))
             raise InputError(
-                f"leaves no row of {curator.read} records ({told or 'there were none'})",
+                f"leaves no row of {curator.read} records ({reasons or 'there were none'})",
                 field="source",
                 fix="see what is wrong with guided-grpo data check --explain",
             )
@@ -141,13 +134,13 @@ class _Writer:
         with (folder / CARD).open("w", encoding="utf-8") as file:
             json.dump(card, file, indent=2, ensure_ascii=False)
         for name in (ROWS, REJECTS, CARD):
-            with (folder / name).open("rb") as written:
-                os.fsync(written.fileno())
+            with (folder / name).open("rb") as handle:
+                os.fsync(handle.fileno())
         return card
 
-    def _remember(self, outcome: Outcome, kept: IO[bytes], originals: IO[bytes]) -> None:
+    def _remember(self, outcome: RecordOutcome, rows_file: IO[bytes], originals: IO[bytes]) -> None:
         assert outcome.row is not None
-        self.places.append(kept.tell())
+        self.places.append(rows_file.tell())
         self.lines.append(originals.tell())
         self.difficulties.append(outcome.row["difficulty"])
         tier = outcome.row.get("source")
@@ -168,11 +161,11 @@ class _Writer:
             hard=recipe.sample_filter.hard,
             moderate=recipe.sample_filter.moderate,
         )
-        with (self.folder / "kept.jsonl").open("rb") as kept, (self.folder / ROWS).open("wb") as rows:
+        with (self.folder / SCRATCH_ROWS).open("rb") as source, (self.folder / ROWS).open("wb") as rows:
             for row in selection.rows:
-                kept.seek(self.places[row])
-                rows.write(kept.readline())
-        with (self.folder / "originals.jsonl").open("rb") as originals, (self.folder / REJECTS).open("ab") as rejects:
+                source.seek(self.places[row])
+                rows.write(source.readline())
+        with (self.folder / ORIGINALS).open("rb") as originals, (self.folder / REJECTS).open("ab") as rejects:
             for row, reason in selection.dropped.items():
                 originals.seek(self.lines[row])
                 record = json.loads(originals.readline())
@@ -188,13 +181,8 @@ class _Writer:
             "recipe": recipe,
             "recipe_sha256": hashlib.sha256(text.encode()).hexdigest(),
             "sources": [
-                {
-                    "source": source,
-                    "reader": curator.readers.get(source),
-                    "records": count,
-                    "sha256": _hash(Path(source)),
-                }
-                for source, count in self.by_source.items()
+                {"source": name, "reader": curator.readers.get(name), "records": count, "sha256": _hash(Path(name))}
+                for name, count in self.by_source.items()
             ],
             "read": curator.read,
             "rows": rows,
@@ -237,7 +225,5 @@ def load_tokenizer(name: str) -> Tokenizer:
     try:
         return AutoTokenizer.from_pretrained(name)  # type: ignore[no-any-return]  # transformers is Any here
     except (OSError, ValueError) as error:
-        told = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise InputError(
-            f"cannot be loaded ({told})", field="tokenizer", value=name, fix="give a hub id or a checkpoint folder"
-        ) from error
+        problem = f"cannot be loaded ({first_line(error)})"
+        raise InputError(problem, field="tokenizer", value=name, fix="give a hub id or a checkpoint folder") from error

@@ -29,13 +29,18 @@ Bound = float | int | str  # a difficulty, a tier, or "quantile 0.8"
 
 
 @dataclass(frozen=True)
-class Filtered:
+class FilterResult:
     """What a sample filter leaves: rows in order, which hard rows are gone, and how often a row stands twice."""
 
     rows: list[int]
     gone: list[int]  # hard rows, removed or replaced
-    replacements: int = 0
     repeated: int = 0  # replacements that stand in the set already
+
+
+def check_mode(mode: str) -> None:
+    """Raise InputError where `mode` is none of FILTERS."""
+    if mode not in FILTERS:
+        raise InputError("is no sample filter", field="sample_filter", value=mode, fix=f"use {', '.join(FILTERS)}")
 
 
 def filter_hard(
@@ -47,7 +52,7 @@ def filter_hard(
     moderate: Bound,
     seed: int = 0,
     spare: Sequence[int] = (),
-) -> Filtered:
+) -> FilterResult:
     """Apply one of FILTERS.
 
     Args:
@@ -65,37 +70,32 @@ def filter_hard(
     With difficulties [1, 2, 3, 9], hard 9 and moderate 2, `remove` leaves [0, 1, 2] and `replace` [0, 1, 2, 1] or
     [0, 1, 2, 2].
     """
-    if mode not in FILTERS:
-        raise InputError("is no sample filter", field="sample_filter", value=mode, fix=f"use {', '.join(FILTERS)}")
+    check_mode(mode)
     if mode == "keep":
-        return Filtered(list(rows), [])
+        return FilterResult(list(rows), [])
     values = [_value(difficulty) for difficulty in difficulties]
-    known = sorted(values[row] for row in rows if not math.isnan(values[row]))
-    top, middle = bound_value(hard, "hard", known), bound_value(moderate, "moderate", known)
+    scale = sorted(values[row] for row in rows if not math.isnan(values[row]))
+    top, middle = bound_value(hard, "hard", scale), bound_value(moderate, "moderate", scale)
     if not middle < top:
-        raise InputError(
-            f"is not below hard ({top:g})", field="sample_filter.moderate", value=middle, fix="lower it, or raise hard"
-        )
+        fix = "lower it, or raise hard"
+        raise InputError(f"is not below hard ({top:g})", field="sample_filter.moderate", value=middle, fix=fix)
     gone = [row for row in rows if values[row] >= top]
     if mode == "remove":
-        return Filtered([row for row in rows if not values[row] >= top], gone)
+        return FilterResult([row for row in rows if not values[row] >= top], gone)
     rng = random.Random(f"replace/{seed}")
     fresh = [row for row in spare if middle <= values[row] < top]
     again = [row for row in rows if middle <= values[row] < top]
     rng.shuffle(fresh)
     if gone and not fresh and not again:
-        raise InputError(
-            f"finds no row of difficulty in [{middle:g}, {top:g})", field="sample_filter", fix="lower moderate"
-        )
-    drawn: list[int] = fresh[: len(gone)]
-    fresh_count = len(drawn)
-    while len(drawn) < len(gone):
+        problem = f"finds no row of difficulty in [{middle:g}, {top:g})"
+        raise InputError(problem, field="sample_filter", fix="lower moderate")
+    moderates = fresh[: len(gone)]
+    fresh_count = len(moderates)
+    while len(moderates) < len(gone):
         rng.shuffle(again)
-        pool = again or fresh
-        drawn += pool[: len(gone) - len(drawn)]
-    left = iter(drawn)
-    result = [next(left) if values[row] >= top else row for row in rows]
-    return Filtered(result, gone, len(gone), len(gone) - fresh_count)
+        moderates += (again or fresh)[: len(gone) - len(moderates)]
+    left = iter(moderates)
+    return FilterResult([next(left) if values[row] >= top else row for row in rows], gone, len(gone) - fresh_count)
 
 
 @dataclass(frozen=True)
@@ -141,17 +141,15 @@ def select(
     if per_tier is not None or (limit is not None and limit < count):
         quota = _quotas({tier: len(rows) for tier, rows in by_tier.items()}, per_tier, limit)
         for tier, rows in by_tier.items():
-            chosen = set(rng.sample(rows, quota[tier]))
-            full = per_tier is not None and len(rows) > per_tier
-            dropped.update(
-                {row: "tier-full" if full and quota[tier] == per_tier else "limit" for row in rows if row not in chosen}
-            )
+            sample = set(rng.sample(rows, quota[tier]))
+            full = per_tier is not None and len(rows) > per_tier and quota[tier] == per_tier
+            dropped.update(dict.fromkeys((row for row in rows if row not in sample), "tier-full" if full else "limit"))
     rows = [row for row in range(count) if row not in dropped]
-    filtered = filter_hard(rows, difficulties, mode, hard=hard, moderate=moderate, seed=seed, spare=sorted(dropped))
-    for row in filtered.rows:
+    result = filter_hard(rows, difficulties, mode, hard=hard, moderate=moderate, seed=seed, spare=sorted(dropped))
+    rows = result.rows
+    for row in rows:
         dropped.pop(row, None)
-    dropped.update(dict.fromkeys(filtered.gone, "replaced" if mode == "replace" else "hard"))
-    rows = filtered.rows
+    dropped.update(dict.fromkeys(result.gone, "replaced" if mode == "replace" else "hard"))
     if order == "shuffle":
         rng.shuffle(rows)
     elif order == "difficulty":
@@ -181,22 +179,18 @@ def _value(difficulty: Difficulty) -> float:
     return float(difficulty)
 
 
-def bound_value(bound: Bound, name: str, known: Sequence[float]) -> float:
-    """The difficulty that a bound means among `known` ones, sorted. Raises InputError for what is no bound."""
+def bound_value(bound: Bound, name: str, scale: Sequence[float]) -> float:
+    """The difficulty that a bound means among those in `scale`, sorted. Raises InputError for what is no bound."""
     if not isinstance(bound, str):
         return float(bound)
     word, _, share = bound.partition(" ")
     try:
         if bound in MATHS_TIERS:
             return _value(bound)
-        if word == "quantile" and known and 0 <= float(share) <= 1:
-            return known[min(int(float(share) * len(known)), len(known) - 1)]
+        if word == "quantile" and scale and 0 <= float(share) <= 1:
+            return scale[min(int(float(share) * len(scale)), len(scale) - 1)]
         return float(bound)
     except ValueError:
-        pass
-    raise InputError(
-        "is no bound" if known else "is no bound: no row has a difficulty",
-        field=f"sample_filter.{name}",
-        value=bound,
-        fix="give a difficulty, a tier, or 'quantile 0.8'",
-    )
+        problem = "is no bound" if scale else "is no bound: no row has a difficulty"
+        fix = "give a difficulty, a tier, or 'quantile 0.8'"
+        raise InputError(problem, field=f"sample_filter.{name}", value=bound, fix=fix) from None

@@ -7,7 +7,7 @@ import random
 from collections import Counter
 from typing import Any, Generic, TypeVar
 
-from guided_grpo.data.preparing.curate import Outcome
+from guided_grpo.data.preparing.curate import RecordOutcome
 
 T = TypeVar("T")
 _STEP = math.log1p(0.01)  # bins of one per cent
@@ -32,10 +32,10 @@ class Lengths:
 
     def quantile(self, share: float) -> int:
         """The smallest length that at least `share` of the lengths do not exceed; 0 where there are none."""
-        needed, seen = max(1, math.ceil(share * self.count)), 0
+        rest = max(1, math.ceil(share * self.count))
         for number in sorted(self.bins):
-            seen += self.bins[number]
-            if seen >= needed:
+            rest -= self.bins[number]
+            if rest <= 0:
                 top = number if number <= EXACT else math.floor(EXACT * math.exp((number - EXACT) * _STEP))
                 return max(self.smallest, min(top, self.largest))
         return 0
@@ -57,19 +57,19 @@ class Reservoir(Generic[T]):
     """`size` values of a stream, each as likely as any other; the same for the same seed and stream."""
 
     def __init__(self, size: int, seed: int) -> None:
-        self.size, self.seen = size, 0
+        self.size, self.count = size, 0
         self.values: list[tuple[int, T]] = []  # place in the stream, value
         self._rng = random.Random(f"reservoir/{seed}")
 
     def add(self, value: T) -> None:
         """Take one value of the stream."""
-        self.seen += 1
+        self.count += 1
         if len(self.values) < self.size:
-            self.values.append((self.seen, value))
+            self.values.append((self.count, value))
             return
-        place = self._rng.randrange(self.seen)
+        place = self._rng.randrange(self.count)
         if place < self.size:
-            self.values[place] = (self.seen, value)
+            self.values[place] = (self.count, value)
 
     def sample(self) -> list[T]:
         """What was drawn, in the order of the stream."""
@@ -92,16 +92,16 @@ class Survey:
         self.difficulties: Counter[Any] = Counter()
         self.sources: Counter[str] = Counter()
         self.samples: Reservoir[dict[str, Any]] = Reservoir(samples, seed)
-        self.examples: dict[str, list[Outcome]] = {}
-        self._examples = examples
+        self.examples: dict[str, list[RecordOutcome]] = {}
+        self._most_examples = examples
 
-    def add(self, outcome: Outcome) -> None:
+    def add(self, outcome: RecordOutcome) -> None:
         """Take one outcome, kept or rejected."""
         row = outcome.row
         if row is None:
-            shown = self.examples.setdefault(outcome.reason, [])
-            if len(shown) < self._examples:
-                shown.append(outcome)
+            examples = self.examples.setdefault(outcome.reason, [])
+            if len(examples) < self._most_examples:
+                examples.append(outcome)
             return
         self.rows += 1
         self.samples.add(row)

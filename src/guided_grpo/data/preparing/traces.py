@@ -28,10 +28,9 @@ TRACE_REASONS = (
     "no-trace", "bare-answer", "incomplete-trace", "trace-short", "trace-long",
     "unanswered-trace", "wrong-trace", "ungraded-trace",
 )  # fmt: skip
-_FAILED = {Status.WRONG: "wrong-trace", Status.NO_ANSWER: "unanswered-trace", Status.UNPARSEABLE: "wrong-trace"}
-_WORKING = re.compile(
-    r"[=<>]|\\(?:frac|sum|times|cdot|implies)|[\w)]\s*[+*^×·]\s*[\w(\\]|\d\s*-\s*\d"
-)  # a step, however short
+_FAILURES = {Status.WRONG: "wrong-trace", Status.NO_ANSWER: "unanswered-trace", Status.UNPARSEABLE: "wrong-trace"}
+# A step, however short.
+_WORKING = re.compile(r"[=<>]|\\(?:frac|sum|times|cdot|implies)|[\w)]\s*[+*^×·]\s*[\w(\\]|\d\s*-\s*\d")
 _WORDS = 6  # a "solution" with at most so many words beside the answer is bare
 
 
@@ -45,9 +44,9 @@ class Graders:
         self.grader = Grader(settings)
         self._sandbox: SandboxPool | None = None
 
-    def check(self, graded: Sequence[tuple[Draft, str]]) -> list[Verdict]:
+    def check(self, traces: Sequence[tuple[Draft, Trace]]) -> list[Verdict]:
         """One verdict a draft and trace, in order."""
-        verdicts = self.grader.grade([Submission(text, _row(draft)) for draft, text in graded])
+        verdicts = self.grader.grade([Submission(trace.text, _row(draft)) for draft, trace in traces])
         return [verdict or Verdict(Status.INFRA_ERROR, None, "nothing to grade it by") for verdict in verdicts]
 
     def reference_tests(self, inputs: Inputs) -> list[str]:
@@ -79,8 +78,11 @@ class Graders:
 def _row(draft: Draft) -> dict[str, Any]:
     if draft.task == "math":
         return {"task": "math", "answer": draft.answer}
-    given = {name: draft.columns.get(name) for name in ("entry_point", "setup")}
-    return {"task": "code", "tests": draft.tests, **given}
+    return {
+        "task": "code",
+        "tests": draft.tests,
+        **{name: draft.columns.get(name) for name in ("entry_point", "setup")},
+    }
 
 
 def is_bare(text: str, answer: str | None) -> bool:
@@ -120,77 +122,75 @@ class Candidates:
     """The traces of one draft that are still in the running, best first, and why the others are not."""
 
     draft: Draft
-    waiting: list[Trace] = field(default_factory=list)
-    failed: list[tuple[str, str]] = field(default_factory=list)  # reason, detail
-    chosen: Trace | None = None
+    traces: list[Trace] = field(default_factory=list)
+    failures: list[tuple[str, str]] = field(default_factory=list)  # reason, detail
+    choice: Trace | None = None
     prompt: Any = None  # the problem as the policy gets it
 
     def reason(self) -> tuple[str, str]:
         """Why no trace was chosen."""
-        if not self.failed:
+        if not self.failures:
             return "no-trace", "there is none"
-        best = max(self.failed, key=lambda failure: TRACE_REASONS.index(failure[0]))[0]
-        return best, "; ".join(dict.fromkeys(detail for _, detail in self.failed))
+        best = max(self.failures, key=lambda failure: TRACE_REASONS.index(failure[0]))[0]
+        return best, "; ".join(dict.fromkeys(detail for _, detail in self.failures))
 
 
 def candidates(
-    draft: Draft, rule: str, *, allowed: Callable[[str], tuple[str, str] | None], drop_bare: bool = True
+    draft: Draft, rule: str, *, length_fault: Callable[[str], tuple[str, str] | None], drop_bare: bool = True
 ) -> Candidates:
     """The traces of `draft` in the order in which they are tried.
 
     Args:
         rule: `first-correct`, `shortest-correct`, or a column: only its traces.
-        allowed: trace text → (reason, detail) where its length is not allowed, else None.
+        length_fault: trace text → (reason, detail) where its length is not allowed, else None.
         drop_bare: whether a trace that is no more than the answer is none.
     """
-    found = Candidates(draft)
-    traces = draft.traces
-    if rule not in RULES:
-        traces = [trace for trace in traces if trace.name == rule or trace.name.startswith(f"{rule}[")]
-    for trace in traces:
-        reason = None
+    result = Candidates(draft)
+    for trace in draft.traces:
+        if rule not in RULES and trace.name != rule and not trace.name.startswith(f"{rule}["):
+            continue
         if trace.complete is False:
-            reason = ("incomplete-trace", "cut off or never closes its thought")
+            fault: tuple[str, str] | None = ("incomplete-trace", "cut off or never closes its thought")
         elif drop_bare and draft.task == "math" and is_bare(trace.text, draft.answer):
-            reason = ("bare-answer", trace.text)
+            fault = ("bare-answer", trace.text)
         else:
-            reason = allowed(trace.text)
-        if reason:
-            found.failed.append((reason[0], f"{trace.name}: {reason[1]}"))
+            fault = length_fault(trace.text)
+        if fault:
+            result.failures.append((fault[0], f"{trace.name}: {fault[1]}"))
         else:
-            found.waiting.append(trace)
+            result.traces.append(trace)
     if rule == "shortest-correct":
-        found.waiting.sort(key=lambda trace: len(trace.text))
-    return found
+        result.traces.sort(key=lambda trace: len(trace.text))
+    return result
 
 
 def choose(batch: Iterable[Candidates], graders: Graders, verify: str, agreement: Agreement) -> None:
     """Give every draft of a batch its trace, grading one trace a draft at a time.
 
     Args:
-        batch: what `candidates` made; `chosen` is filled, `failed` grows.
+        batch: what `candidates` made; `choice` is filled, `failures` grow.
         graders: the verifiers.
         verify: `strict` = only traces that declare the gold answer (or pass the tests); `lenient` = also those that
             declare none; `off` = the first that is left.
         agreement: takes what the data said of graded traces.
     """
-    open_ = [each for each in batch if each.waiting]
-    while open_:
-        graded: list[tuple[Candidates, Trace]] = []
-        for each in open_:
-            trace = each.waiting.pop(0)
+    queue = [each for each in batch if each.traces]
+    while queue:
+        pairs: list[tuple[Candidates, Trace]] = []
+        for each in queue:
+            trace = each.traces.pop(0)
             if verify == "off" or trace.gold:
-                each.chosen = trace
+                each.choice = trace
             else:
-                graded.append((each, trace))
-        verdicts = graders.check([(each.draft, trace.text) for each, trace in graded])
-        for (each, trace), verdict in zip(graded, verdicts, strict=True):
+                pairs.append((each, trace))
+        verdicts = graders.check([(each.draft, trace) for each, trace in pairs])
+        for (each, trace), verdict in zip(pairs, verdicts, strict=True):
             agreement.note(trace, verdict.status)
             undeclared = verdict.status is Status.NO_ANSWER
             if verdict.status is Status.CORRECT or (undeclared and verify == "lenient"):
-                each.chosen = trace
+                each.choice = trace
             else:
-                told = f" ({verdict.extracted!r:.60})" if verdict.extracted and each.draft.task == "math" else ""
-                reason = _FAILED.get(verdict.status, "ungraded-trace")
-                each.failed.append((reason, f"{trace.name}: {verdict.status}, {verdict.reason[:100]}{told}"))
-        open_ = [each for each in open_ if each.chosen is None and each.waiting]
+                answer = f" ({verdict.extracted!r:.60})" if verdict.extracted and each.draft.task == "math" else ""
+                reason = _FAILURES.get(verdict.status, "ungraded-trace")
+                each.failures.append((reason, f"{trace.name}: {verdict.status}, {verdict.reason[:100]}{answer}"))
+        queue = [each for each in queue if each.choice is None and each.traces]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from guided_grpo.data.reading.drafts import (
@@ -17,41 +17,46 @@ from guided_grpo.data.reading.drafts import (
     Inputs,
     RejectedError,
     Trace,
-    fenced,
+    asserts_of,
+    fence,
+    list_of,
     maybe_text,
+    split_thought,
     text_of,
-    thought,
 )
+from guided_grpo.data.reading.streams import Record
 
-Record = Mapping[str, Any]
 _TEACHERS = ("generations", "generation", "reasoning", "qwq_trace", "trace", "cot")
+OF_CODING = (
+    "source task_type in_source_id problem_statement problem prompt gold_standard_solution problem_id metadata "
+    "generations generation reasoning qwq_trace trace cot"
+)
+OF_MBPP_PLUS = "task_id canonical_solution base_input plus_input atol contract"
 
 
 def read_coding(record: Record) -> Draft:
     """Open-R1 Verifiable-Coding-Problems-Python, and copies with teacher traces.
 
-    From its card: source, task_type, in_source_id, problem_statement, gold_standard_solution, problem_id, metadata
-    {difficulty, time_limit, …}, verification_info {language, test_cases: [{type, fn_name, input, output}]}, all
-    strings. `stdin_stdout` tests become pairs of input and output, `function_call` tests asserts. Teacher traces,
-    where a copy has them (the official recipe of G²RPO-A names Blancy/verifiable-coding-problems-CoT, whose columns
-    were not published with the code), are looked for in `generations` and a few like names; set `trace: COLUMN`.
+    From its card: metadata {difficulty, time_limit, …}, verification_info {language, test_cases: [{type, fn_name,
+    input, output}]}, all strings. `stdin_stdout` tests become pairs of input and output, `function_call` tests asserts.
+    Teacher traces, where a copy has them (the official recipe of G²RPO-A names Blancy/verifiable-coding-problems-CoT,
+    whose columns were not published with the code), are looked for in `generations` and a few like names; set
+    `trace: COLUMN`.
     """
-    info = _parsed(record.get("verification_info"))
+    info = _parse(record.get("verification_info"))
     if not isinstance(info, Mapping):
         raise RejectedError("missing-field", "verification_info is no record of language and test_cases")
     language = str(info.get("language") or "python").lower()
     if not language.startswith("python"):
         raise RejectedError("bad-tests", f"the language is {language}")
-    cases = _parsed(info.get("test_cases"))
+    cases = _parse(info.get("test_cases"))
     if not isinstance(cases, list) or not cases or not all(isinstance(case, Mapping) for case in cases):
         raise RejectedError("bad-tests", "no test cases")
     functions = [case for case in cases if case.get("type") == "function_call"]
-    tests: Any
-    if functions:
-        tests = [_call(case) for case in functions]
-    else:
-        tests = [{"input": str(case.get("input", "")), "output": str(case.get("output", ""))} for case in cases]
-    meta = _parsed(record.get("metadata"))
+    tests: Any = [_call(case) for case in functions]
+    if not functions:
+        tests = [{name: str(case.get(name, "")) for name in ("input", "output")} for case in cases]
+    meta = _parse(record.get("metadata"))
     difficulty = meta.get("difficulty") if isinstance(meta, Mapping) else None
     columns = {name: str(record[name]) for name in ("problem_id", "in_source_id") if record.get(name)}
     if isinstance(difficulty, str) and difficulty:
@@ -73,9 +78,9 @@ def read_humaneval(record: Record) -> Draft:
     if not isinstance(head, str):
         raise RejectedError("missing-field", "no prompt")
     return Draft(
-        problem=f"Complete this function:\n\n{fenced(head)}",
+        problem=f"Complete this function:\n\n{fence(head)}",
         tests=text_of(record, "test"),
-        traces=[Trace(fenced(head + body), "canonical_solution")] if isinstance(body, str) and body.strip() else [],
+        traces=[Trace(fence(head + body), "canonical_solution")] if isinstance(body, str) and body.strip() else [],
         task="code",
         instruction=FUNCTION,
         columns={"entry_point": text_of(record, "entry_point"), "id": str(record.get("task_id", ""))},
@@ -87,13 +92,11 @@ def read_mbpp(record: Record) -> Draft:
 
     The problem alone does not name the function; one test does, the others stay unseen.
     """
-    tests = record.get("test_list")
-    if not isinstance(tests, list | tuple) or not tests or not all(isinstance(test, str) for test in tests):
-        raise RejectedError("bad-tests", "test_list holds no asserts")
-    more = [test for test in _list(record, "challenge_test_list") if isinstance(test, str)]
+    tests = asserts_of(record)
+    more = [test for test in list_of(record, "challenge_test_list") if isinstance(test, str)]
     setup = maybe_text(record, "test_setup_code")
     return Draft(
-        problem=f"{text_of(record, 'text', 'prompt')}\n\nIt must pass tests such as\n\n{fenced(tests[0])}",
+        problem=f"{text_of(record, 'text', 'prompt')}\n\nIt must pass tests such as\n\n{fence(tests[0])}",
         tests=[*tests, *more],
         traces=_reference(record, "code"),
         task="code",
@@ -114,12 +117,12 @@ def read_mbpp_plus(record: Record) -> Draft:
         raise RejectedError("bad-tests", f"assertion is no Python ({error})") from None
     prompt = text_of(record, "prompt").strip("\"' \n")
     reference, name = text_of(record, "canonical_solution"), text_of(record, "entry_point")
-    arguments = [*_list(record, "base_input"), *_list(record, "plus_input")]
+    arguments = [*list_of(record, "base_input"), *list_of(record, "plus_input")]
     if not all(isinstance(each, list | tuple) for each in arguments):
         raise RejectedError("bad-tests", "inputs that are no lists of arguments")
     tolerance = record.get("atol")
     return Draft(
-        problem=f"{prompt}\n\nIt must pass tests such as\n\n{fenced(statements[0])}" if statements else prompt,
+        problem=f"{prompt}\n\nIt must pass tests such as\n\n{fence(statements[0])}" if statements else prompt,
         tests=statements,
         traces=_reference(record, "canonical_solution"),
         task="code",
@@ -131,38 +134,23 @@ def read_mbpp_plus(record: Record) -> Draft:
     )
 
 
-CODE_READERS: dict[str, tuple[frozenset[str], Callable[[Record], Draft]]] = {
-    "coding": (frozenset({"verification_info"}), read_coding),
-    "humaneval": (frozenset({"prompt", "canonical_solution", "test", "entry_point"}), read_humaneval),
-    "mbpp-plus": (frozenset({"prompt", "entry_point", "assertion"}), read_mbpp_plus),
-    "mbpp": (frozenset({"code", "test_list"}), read_mbpp),
-}
-
-
 def _teacher_traces(record: Record) -> list[Trace]:
-    found = []
+    traces = []
     for name in _TEACHERS:
         value = record.get(name)
         for number, text in enumerate(value if isinstance(value, list | tuple) else [value]):
             if isinstance(text, str) and text.strip():
-                body, closed = thought(text)
-                found.append(Trace(body, name if isinstance(value, str) else f"{name}[{number}]", closed))
-    return found
+                body, closed = split_thought(text)
+                traces.append(Trace(body, name if isinstance(value, str) else f"{name}[{number}]", closed))
+    return traces
 
 
 def _reference(record: Record, name: str) -> list[Trace]:
     code = maybe_text(record, name)
-    if code is None:
-        return []
-    return [Trace(code if "```" in code else fenced(code), name)]
+    return [] if code is None else [Trace(code if "```" in code else fence(code), name)]
 
 
-def _list(record: Record, name: str) -> list[Any]:
-    value = record.get(name)
-    return list(value) if isinstance(value, list | tuple) else []
-
-
-def _parsed(value: Any) -> Any:
+def _parse(value: Any) -> Any:
     """Some copies keep these columns as text: JSON, or Python's own notation."""
     if not isinstance(value, str):
         return value
@@ -176,12 +164,11 @@ def _parsed(value: Any) -> Any:
 
 def _call(case: Mapping[str, Any]) -> str:
     """`assert f(*input) == output`. Outputs come wrapped in a list of one, as in TACO and APPS."""
-    name, arguments, expected = case.get("fn_name"), _parsed(case.get("input")), _parsed(case.get("output"))
+    name, arguments, expected = case.get("fn_name"), _parse(case.get("input")), _parse(case.get("output"))
     lost = expected is None and case.get("output") not in (None, "null", "None")
     if not isinstance(name, str) or not name.isidentifier() or not isinstance(arguments, list) or lost:
-        raise RejectedError(
-            "bad-tests", f"a function_call test without a name, a list of arguments and a plain output: {case}"
-        )
+        fault = f"a function_call test without a name, a list of arguments and a plain output: {case}"
+        raise RejectedError("bad-tests", fault)
     if isinstance(expected, list) and len(expected) == 1:
         expected = expected[0]
     return f"assert {name}({', '.join(map(repr, arguments))}) == {expected!r}"

@@ -1,4 +1,4 @@
-"""What a reader makes of a record, before curation: the problem, its gold answer or tests, the traces to choose from.
+"""What a reader makes of a record: the problem, its gold answer or tests, the traces to choose from.
 
 A worked example, one record of Math-220k:
 
@@ -10,10 +10,10 @@ A worked example, one record of Math-220k:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from guided_grpo.data.reading.streams import Record
 from guided_grpo.grading.answers import THINK_CLOSE, THINK_OPEN
 
 MATHS = "Reason step by step, and put the final answer in \\boxed{}."
@@ -25,7 +25,7 @@ FUNCTION = "Give the whole function, with its imports, in one ```python block."
 
 
 class RejectedError(Exception):
-    """A record that makes no row: `reason` is a key of `curate.REASONS`, `detail` says what was found."""
+    """A record that makes no row: `reason` is a key of `curate.REASONS`, `detail` says what there is instead."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason, detail)
@@ -75,30 +75,58 @@ class Draft:
             return self.problem
         return "\n".join(str(message.get("content", "")) for message in self.problem if message.get("role") == "user")
 
+    def question(self, instruction: str | None = None) -> str:
+        """The problem, which is text here, with the instruction below it; None = the reader's own."""
+        words = self.instruction if instruction is None else instruction
+        return f"{self.problem}\n{words}" if words else str(self.problem)
+
+    def row(self, prompt: Any, trace: Trace | None, difficulty: Any) -> dict[str, Any]:
+        """A row that is still to be checked (`check_row`), with this trace as its guidance; None = without."""
+        return {
+            "prompt": prompt,
+            **({"answer": self.answer} if self.task == "math" else {"tests": self.tests}),
+            "guidance": trace.text if trace else None,
+            "difficulty": difficulty,
+            "task": self.task,
+            **({"source": self.tier} if self.tier is not None else {}),
+            **self.columns,
+        }
+
 
 def tidy(text: str) -> str:
     """Line ends as \\n and no blanks around; a form feed stays: it is what a JSON parser made of the \\f of \\frac."""
     return text.replace("\r\n", "\n").replace("\r", "\n").strip(" \t\n\u00a0")
 
 
-def text_of(record: Mapping[str, Any], *names: str) -> str:
+def text_of(record: Record, *names: str) -> str:
     """The first of these columns that holds text. Raises RejectedError where none does."""
-    for name in names:
-        value = record.get(name)
-        if isinstance(value, str) and value.strip():
-            return tidy(value)
-    raise RejectedError("missing-field", f"no text in {' or '.join(names)}; the columns are {', '.join(record)}")
+    text = maybe_text(record, *names)
+    if text is None:
+        raise RejectedError("missing-field", f"no text in {' or '.join(names)}; the columns are {', '.join(record)}")
+    return text
 
 
-def maybe_text(record: Mapping[str, Any], *names: str) -> str | None:
+def maybe_text(record: Record, *names: str) -> str | None:
     """The same, or None."""
-    try:
-        return text_of(record, *names)
-    except RejectedError:
-        return None
+    texts = (record.get(name) for name in names)
+    return next((tidy(text) for text in texts if isinstance(text, str) and text.strip()), None)
 
 
-def thought(text: str) -> tuple[str, bool | None]:
+def list_of(record: Record, name: str) -> list[Any]:
+    """The values of a column that is a list; none where it is anything else."""
+    value = record.get(name)
+    return list(value) if isinstance(value, list | tuple) else []
+
+
+def asserts_of(record: Record) -> list[str]:
+    """The tests of an MBPP record. Raises RejectedError where there are none, or something else among them."""
+    tests = list_of(record, "test_list")
+    if not tests or not all(isinstance(test, str) for test in tests):
+        raise RejectedError("bad-tests", f"test_list holds no asserts; the columns are {', '.join(record)}")
+    return tests
+
+
+def split_thought(text: str) -> tuple[str, bool | None]:
     """A trace without its opening `<think>`, and whether its thought is closed (None = it has no tags)."""
     text = tidy(text)
     opened = text.startswith(THINK_OPEN)
@@ -106,7 +134,7 @@ def thought(text: str) -> tuple[str, bool | None]:
     return body, (THINK_CLOSE in body) if opened or THINK_CLOSE in body else None
 
 
-def fenced(code: str) -> str:
+def fence(code: str) -> str:
     """A program as the block that a response gives it in."""
     return f"```python\n{tidy(code)}\n```"
 
@@ -116,7 +144,6 @@ _PROOF = re.compile(
     r"|[.?!:,]\s+(?:prove|show)\s+that\b",
     re.IGNORECASE,
 )
-
 _QUESTION = re.compile(r"\?|\b(?:find|determine|compute|calculate|evaluate|solve|how\s+(?:many|much))\b", re.IGNORECASE)
 
 

@@ -1,35 +1,39 @@
-"""Readers of maths sets: a record of a published schema → a `Draft`.
+"""Readers by name: a record of a published schema → a `Draft`. Every command accepts these names.
 
 What was seen of each schema, and where, stands with its reader; hub pages were not reachable when this was written, so
 columns come from the data set cards' mirrors and from public code that reads the sets. A column that is missing is a
-rejected record with the columns found, never a guess.
+rejected record with the columns that are there, never a guess.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from guided_grpo.data.reading.code_readers import CODE_READERS
+from guided_grpo.data.reading import code_readers as code
 from guided_grpo.data.reading.drafts import (
     MATHS,
     Draft,
     RejectedError,
     Trace,
     asks_for_proof,
+    list_of,
     maybe_text,
+    split_thought,
     text_of,
-    thought,
     tidy,
 )
-from guided_grpo.data.reading.gsm8k import INSTRUCTION, is_gsm8k, read_gsm8k
-from guided_grpo.data.reading.rows import Written
+from guided_grpo.data.reading.streams import Record, exact_text
 from guided_grpo.errors import InputError
 from guided_grpo.grading.answers import declared_answer
 
-Record = Mapping[str, Any]
-DraftReader = Callable[[Record], Draft]
+GSM8K_INSTRUCTION = "Reason step by step, one step a line, then write the final answer alone after ####."
+GSM8K_MARK = "####"
 
+_NOTE = re.compile(r"<<[^<>]*>>")
+_UNSEEN = str.maketrans({"\u2212": "-", "\u00a0": " ", **dict.fromkeys("\u200b\u200c\u200d\ufeff", "")})
 _NO_ANSWER = {"", "notfound", "not found", "none", "null", "n/a", "nan"}
 _BARE = 60  # characters: a longer solution without a declared answer is prose
 
@@ -38,107 +42,125 @@ def read_plain(record: Record) -> Draft:
     """Our own column names (after the mapping): prompt, answer or tests, guidance, difficulty; the rest is kept."""
     if "prompt" not in record:
         raise RejectedError("missing-field", f"no prompt; the columns are {', '.join(record)}")
-    trace, answer = record.get("guidance"), record.get("answer")
+    trace, answer, limit = (record.get(name) for name in ("guidance", "answer", "guidance_limit"))
     if trace is not None and not isinstance(trace, str):
-        raise RejectedError("bad-value", f"guidance: {type(trace).__name__} is no trace")
-    body, closed = thought(trace) if trace else ("", None)
-    given = record.get("guidance_limit")
-    traces = [Trace(body, "guidance", complete=closed)] if body else []
+        raise RejectedError("bad-value", f"guidance: {trace!r:.80} is no trace")
+    body, closed = split_thought(trace) if trace else ("", None)
     ours = ("prompt", "answer", "tests", "guidance", "difficulty", "task", "guidance_limit", "source")
     draft = Draft(
         problem=record["prompt"],
-        answer=_number(answer),
+        answer=_answer(answer),
         tests=record.get("tests"),
-        traces=traces,
+        traces=[Trace(body, "guidance", complete=closed)] if body else [],
         task=str(record.get("task") or ("code" if answer is None and "tests" in record else "math")),
         tier=record["source"] if isinstance(record.get("source"), str) else None,
         difficulty=record.get("difficulty"),
         columns={name: value for name, value in record.items() if name not in ours},
     )
-    if given is not None and body == trace:  # a figure for another text would be wrong
-        draft.columns["guidance_limit"] = given
+    if limit is not None and body == trace:  # a figure for another text would be wrong
+        draft.columns["guidance_limit"] = limit
     return draft
 
 
-def read_gsm8k_draft(record: Record) -> Draft:
-    """GSM8K (`question`, `answer` with `#### N`): see gsm8k.py. Difficulty is the number of steps."""
-    try:
-        row = read_gsm8k(record, file="gsm8k", line=0)
-    except InputError as error:
-        raise RejectedError("missing-field", str(error).partition(": ")[2]) from None
-    trace = row["guidance"]
+def is_gsm8k(record: Record) -> bool:
+    """Whether a record has exactly the two columns of GSM8K and an answer after `####`."""
+    return (
+        set(record) == {"question", "answer"} and isinstance(record["answer"], str) and GSM8K_MARK in record["answer"]
+    )
+
+
+def read_gsm8k(record: Record) -> Draft:
+    """GSM8K: `{"question": …, "answer": "worked steps … #### 18"}`.
+
+    The trace is the worked steps without the calculator notes `<<48/2=24>>` (the last note is not the answer in 470 of
+    8,792 records, so nothing is read from them) and without the `####` line. Difficulty is the number of steps, the
+    lines of the trace.
+    """
+    for name in ("question", "answer"):
+        if not isinstance(record.get(name), str) or not record[name].strip():
+            raise RejectedError("missing-field", f"field '{name}': {record.get(name)!r:.80} is not a text")
+    steps, _, answer = record["answer"].partition(GSM8K_MARK)
+    marks = record["answer"].count(GSM8K_MARK)
+    if marks != 1:
+        raise RejectedError("missing-field", f"field 'answer': holds {GSM8K_MARK} {marks} times")
+    trace = _NOTE.sub("", steps).rstrip()
     return Draft(
-        problem=text_of(record, "question"),
-        answer=row["answer"],
+        problem=record["question"],
+        answer=answer.translate(_UNSEEN).replace(",", "").strip(),
         traces=[Trace(trace, "answer", gold=True)] if trace else [],
-        difficulty=row["difficulty"],
-        instruction=INSTRUCTION,
+        difficulty=sum(1 for step in trace.split("\n") if step.strip()),
+        instruction=GSM8K_INSTRUCTION,
     )
 
 
 def read_math220k(record: Record) -> Draft:
-    """Open-R1 Math-220k: 1–4 generations a problem, two of them usually.
+    """Open-R1 Math-220k: 1–4 generations a problem, two of them usually; columns seen in public code that reads it.
 
-    Seen in public code that reads it: problem, solution, answer, problem_type, question_type, source, uuid,
-    is_reasoning_complete, generations, correctness_math_verify, correctness_llama, finish_reasons,
-    correctness_count, messages; the flags are lists of booleans, one a generation (some shorter, or null).
+    The flags are lists of booleans, one a generation (some shorter, or null).
     """
-    draft = _numina(record)
-    generations = record.get("generations")
-    if not isinstance(generations, list | tuple):
+    draft = read_numina15(record)
+    if not isinstance(record.get("generations"), list | tuple):
         raise RejectedError("missing-field", f"generations is no list; the columns are {', '.join(record)}")
-    draft.traces = []
-    for number, text in enumerate(generations):
+    traces = []
+    for number, text in enumerate(record["generations"]):
         if isinstance(text, str) and text.strip():
-            body, closed = thought(text)
-            told = _flag(record, "is_reasoning_complete", number)
-            complete = False if closed is False else told
+            body, closed = split_thought(text)
+            complete = False if closed is False else _flag(record, "is_reasoning_complete", number)
             correct = _flag(record, "correctness_math_verify", number)
-            draft.traces.append(Trace(body, f"generations[{number}]", complete, correct))
-    draft.traces += _solution(record, gold=False)
+            traces.append(Trace(body, f"generations[{number}]", complete, correct))
+    draft.traces = traces + draft.traces
     return draft
 
 
 def read_numina15(record: Record) -> Draft:
-    """NuminaMath-1.5: problem, solution, answer, problem_type, question_type, problem_is_valid, solution_is_valid,
-    source, synthetic (the card of nlile/NuminaMath-1.5-RL-Verifiable, a subset with the same columns).
+    """NuminaMath-1.5: columns as on the card of nlile/NuminaMath-1.5-RL-Verifiable, a subset.
 
     An answer "proof" or "notfound" is none; `problem_is_valid` other than "Yes" is the data's own warning.
     """
-    draft = _numina(record)
-    draft.traces = _solution(record, gold=False)
-    return draft
+    for flag in ("problem_is_valid", "solution_is_valid"):
+        word = record.get(flag)
+        if isinstance(word, str) and word.strip().lower() not in ("yes", ""):
+            raise RejectedError("flagged", f"{flag} is {word}")
+    problem = text_of(record, "problem")
+    if str(record.get("question_type") or "").lower() == "proof":
+        raise RejectedError("proof", "question_type is proof")
+    return Draft(
+        problem=problem,
+        answer=_gold(_answer(record.get("answer")), problem),
+        traces=_solution(record, gold=False),
+        tier=maybe_text(record, "source"),
+        instruction=MATHS,
+        columns=_as_text(record, "uuid", "problem_type", "question_type"),
+    )
 
 
 def read_problems(record: Record) -> Draft:
-    r"""Sets of problem, solution and at most an answer: NuminaMath-CoT (source, problem, solution, messages), MATH
-    (problem, level "Level 5", type, solution), hkgc/math3to5_olympiads_aime (its recipe names the column problem),
-    DeepScaleR-Preview (problem, answer, solution, which is often empty), LIMO (question, solution, answer).
+    r"""Sets of problem, solution and at most an answer: NuminaMath-CoT, MATH (level "Level 5"),
+    hkgc/math3to5_olympiads_aime (its recipe names the column problem), DeepScaleR-Preview (its solution is often
+    empty), LIMO (question).
 
     Without an answer column the gold answer is what the solution declares, by the verifier's own reading: the last
     `\boxed`, so that MATH records with two or three have one answer.
     """
     problem = text_of(record, "problem", "question")
-    solution = maybe_text(record, "solution")
-    given = _number(record.get("answer"))
-    answer = given if given is not None else declared_answer(solution or "")
+    answer = _answer(record.get("answer"))
+    gold = declared_answer(maybe_text(record, "solution") or "") if answer is None else answer
     return Draft(
         problem=problem,
-        answer=_gold(answer, problem),
-        traces=_solution(record, gold=given is None),
+        answer=_gold(gold, problem),
+        traces=_solution(record, gold=answer is None),
         tier=maybe_text(record, "source", "data_source"),
         difficulty=_level(record.get("level", record.get("difficulty"))),
         instruction=MATHS,
-        columns=_names(record, "id", "uuid", "unique_id", "type", "subject"),
+        columns=_as_text(record, "id", "uuid", "unique_id", "type", "subject"),
     )
 
 
 def read_s1k(record: Record) -> Draft:
     """s1K-1.1: two teachers a problem, thinking and attempt apart; the trace is both, `</think>` between.
 
-    Seen in public code: question, solution, cot_type, source_type, metadata, gemini_thinking_trajectory,
-    gemini_attempt, deepseek_thinking_trajectory, deepseek_attempt, gemini_grade, deepseek_grade ("Yes"/"No"). The
-    solution is the answer alone in 375 records and a proof in 108.
+    Columns seen in public code; grades are "Yes" or "No". The solution is the answer alone in 375 records and a proof
+    in 108.
     """
     problem, solution = text_of(record, "question", "problem"), maybe_text(record, "solution") or ""
     answer = declared_answer(solution)
@@ -161,7 +183,7 @@ def read_s1k(record: Record) -> Draft:
         traces=traces,
         tier=maybe_text(record, "source_type"),
         instruction=MATHS,
-        columns=_names(record, "cot_type"),
+        columns=_as_text(record, "cot_type"),
     )
 
 
@@ -171,68 +193,91 @@ def read_reasoning_gym(record: Record) -> Draft:
     Its tasks score answers themselves; here an answer must be one that the maths verifier grades, else it is rejected.
     """
     meta = record.get("metadata")
-    difficulty = meta.get("difficulty") if isinstance(meta, Mapping) else None
-    task = meta.get("source_dataset") if isinstance(meta, Mapping) else None
+    difficulty, task = (
+        meta.get(key) if isinstance(meta, Mapping) else None for key in ("difficulty", "source_dataset")
+    )
     problem = text_of(record, "question")
     return Draft(
         problem=problem,
-        answer=_gold(_number(record.get("answer")), problem),
+        answer=_gold(_answer(record.get("answer")), problem),
         tier=task if isinstance(task, str) else None,
         difficulty=difficulty if isinstance(difficulty, int | float) else None,
         instruction=MATHS,
     )
 
 
-# Name → (columns that tell it, reader). The first whose columns a record has is taken where none is named.
-READERS: dict[str, tuple[frozenset[str], DraftReader]] = {
-    "math220k": (frozenset({"problem", "answer", "generations", "is_reasoning_complete"}), read_math220k),
-    "s1k": (frozenset({"question", "solution", "deepseek_thinking_trajectory"}), read_s1k),
-    "numina15": (frozenset({"problem", "solution", "answer", "problem_is_valid"}), read_numina15),
-    "reasoning-gym": (frozenset({"question", "answer", "metadata"}), read_reasoning_gym),
-    "gsm8k": (frozenset({"question", "answer"}), read_gsm8k_draft),
-    **CODE_READERS,
-    "numina-cot": (frozenset({"problem", "solution", "messages"}), read_problems),
-    "math": (frozenset({"problem", "solution", "level"}), read_problems),
-    "math3to5": (frozenset({"problem", "solution"}), read_problems),
-    "deepscaler": (frozenset({"problem", "answer", "solution"}), read_problems),
-    "limo": (frozenset({"question", "solution", "answer"}), read_problems),
-    "plain": (frozenset({"prompt"}), read_plain),
+@dataclass(frozen=True)
+class Schema:
+    """The form of a published set: the columns that tell it, its reader, and the other columns that it may have."""
+
+    tells: frozenset[str]
+    read: Callable[[Record], Draft]
+    others: frozenset[str]
+
+
+def _schema(tells: str, read: Callable[[Record], Draft], others: str = "") -> Schema:
+    return Schema(frozenset(tells.split()), read, frozenset(others.split()))
+
+
+_OF_NUMINA = "solution problem_type question_type source uuid solution_is_valid synthetic"
+_OF_PROBLEMS = (
+    "problem question solution answer messages level difficulty source data_source type subject id uuid unique_id"
+)
+_OF_S1K = (
+    "problem cot_type source_type metadata gemini_thinking_trajectory gemini_attempt deepseek_attempt gemini_grade "
+    "deepseek_grade"
+)
+
+# The first whose columns a record has is taken where none is named.
+READERS: dict[str, Schema] = {
+    "math220k": _schema(
+        "problem answer generations is_reasoning_complete",
+        read_math220k,
+        f"{_OF_NUMINA} correctness_math_verify correctness_llama finish_reasons correctness_count messages",
+    ),
+    "s1k": _schema("question solution deepseek_thinking_trajectory", read_s1k, _OF_S1K),
+    "numina15": _schema("problem solution answer problem_is_valid", read_numina15, _OF_NUMINA),
+    "reasoning-gym": _schema("question answer metadata", read_reasoning_gym),
+    "gsm8k": _schema("question answer", read_gsm8k),
+    "coding": _schema("verification_info", code.read_coding, code.OF_CODING),
+    "humaneval": _schema("prompt canonical_solution test entry_point", code.read_humaneval, "task_id"),
+    "mbpp-plus": _schema("prompt entry_point assertion", code.read_mbpp_plus, code.OF_MBPP_PLUS),
+    "mbpp": _schema("code test_list", code.read_mbpp, "text prompt task_id test_setup_code challenge_test_list"),
+    "numina-cot": _schema("problem solution messages", read_problems, _OF_PROBLEMS),
+    "math": _schema("problem solution level", read_problems, _OF_PROBLEMS),
+    "math3to5": _schema("problem solution", read_problems, _OF_PROBLEMS),
+    "deepscaler": _schema("problem answer solution", read_problems, _OF_PROBLEMS),
+    "limo": _schema("question solution answer", read_problems, _OF_PROBLEMS),
+    "plain": _schema("prompt", read_plain),
 }
 
 
-def find_reader(name: str | None, first: Record, mapping: Mapping[str, str] | None = None) -> str:
-    """The name of the reader: the one asked for, `plain` with a mapping, else by the columns of the first record.
+def find_reader(
+    name: str | None, first: Record, mapping: Mapping[str, str] | None = None, default: str | None = None
+) -> str:
+    """The name of the reader of a data set.
+
+    Args:
+        name: the one asked for; None = `plain` with a mapping or where our columns are, else by the columns.
+        first: the first record.
+        mapping: of our columns to the data's; {} and None = none.
+        default: the reader where none knows the columns; None = an error.
 
     Raises InputError for a name that is unknown, and where no reader knows the columns.
     """
     if name is not None and name not in READERS:
         raise InputError("is no reader", field="reader", value=name, fix=f"choose from {', '.join(READERS)}")
-    if name is not None or mapping:
+    if name is not None or mapping or ("prompt" in first and ("answer" in first or "tests" in first)):
         return name or "plain"
-    for known, (columns, _) in READERS.items():
-        if columns <= set(first) and (known != "gsm8k" or is_gsm8k(first)):
-            return known
+    for reader, schema in READERS.items():
+        if schema.tells <= set(first) and (reader != "gsm8k" or is_gsm8k(first)):
+            return reader
+    if default is not None:
+        return default
     raise InputError(
         f"fits no reader: the columns are {', '.join(first)}",
         field="reader",
         fix="name a reader, or map your columns (--map prompt=COLUMN --map answer=COLUMN --map guidance=COLUMN)",
-    )
-
-
-def _numina(record: Record) -> Draft:
-    for flag in ("problem_is_valid", "solution_is_valid"):
-        told = record.get(flag)
-        if isinstance(told, str) and told.strip().lower() not in ("yes", ""):
-            raise RejectedError("flagged", f"{flag} is {told}")
-    problem = text_of(record, "problem")
-    if str(record.get("question_type") or "").lower() == "proof":
-        raise RejectedError("proof", "question_type is proof")
-    return Draft(
-        problem=problem,
-        answer=_gold(_number(record.get("answer")), problem),
-        tier=maybe_text(record, "source"),
-        instruction=MATHS,
-        columns=_names(record, "uuid", "problem_type", "question_type"),
     )
 
 
@@ -248,15 +293,12 @@ def _gold(answer: str | None, problem: str) -> str:
     return text
 
 
-def _number(value: Any) -> str | None:
-    if isinstance(value, Written):
-        return value.text
-    return None if value is None or isinstance(value, bool) else str(value)
+def _answer(value: Any) -> str | None:
+    return None if value is None or isinstance(value, bool) else exact_text(value)
 
 
 def _flag(record: Record, name: str, number: int) -> bool | None:
-    flags = record.get(name)
-    value = flags[number] if isinstance(flags, list | tuple) and number < len(flags) else None
+    value = dict(enumerate(list_of(record, name))).get(number)
     return value if isinstance(value, bool) else None
 
 
@@ -264,7 +306,7 @@ def _solution(record: Record, *, gold: bool) -> list[Trace]:
     text = maybe_text(record, "solution")
     if text is None:
         return []
-    body, closed = thought(text)
+    body, closed = split_thought(text)
     return [Trace(body, "solution", complete=closed, gold=gold)]
 
 
@@ -276,5 +318,5 @@ def _level(value: Any) -> Any:
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def _names(record: Record, *names: str) -> dict[str, Any]:
+def _as_text(record: Record, *names: str) -> dict[str, Any]:
     return {name: str(record[name]) for name in names if record.get(name) is not None}

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any, NoReturn
 
 from guided_grpo.data.leak import safe_length, safe_program_length
+from guided_grpo.data.reading.streams import exact_text
 from guided_grpo.errors import InputError
 from guided_grpo.grading.code_forms import read_tests
 from guided_grpo.grading.maths import parse_gold
@@ -16,17 +17,6 @@ from guided_grpo.grading.strict import KINDS, check_gold
 
 TASKS = ("math", "code")
 _SHORT_NUMBER = re.compile(r"-?\d{1,15}(?:\.\d{1,12})?", re.ASCII)
-
-
-class Written(float):
-    """A JSON number that remembers its digits: an answer of twenty digits must not be rounded."""
-
-    text: str
-
-    def __new__(cls, text: str) -> Written:
-        number = super().__new__(cls, text)
-        number.text = text
-        return number
 
 
 @lru_cache(maxsize=16_384)
@@ -74,18 +64,18 @@ class _Checker:
         return prompt
 
     def task(self) -> str:
-        given = self.record.get("task")
-        if given is None:
+        task = self.record.get("task")
+        if task is None:
             return "code" if "answer" not in self.record and "tests" in self.record else "math"
-        if given not in TASKS:
-            self.fail("is no task", "task", f"use one of {', '.join(TASKS)}", given)
-        return str(given)
+        if task not in TASKS:
+            self.fail("is no task", "task", f"use one of {', '.join(TASKS)}", task)
+        return str(task)
 
     def answer(self) -> str:
         answer = self.required("answer")
         if isinstance(answer, bool) or not isinstance(answer, str | int | float | Decimal):
             self.fail("is no answer", "answer", "give a text or a number", answer)
-        text = answer.text if isinstance(answer, Written) else str(answer)
+        text = exact_text(answer)
         fault = gold_fault(text)
         if fault:
             self.fail(fault, "answer", "correct the answer, or drop the record", text)
@@ -117,13 +107,13 @@ class _Checker:
 
     def limit(self, trace: str | None, answer: str | None) -> int:
         """Characters of the trace that may be handed over: the data's own figure where it gives one, else measured."""
-        given = self.record.get("guidance_limit")
-        if given is None:
-            measured = safe_program_length(trace or "") if answer is None else safe_length(trace or "", answer)
-            return measured if trace else 0
-        if isinstance(given, bool) or not isinstance(given, int) or given < 0:
-            self.fail("is no number of characters", "guidance_limit", "give a whole number ≥ 0, or leave it out", given)
-        return min(given, len(trace or ""))
+        limit = self.record.get("guidance_limit")
+        if limit is None:
+            length = safe_program_length(trace or "") if answer is None else safe_length(trace or "", answer)
+            return length if trace else 0
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
+            self.fail("is no number of characters", "guidance_limit", "give a whole number ≥ 0, or leave it out", limit)
+        return min(limit, len(trace or ""))
 
     def difficulty(self) -> Any:
         value = self.record.get("difficulty")
@@ -132,12 +122,12 @@ class _Checker:
         return float(value) if isinstance(value, float | Decimal) else value
 
 
-def checked_prompt(prompt: Any, *, file: str, line: int) -> None:
+def check_prompt(prompt: Any, *, file: str, line: int) -> None:
     """Raise `InputError` where `prompt` is neither a text nor chat messages that end with the user's turn."""
     _Checker({"prompt": prompt}, file, line).prompt()
 
 
-def checked_row(record: Mapping[str, Any], *, file: str, line: int, kind: type | None = None) -> dict[str, Any]:
+def check_row(record: Mapping[str, Any], *, file: str, line: int, kind: type | None = None) -> dict[str, Any]:
     """The row of a record that carries our column names, `guidance_limit` filled; further columns are kept.
 
     Args:
@@ -151,9 +141,8 @@ def checked_row(record: Mapping[str, Any], *, file: str, line: int, kind: type |
     check = _Checker(record, file, line)
     prompt, task = check.prompt(), check.task()
     if kind is not None and not isinstance(prompt, kind):
-        check.fail(
-            f"is a {type(prompt).__name__}, the first was a {kind.__name__}", "prompt", "use one form throughout"
-        )
+        fault = f"is a {type(prompt).__name__}, the first was a {kind.__name__}"
+        check.fail(fault, "prompt", "use one form throughout")
     if task == "code":
         check.tests()
     answer = check.answer() if task == "math" else None

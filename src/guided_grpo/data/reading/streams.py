@@ -15,21 +15,33 @@ from typing import Any
 
 from guided_grpo.data.domains.chains import ANSWER_VALUES, chains
 from guided_grpo.data.domains.programs import programs
-from guided_grpo.data.reading.rows import Written
 from guided_grpo.errors import InputError
 from guided_grpo.types import Row
 
 Record = Mapping[str, Any]
-Numbered = tuple[int, Record]  # line or record number from 1, and the record
 
 # Problems by number of steps: what makes them, and the fewest steps.
 BY_STEPS: dict[str, tuple[Callable[[int, int, int, int], Iterator[Row]], int]] = {
     "chains": (chains, ANSWER_VALUES),
     "programs": (programs, 1),
 }
-GENERATORS = (*BY_STEPS, "reasoning-gym")
 SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".parquet")
-JSON_FIX = "write one JSON object a line"
+
+
+class ExactNumber(float):
+    """A JSON number that remembers its digits: an answer of twenty digits must not be rounded."""
+
+    text: str
+
+    def __new__(cls, text: str) -> ExactNumber:
+        number = super().__new__(cls, text)
+        number.text = text
+        return number
+
+
+def exact_text(value: object) -> str:
+    """A value as text, a number with all the digits that it was written with."""
+    return value.text if isinstance(value, ExactNumber) else str(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,33 +71,34 @@ def items(source: str, split: str = "train") -> Iterator[Item]:
     """
     path = Path(source).expanduser()
     name = source.partition(":")[0]
-    if name in GENERATORS:
-        made: Iterator[Record] = _by_steps(source, name) if name in BY_STEPS else _reasoning_gym(source)
-        return (Item(source, number, record) for number, record in enumerate(made, 1))
-    if path.name.endswith(SUFFIXES):
+    if name in BY_STEPS:
+        rows = _by_steps(source, name)
+    elif name == "reasoning-gym":
+        rows = _reasoning_gym(source)
+    elif path.name.endswith(SUFFIXES):
         if not path.is_file():
             raise InputError("is not there", file=source, fix="check the path")
         if path.suffix != ".parquet":
             return _lines(source, path)
-        return (Item(source, number, record) for number, record in enumerate(_parquet(path), 1))
-    if path.is_dir() and (path / "card.json").is_file() and (path / "rows.jsonl").is_file():
+        rows = _parquet(path)
+    elif path.is_dir() and (path / "card.json").is_file() and (path / "rows.jsonl").is_file():
         return _lines(source, path / "rows.jsonl")  # what `data prepare` wrote
-    if path.is_file():
-        raise InputError(
-            "is no format that is read here", file=source, fix="give a .jsonl, .json, .jsonl.gz or .parquet file"
-        )
-    return (Item(source, number, record) for number, record in enumerate(_data_set(source, path, split), 1))
+    elif path.is_file():
+        raise InputError("is no format that is read here", file=source, fix=f"give a file of {', '.join(SUFFIXES)}")
+    else:
+        rows = _data_set(source, path, split)
+    return (Item(source, number, record) for number, record in enumerate(rows, 1))
 
 
-def records(source: str, split: str = "train") -> Iterator[Numbered]:
-    """The same for training: the first line that is no record raises `InputError`."""
+def records(source: str, split: str = "train") -> Iterator[tuple[int, Record]]:
+    """The same for training, with the numbers: the first line that is no record raises `InputError`."""
     for item in items(source, split):
         if item.record is None:
-            raise InputError(item.fault, file=item.source, line=item.line, fix=JSON_FIX)
+            raise InputError(item.fault, file=item.source, line=item.line, fix="write one JSON object a line")
         yield item.line, item.record
 
 
-def renamed(record: Record, mapping: Mapping[str, str], source: str, line: int) -> Record:
+def rename(record: Record, mapping: Mapping[str, str], source: str, line: int) -> Record:
     """The record under our column names; a column that a mapped one displaces is kept as `original_<name>`.
 
     Args:
@@ -105,11 +118,11 @@ def renamed(record: Record, mapping: Mapping[str, str], source: str, line: int) 
                 value=theirs,
                 fix="name one of these in the mapping",
             )
-    used = set(mapping.values())
-    kept = {
-        f"original_{name}" if name in mapping else name: value for name, value in record.items() if name not in used
+    rest = {name: value for name, value in record.items() if name not in mapping.values()}
+    return {
+        **{f"original_{name}" if name in mapping else name: value for name, value in rest.items()},
+        **{ours: record[theirs] for ours, theirs in mapping.items()},
     }
-    return {**kept, **{ours: record[theirs] for ours, theirs in mapping.items()}}
 
 
 def total_bytes(source: str) -> int | None:
@@ -125,7 +138,7 @@ def _lines(source: str, path: Path) -> Iterator[Item]:
             text, record, fault = "", None, ""
             try:
                 text = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-                record = json.loads(text, parse_float=Written) if text else None
+                record = json.loads(text, parse_float=ExactNumber) if text else None
             except UnicodeDecodeError as error:
                 text, fault = raw.decode(errors="backslashreplace").strip(), f"is not UTF-8 ({error.reason})"
             except (ValueError, RecursionError) as error:
@@ -165,14 +178,12 @@ def _data_set(source: str, path: Path, split: str) -> Iterator[Record]:
         raise InputError(
             f"cannot be loaded ({first_line(error)})",
             file=source,
-            fix="check the id (owner/name or owner/name:subset) or path and the split, or give a .jsonl or "
-            ".parquet file",
+            fix="check the id (owner/name or owner/name:subset) or path and the split, or give a file",
         ) from error
     if isinstance(data, datasets.DatasetDict):
         if split not in data:
-            raise InputError(
-                "is no split", file=source, field="split", value=split, fix=f"use one of {', '.join(data)}"
-            )
+            fix = f"use one of {', '.join(data)}"
+            raise InputError("is no split", file=source, field="split", value=split, fix=fix)
         data = data[split]
     return iter(data)
 
@@ -181,19 +192,19 @@ def _by_steps(source: str, name: str) -> Iterator[Record]:
     """The rows of `NAME:steps=LOW-HIGH,count=N,seed=S`; steps and count are required, seed is 0 unless given."""
     generate, fewest = BY_STEPS[name]
     example = f"write {name}:steps=10-14,count=640,seed=1"
-    given: dict[str, str] = {}
+    settings: dict[str, str] = {}
     for part in source.partition(":")[2].split(","):
         key, equals, value = (piece.strip() for piece in part.partition("="))
-        if key not in ("steps", "count", "seed") or not equals or key in given:
+        if key not in ("steps", "count", "seed") or not equals or key in settings:
             raise InputError(f"is no setting of {name}, or stands twice", field=source, value=part.strip(), fix=example)
-        given[key] = value
+        settings[key] = value
     for key in ("steps", "count"):
-        if key not in given:
+        if key not in settings:
             raise InputError(f"lacks {key}", field=source, fix=example)
-    low, dash, high = given["steps"].partition("-")
+    low, dash, high = settings["steps"].partition("-")
     lowest = _whole(low, "steps", fewest)
     highest = _whole(high, "steps", lowest) if dash else lowest
-    count, seed = _whole(given["count"], "count", 1), _whole(given.get("seed", "0"), "seed", 0)
+    count, seed = _whole(settings["count"], "count", 1), _whole(settings.get("seed", "0"), "seed", 0)
     return (dict(row) for row in generate(count, lowest, highest, seed))
 
 
@@ -201,27 +212,26 @@ def _reasoning_gym(source: str) -> Iterator[Record]:
     """`reasoning-gym:TASK,count=N,seed=S,…`: further settings go to the task as numbers or text."""
     example = "write reasoning-gym:chain_sum,count=100,seed=1"
     task, *parts = (part.strip() for part in source.partition(":")[2].split(","))
-    given = dict(part.split("=", 1) for part in parts if "=" in part)
-    if not task or len(given) != len(parts) or "count" not in given:
+    words = dict(part.split("=", 1) for part in parts if "=" in part)
+    if not task or len(words) != len(parts) or "count" not in words:
         raise InputError("is no task with a count and settings", field=source, fix=example)
-    count, seed = _whole(given.pop("count"), "count", 1), _whole(given.pop("seed", "0"), "seed", 0)
+    count, seed = _whole(words.pop("count"), "count", 1), _whole(words.pop("seed", "0"), "seed", 0)
     try:
         import reasoning_gym
     except ImportError:
         raise InputError("is not installed", field="reasoning-gym", fix="pip install 'guided-grpo[gym]'") from None
-    settings = {key: int(value) if value.lstrip("-").isdigit() else value for key, value in given.items()}
+    settings = {key: int(value) if value.lstrip("-").isdigit() else value for key, value in words.items()}
     try:
-        made = reasoning_gym.create_dataset(task, size=count, seed=seed, **settings)
+        data = reasoning_gym.create_dataset(task, size=count, seed=seed, **settings)
     except (ValueError, TypeError, AssertionError) as error:
         raise InputError(f"is refused ({first_line(error)})", field=source, fix=example) from error
-    return (made[number] for number in range(count))
+    return (data[number] for number in range(count))
 
 
 def _whole(text: str, field: str, least: int) -> int:
     if not (text.isascii() and text.isdigit()) or int(text) < least:
-        raise InputError(
-            "is no such whole number", field=field, value=text, fix=f"give a whole number, at least {least}"
-        )
+        fix = f"give a whole number, at least {least}"
+        raise InputError("is no such whole number", field=field, value=text, fix=fix)
     return int(text)
 
 
