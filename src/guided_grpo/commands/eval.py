@@ -20,7 +20,6 @@ from guided_grpo.evaluation import scoring
 from guided_grpo.evaluation.completions import COMPLETIONS, CompletionRun, read_evaluation
 from guided_grpo.evaluation.decoding import DECODINGS, SYSTEMS, Decoding
 from guided_grpo.evaluation.engines import Engine, TransformersEngine, VLLMEngine, weights_of
-from guided_grpo.evaluation.questions import requests_of
 from guided_grpo.grading import Grader
 from guided_grpo.settings import add_options
 from guided_grpo.store import rundir
@@ -79,40 +78,30 @@ def _run(
     options: argparse.Namespace, tasks: Sequence[Task], model: str, tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, dict[str, Any]]:
     """Figures by name; a folder gets its eval.json as soon as its set is done."""
-    results, loaded = {}, list[Engine]()
-    kwargs = json_option(options.template_kwargs, "template-kwargs")
+    results: dict[str, dict[str, Any]] = {}
+    engine: Engine | None = None  # one for all sets
     engine_options = json_option(options.engine_options, "engine-options")
-
-    def engine() -> Engine:
-        if not loaded:  # one for all sets
-            loaded.append(
-                VLLMEngine(model, tokenizer, engine_options)
-                if options.engine == "vllm"
-                else TransformersEngine(load_for_sampling(model), tokenizer)
-            )
-        return loaded[0]
-
     common = {
         "model": options.model,
         "weights": weights_of(model),
         "engine": options.engine,
         "engine_options": engine_options,
         "system": system_text(options),
-        "template_kwargs": kwargs,
+        "template_kwargs": json_option(options.template_kwargs, "template-kwargs"),
     }
     file = options.output is not None and options.output.suffix == ".json"
     with Grader() as grader:
         for task in tasks:
             folder = _folder(options.output, task.name if len(tasks) > 1 else None)
-            requests = requests_of(task.problems, tokenizer, kwargs, task.keys)
             # Last, so that a setting which shows what differs is named first.
-            content = key_of([[request.prompt, request.row] for request in requests])
+            content = key_of([[request.prompt, request.row] for request in task.requests])
             settings = {**common, **task.settings, **vars(task.decoding), "stop": task.stop, "asked": content}
             path = folder / COMPLETIONS if folder else None
-            with CompletionRun(len(requests), task.decoding, settings, path) as run:
+            with CompletionRun(len(task.requests), task.decoding, settings, path) as run:
                 if run.missing:
+                    engine = engine or _engine(options.engine, model, tokenizer, engine_options)
                     bars = wants_bars(options.quiet)
-                    run.run(requests, engine(), grader, stop=task.stop, label=task.name, bars=bars)
+                    run.run(task.requests, engine, grader, stop=task.stop, label=task.name, bars=bars)
                 figures = {**run.figures(), "skipped": task.skipped, "settings": run.settings}
                 if folder:
                     rundir.write_json(folder / rundir.EVAL, figures)
@@ -120,6 +109,12 @@ def _run(
     if file:
         rundir.write_json(options.output, results if len(tasks) > 1 else results[tasks[0].name])
     return results
+
+
+def _engine(name: str, model: str, tokenizer: PreTrainedTokenizerBase, options: dict[str, Any]) -> Engine:
+    if name == "vllm":
+        return VLLMEngine(model, tokenizer, options)
+    return TransformersEngine(load_for_sampling(model), tokenizer)
 
 
 def _folder(output: Path | None, name: str | None) -> Path | None:

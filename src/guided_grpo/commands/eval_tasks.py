@@ -14,10 +14,10 @@ from guided_grpo.commands.policies import context_of
 from guided_grpo.data.reading.benchmarks import BENCHMARKS, load_benchmark
 from guided_grpo.data.sources import load_rows
 from guided_grpo.errors import InputError
+from guided_grpo.evaluation.completions import Request
 from guided_grpo.evaluation.decoding import DECODINGS, PLAIN, PLAIN_STOP, SYSTEMS, Decoding
-from guided_grpo.evaluation.questions import Question, question_key, questions
+from guided_grpo.evaluation.questions import Question, question_key, questions, requests_of
 from guided_grpo.guidance.keys import Prompt
-from guided_grpo.guidance.placement import render
 from guided_grpo.settings import check
 
 STYLES = ("auto", "chat", "plain")
@@ -28,8 +28,7 @@ class Task:
     """One set of problems, as it is asked."""
 
     name: str
-    problems: list[Question]
-    keys: list[str]  # of the problems, whatever their prompts look like
+    requests: list[Request]
     decoding: Decoding
     stop: list[str]
     settings: dict[str, Any]
@@ -40,8 +39,8 @@ def data_task(options: argparse.Namespace, mapping: Mapping[str, str], tokenizer
     """The problems of `--data`, in the form that the data has unless a style is asked for."""
     rows = load_rows(options.data, mapping=mapping, split=options.split, limit=options.limit, reader=options.reader)
     settings = {"data": options.data, "split": options.split, "prompt_style": options.prompt_style}
-    problems, keys = _in_style(questions(rows), options, options.prompt_style, tokenizer)
-    return Task("data", problems, keys, _decoding(options), _stop(options, options.prompt_style), settings)
+    requests = _requests(questions(rows), options, options.prompt_style, tokenizer)
+    return Task("data", requests, _decoding(options), _stop(options, options.prompt_style), settings)
 
 
 def benchmark_task(word: str, options: argparse.Namespace, tokenizer: PreTrainedTokenizerBase, model: str) -> Task:
@@ -51,20 +50,19 @@ def benchmark_task(word: str, options: argparse.Namespace, tokenizer: PreTrained
     style = options.prompt_style
     if style == "auto":
         style = "chat" if tokenizer.chat_template or options.system else "plain"
-    problems, keys = _in_style(questions(loaded.rows), options, style, tokenizer)
+    requests = _requests(questions(loaded.rows), options, style, tokenizer)
     decoding = _decoding(options, samples=BENCHMARKS[name].samples, max_tokens=BENCHMARKS[name].max_tokens)
     if options.max_tokens is None:  # the benchmark's own length, as far as the model's context goes
-        kwargs = json_option(options.template_kwargs, "template-kwargs")
-        longest = max(len(tokenizer(render(each.prompt, tokenizer, kwargs))["input_ids"]) for each in problems)
+        longest = max(len(request.prompt_ids) for request in requests)
         decoding = replace(decoding, max_tokens=_within_context(decoding.max_tokens, longest, model))
     settings = {"benchmark": name, "data": loaded.source, "prompt_style": style}
-    return Task(name, problems, keys, decoding, _stop(options, style), settings, loaded.skipped)
+    return Task(name, requests, decoding, _stop(options, style), settings, loaded.skipped)
 
 
-def _in_style(
+def _requests(
     problems: Sequence[Question], options: argparse.Namespace, style: str, tokenizer: PreTrainedTokenizerBase
-) -> tuple[list[Question], list[str]]:
-    """The problems in that style, and the keys that they have in any."""
+) -> list[Request]:
+    """The problems in that style, with the keys that they have in any."""
     styled = [replace(each, prompt=_styled(each.prompt, options, style)) for each in problems]
     if not tokenizer.chat_template and not all(isinstance(each.prompt, str) for each in styled):
         raise InputError(
@@ -73,7 +71,8 @@ def _in_style(
             value=options.model,
             fix="leave out --system, and use --prompt-style plain",
         )
-    return styled, [question_key(each) for each in problems]
+    kwargs = json_option(options.template_kwargs, "template-kwargs")
+    return requests_of(styled, tokenizer, kwargs, [question_key(each) for each in problems])
 
 
 def _styled(prompt: Prompt, options: argparse.Namespace, style: str) -> Prompt:
