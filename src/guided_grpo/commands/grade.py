@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -31,24 +33,26 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
     """Grade a JSONL file; a line of verdicts for each of its lines, in its order."""
     options = _parse(arguments)
     settings = read_options(options, GradingSettings, infra_limit=1.0)
-    total = sum(1 for _ in _questions(options.data, options.task, options.answer_kind))  # says what is wrong, first
+    total = sum(1 for _ in _submissions(options))  # says what is wrong, first
     totals: Counter[str] = Counter()
-    partial = None if options.output is None else options.output.with_name(f"{options.output.name}.partial")
-    if partial is not None:
+    partial = Path(os.devnull)
+    if options.output is not None:
+        partial = options.output.with_name(f"{options.output.name}.partial")
         partial.parent.mkdir(parents=True, exist_ok=True)
     with (
         Grader(settings) as grader,
         tqdm(total=total, unit="line", disable=not wants_bars(options.quiet)) as bar,
-        open("/dev/null" if partial is None else partial, "w", encoding="utf-8") as out,  # noqa: PTH123
+        partial.open("w", encoding="utf-8") as out,
     ):
         grader.start([options.task])
-        for batch in _batches(_questions(options.data, options.task, options.answer_kind)):
+        submissions = _submissions(options)
+        while batch := list(islice(submissions, BATCH)):
             for verdict in grader.grade(batch):
                 assert verdict is not None
                 totals[verdict.status.value] += 1
                 out.write(json.dumps(_line(verdict), ensure_ascii=False) + "\n")
             bar.update(len(batch))
-    if partial is not None:
+    if options.output is not None:
         partial.replace(options.output)
     if as_json:
         print(json.dumps({"lines": total, "verdicts": dict(totals)}, indent=2))
@@ -57,7 +61,7 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
     return 0
 
 
-def _parse(arguments: list[str]) -> Any:
+def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = OneLineParser(prog="guided-grpo grade", description="Verdicts for completions, line by line.")
     parser.add_argument(
         "--data",
@@ -83,46 +87,34 @@ def _line(verdict: Verdict) -> dict[str, Any]:
     return line
 
 
-def _batches(questions: Iterable[Submission]) -> Iterator[list[Submission]]:
-    left = iter(questions)
-    while batch := list(islice(left, BATCH)):
-        yield batch
-
-
-def _questions(path: Path, task: str, kind: str) -> Iterator[Submission]:
-    """What each line asks. Raises `InputError` with the line."""
-    with path.open(encoding="utf-8") as file:
+def _submissions(options: argparse.Namespace) -> Iterator[Submission]:
+    """One a line. Raises `InputError` with the line."""
+    with options.data.open(encoding="utf-8") as file:
         for number, text in enumerate(file, 1):
-            if not text.strip():
-                continue
-            try:
-                row: Any = json.loads(text)
-            except (json.JSONDecodeError, RecursionError) as error:
-                raise InputError(f"is not JSON ({error})", file=path, line=number, fix="correct the line") from None
-            row = row if isinstance(row, dict) else {}
-            for name in ("completion", "answer") if task == "math" else ("completion",):
-                if not isinstance(row.get(name), str):
-                    raise InputError(
-                        "is not a string",
-                        file=path, line=number, field=name, value=row.get(name), fix="write it as text",
-                    )  # fmt: skip
-            if task == "math":
-                yield Submission(row["completion"], {"task": task, "answer": row["answer"], "answer_kind": kind})
-            else:
-                yield _code_question(row, path, number)
+            if text.strip():
+                yield _submission(text, number, options)
 
 
-def _code_question(row: dict[str, Any], path: Path, number: int) -> Submission:
-    names = [name for name in ("entry_point", "setup") if row.get(name) is not None]
-    for name in names:
-        if not isinstance(row[name], str):
-            raise InputError(
-                "is not a string", file=path, line=number, field=name, value=row[name], fix="write it as text"
-            )
+def _submission(text: str, number: int, options: argparse.Namespace) -> Submission:
+    def wrong(problem: str, fix: str, field: str | None = None, value: Any = None) -> InputError:
+        return InputError(problem, file=options.data, line=number, field=field, value=value, fix=fix)
+
     try:
-        read_tests(row.get("tests"), **{name: row[name] for name in names})
+        row = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise wrong(f"is not JSON ({error})", "correct the line") from None
+    row = row if isinstance(row, dict) else {}
+    maths = options.task == "math"
+    columns = [name for name in ("entry_point", "setup") if row.get(name) is not None and not maths]
+    for name in ["completion", *(["answer"] if maths else columns)]:
+        if not isinstance(row.get(name), str):
+            raise wrong("is not a string", "write it as text", name, row.get(name))
+    if maths:
+        gold = {"task": "math", "answer": row["answer"], "answer_kind": options.answer_kind}
+        return Submission(row["completion"], gold)
+    around = {name: row[name] for name in columns}
+    try:
+        read_tests(row.get("tests"), **around)
     except ValueError as error:
-        raise InputError(
-            str(error), file=path, line=number, field="tests", value=row.get("tests"), fix="see docs/verifiers.md"
-        ) from None
-    return Submission(row["completion"], {"task": "code", "tests": row["tests"], **{name: row[name] for name in names}})
+        raise wrong(str(error), "see docs/verifiers.md", "tests", row.get("tests")) from None
+    return Submission(row["completion"], {"task": "code", "tests": row["tests"], **around})

@@ -18,7 +18,6 @@ from guided_grpo.types import Status, Verdict
 MAX_ELEMENTS = 64  # of a list, tuple or set
 MAX_WORDS = 4  # of an answer in words
 
-_PAIRS = {"(": ")", "[": "]", "{": "}"}
 _SEPARATOR = re.compile(r",|;|\\text\{\s*(?:or|and)\s*\}|(?<![a-zA-Z])(?:or|and)(?![a-zA-Z])")
 _VARIABLE = re.compile(  # x, x_1, \alpha, f(x), f^{-1}(x), \text{Area}, "Total cost"
     r"(?:\\[a-zA-Z]+|[a-zA-Z])(?:_\w+|_\{[^{}]*\})?(?:\^\{-1\})?(?:\([a-z](?:,\s*[a-z])*\))?"

@@ -9,7 +9,6 @@ outside.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import resource
@@ -17,9 +16,8 @@ import signal
 import sys
 
 from guided_grpo.grading.maths import compare
+from guided_grpo.sandbox import kernel
 from guided_grpo.types import Status
-
-_PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
@@ -48,7 +46,7 @@ def _die_with_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to handle
     parent = os.getppid()
     with contextlib.suppress(OSError, AttributeError):  # elsewhere than on Linux standard input ends instead
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        kernel.die_with_parent()
         if os.getppid() != parent:
             sys.exit(1)
 

@@ -53,10 +53,7 @@ class Accuracy:
         return self.grader.grade(_submissions(completions, columns))
 
     def __call__(
-        self,
-        completions: Sequence[Completion],
-        log_metric: Callable[[str, float], None] | None = None,
-        **columns: Any,
+        self, completions: Sequence[Completion], log_metric: Callable[[str, float], None] | None = None, **columns: Any
     ) -> list[float | None]:
         """Rewards of completions.
 
@@ -108,10 +105,7 @@ class OfGenerated:
         self.function, self.__name__ = function, name
 
     def __call__(
-        self,
-        completion_ids: Sequence[Sequence[int]],
-        guidance_tokens: Sequence[int] | None = None,
-        **columns: Any,
+        self, completion_ids: Sequence[Sequence[int]], guidance_tokens: Sequence[int] | None = None, **columns: Any
     ) -> list[float | None]:
         """Rewards of completions.
 

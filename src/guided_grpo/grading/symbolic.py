@@ -52,8 +52,8 @@ def parsed(text: str) -> Any:
     if text.count("{") != text.count("}"):
         raise UnparseableError("unbalanced braces")
     check_limits(text)
-    try:
-        with _callers_alarm_kept():
+    with _alarm("read it"):
+        try:
             expressions = parse(
                 f"${text}$",
                 extraction_config=_READING,
@@ -61,10 +61,8 @@ def parsed(text: str) -> Any:
                 parsing_timeout=_seconds(),
                 raise_on_error=True,
             )
-    except TimeoutException:  # a BaseException, raised by the alarm in mid-computation
-        raise TimeLimitError(f"math-verify needed more than {SECONDS} s to read it") from None
-    except Exception as error:  # whatever a policy may write reaches the parser: any complaint is about its text
-        raise UnparseableError(f"math-verify: {type(error).__name__}") from None
+        except Exception as error:  # whatever a policy may write reaches the parser: any complaint is about its text
+            raise UnparseableError(f"math-verify: {type(error).__name__}") from None
     if not expressions:
         raise UnparseableError("no mathematical expression")
     return expressions[0]
@@ -77,22 +75,21 @@ def symbolic_equal(gold: str, answer: str, *, sets_as_relations: bool = False) -
     """
     left, right = parsed(gold), parsed(answer)
     digits = 6 if "." in gold or "." in answer else 12
-    try:
-        with _callers_alarm_kept():
+    with _alarm("compare"):
+        try:
             if not timeout(_seconds())(_close)(left, right, digits):  # it simplifies what differs for a long time
                 return False
-            equal = verify(
-                [left],
-                [right],
-                allow_set_relation_comp=sets_as_relations,
-                timeout_seconds=_seconds(),
-                raise_on_error=True,
+            return bool(
+                verify(
+                    [left],
+                    [right],
+                    allow_set_relation_comp=sets_as_relations,
+                    timeout_seconds=_seconds(),
+                    raise_on_error=True,
+                )
             )
-            return bool(equal)
-    except TimeoutException:  # a BaseException, raised by the alarm in mid-computation
-        raise TimeLimitError(f"math-verify needed more than {SECONDS} s to compare") from None
-    except Exception:  # sympy refuses to compare what cannot be equal (a matrix and a number, a set and a relation)
-        return False
+        except Exception:  # sympy refuses to compare what cannot be equal (a matrix and a number, a set and a relation)
+            return False
 
 
 def _close(left: Any, right: Any, digits: int) -> bool:
@@ -110,15 +107,14 @@ def _seconds() -> int | None:
 
 
 @contextmanager
-def _callers_alarm_kept() -> Iterator[None]:
-    """math-verify cancels whatever alarm is set: set it again for the rest of its time."""
-    if _seconds() is None:
-        yield
-        return
-    left, interval = signal.getitimer(signal.ITIMER_REAL)
-    started = time.monotonic()
+def _alarm(task: str) -> Iterator[None]:
+    """math-verify's alarm is a TimeLimitError; whatever alarm it cancels is set again for the rest of its time."""
+    left, interval = signal.getitimer(signal.ITIMER_REAL) if _seconds() else (0.0, 0.0)
+    start = time.monotonic()
     try:
         yield
+    except TimeoutException:  # a BaseException, raised by the alarm in mid-computation
+        raise TimeLimitError(f"math-verify needed more than {SECONDS} s to {task}") from None
     finally:
         if left:
-            signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - started), 0.001), interval)
+            signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - start), 0.001), interval)

@@ -17,16 +17,4 @@ from guided_grpo.sandbox.jobs import End, Job, Kind, Limits, Outcome, Result
 from guided_grpo.sandbox.pool import SandboxPool
 from guided_grpo.sandbox.values import decode, number_of, plain, same
 
-__all__ = [
-    "End",
-    "Job",
-    "Kind",
-    "Limits",
-    "Outcome",
-    "Result",
-    "SandboxPool",
-    "decode",
-    "number_of",
-    "plain",
-    "same",
-]
+__all__ = ["End", "Job", "Kind", "Limits", "Outcome", "Result", "SandboxPool", "decode", "number_of", "plain", "same"]

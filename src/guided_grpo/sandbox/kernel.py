@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+from typing import Any
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -31,7 +32,7 @@ def _check(name: str, result: int) -> int:
     return result
 
 
-def _syscall(name: str, number: int, *arguments: int | bytes) -> int:
+def _syscall(name: str, number: int, *arguments: Any) -> int:
     wide = [ctypes.c_long(value) if isinstance(value, int) else value for value in arguments]
     return _check(name, _libc.syscall(ctypes.c_long(number), *wide))
 
@@ -66,15 +67,8 @@ def unmount(target: str) -> None:
 def make_read_only(target: str) -> None:
     """Make a mount and all mounts below it read-only, without devices or set-uid (Linux 5.12)."""
     attributes = (ctypes.c_uint64 * 4)(MS_RDONLY | MS_NOSUID, 0, 0, 0)
-    at_fdcwd, at_recursive = -100, 0x8000
-    path = target.encode()
-    _check(
-        f"mount_setattr {target}",
-        _libc.syscall(
-            ctypes.c_long(_MOUNT_SETATTR), ctypes.c_long(at_fdcwd), path, ctypes.c_long(at_recursive), attributes,
-            ctypes.c_long(ctypes.sizeof(attributes)),
-        ),
-    )  # fmt: skip
+    at_fdcwd, at_recursive, size = -100, 0x8000, ctypes.sizeof(attributes)
+    _syscall(f"mount_setattr {target}", _MOUNT_SETATTR, at_fdcwd, target.encode(), at_recursive, attributes, size)
 
 
 def pivot_to(folder: str) -> None:
@@ -108,7 +102,7 @@ def drop_capabilities() -> None:
     _prctl("prctl CAP_AMBIENT", _PR_CAP_AMBIENT, 4)  # clear all
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)
     nothing = (ctypes.c_uint32 * 6)()
-    _check("capset", _libc.syscall(ctypes.c_long(_CAPSET), header, nothing))
+    _syscall("capset", _CAPSET, header, nothing)
 
 
 def install_filter(program: bytes) -> None:
@@ -117,10 +111,7 @@ def install_filter(program: bytes) -> None:
     class Program(ctypes.Structure):
         _fields_ = [("length", ctypes.c_ushort), ("code", ctypes.c_char_p)]
 
-    described = Program(len(program) // 8, program)
-    _check(
-        "seccomp", _libc.syscall(ctypes.c_long(_SECCOMP), ctypes.c_long(1), ctypes.c_long(0), ctypes.byref(described))
-    )
+    _syscall("seccomp", _SECCOMP, 1, 0, ctypes.byref(Program(len(program) // 8, program)))
 
 
 def landlock_version() -> int:
@@ -139,10 +130,7 @@ def landlock(rules: dict[str, int]) -> None:
     fields = [files, 0b11 if version >= 4 else 0, 0b11 if version >= 6 else 0]  # files, network, scopes
     attributes = fields[: 1 if version < 4 else 2 if version < 6 else 3]
     words = (ctypes.c_uint64 * len(attributes))(*attributes)
-    ruleset = _check(
-        "landlock_create_ruleset",
-        _libc.syscall(ctypes.c_long(_LANDLOCK_CREATE), words, ctypes.c_long(8 * len(attributes)), ctypes.c_long(0)),
-    )
+    ruleset = _syscall("landlock_create_ruleset", _LANDLOCK_CREATE, words, 8 * len(attributes), 0)
     for path, rights in rules.items():
         at = os.open(path, os.O_PATH | os.O_CLOEXEC)
         rule = (rights & files).to_bytes(8, "little") + at.to_bytes(4, "little")

@@ -133,9 +133,7 @@ def _argument_rules(code: _Assembler, own_pid: int, writable: bool) -> dict[str,
 
     return {
         "clone": threads_only,
-        "clone3": lambda: refuse(
-            errno.ENOSYS
-        ),  # its flags lie in memory, out of a filter's sight; libc falls back to clone
+        "clone3": lambda: refuse(errno.ENOSYS),  # its flags lie out of a filter's sight; libc falls back to clone
         "prctl": allow_one_of(0, (_PR_SET_NAME,)),
         "fcntl": allow_one_of(1, _FCNTLS),
         "ioctl": allow_one_of(1, _IOCTLS),

@@ -121,12 +121,7 @@ def _number(kind: str, content: Any) -> complex | None:
             return float.fromhex(content)
         if kind == "complex":
             return complex(float.fromhex(content[0]), float.fromhex(content[1]))
-    except (
-        TypeError,
-        ValueError,
-        OverflowError,
-        LookupError,
-    ):  # whatever the sandbox wrote is data, not an error of ours
+    except (TypeError, ValueError, OverflowError, LookupError):  # whatever was written is data, no error of ours
         return None
     return None
 

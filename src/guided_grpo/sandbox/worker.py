@@ -95,7 +95,7 @@ class Worker:
         self._files = [os.memfd_create("results"), os.memfd_create("stdout")]
         stdin = _sealed(b"".join(job.inputs) or job.stdin)
         try:
-            message = REQUEST.pack(*(_number(name, getattr(limits, name)) for name in FIELDS[:-1]), job.steps)
+            message = REQUEST.pack(*(getattr(limits, name) for name in FIELDS[:-1]), job.steps)
             socket.send_fds(self._socket, [message], [source, *self._files, stdin])
         except BaseException:
             self._drop_files()
@@ -143,10 +143,6 @@ class Worker:
     def _drop_files(self) -> None:
         while self._files:
             os.close(self._files.pop())
-
-
-def _number(name: str, value: float) -> float | int:
-    return float(value) if name.endswith("seconds") else int(value)
 
 
 def _sealed(content: bytes) -> int:
