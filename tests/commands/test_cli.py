@@ -131,12 +131,11 @@ def test_fields_of_another_method_give_way_and_the_command_line_wins(
 
 
 def test_the_group_size_is_written_at_its_default_too(tmp_path: Path) -> None:
-    """Audit and report read it again; a run of an earlier version, which left G = 8 out, is still that run."""
+    """Audit and report read it again, and a run with another one is another run."""
     words = ["--model_name_or_path", "x", "--train_data", "y", "--bf16", "false", "--use_cpu", "--output_dir"]
     fields = parse([*words, str(tmp_path)]).to_json()
     assert fields["num_generations"] == 8
-    earlier = {name: value for name, value in fields.items() if name not in ("num_generations", "guidance_credit")}
-    rundir.write_text(tmp_path / rundir.CONFIG, yaml.safe_dump(earlier))
+    rundir.claim(tmp_path, fields)
     rundir.check(tmp_path, fields, frozenset())
     with pytest.raises(InputError, match="field 'num_generations': 12 is not 8 of the run that is there"):
         rundir.check(tmp_path, {**fields, "num_generations": 12}, frozenset())
