@@ -28,10 +28,10 @@ class Cake:
 
 @pytest.mark.parametrize(("field", "value", "words"), [
     ("shape", "flat", "'flat' is not known; fix: choose one of round, square"),
-    ("share", 1.5, "1.5 is out of range; fix: use 0 to 1"),
+    ("share", 1.5, "1.5 is out of range; fix: use a number in [0, 1]"),
     ("share", float("nan"), "nan is out of range"),
-    ("layers", [1.0, 0.0], "0.0 is out of range; fix: use more than 0"),
-    ("candles", 0, "0 is out of range; fix: use 1 or more"),
+    ("layers", [1.0, 0.0], "0.0 is out of range; fix: use a number more than 0"),
+    ("candles", 0, "0 is out of range; fix: use a number 1 or more"),
 ])  # fmt: skip
 def test_values_are_held_against_their_ranges(field: str, value: object, words: str) -> None:
     with pytest.raises(InputError) as caught:
@@ -53,7 +53,7 @@ def test_options_become_the_dataclass() -> None:
     cake = read_options(parser.parse_args(words), Cake, candles=7)
     assert cake == Cake("square", 0.5, [1.0, 3.0], 7, True)
     assert "--candles" not in parser.format_help() and "from the bottom, cm [1.0 2.0]" in parser.format_help()
-    with pytest.raises(InputError, match="use 0 to 1"):
+    with pytest.raises(InputError, match="in .0, 1."):
         read_options(parser.parse_args(["--share", "2"]), Cake)
 
 

@@ -95,7 +95,7 @@ class Setting:
 
     @property
     def range(self) -> str:
-        """The range in words, such as `0 to 1` or `first, spread`; "" = any value."""
+        """The range in words, such as `in [0, 1]` or `first, spread`; "" = any value."""
         return "; ".join(_words(limit) for limit in self.ranges)
 
     @property
@@ -144,7 +144,7 @@ def check(settings: Any, names: Collection[str] | None = None) -> None:
         for one in value if isinstance(value, list | tuple) else [value]:
             for limit in item.ranges:
                 if not _holds(limit, one):
-                    problem, verb = ("is not known", "choose one of") if item.names else ("is out of range", "use")
+                    problem, verb = ("is not known", "choose one of") if item.names else ("is out of range", "use a number")
                     raise InputError(problem, field=item.name, value=one, fix=f"{verb} {_words(limit)}")
 
 
@@ -209,7 +209,7 @@ def _words(limit: Any) -> str:
         case Lt(lt=bound):
             return f"less than {bound:g}"
         case Interval(ge=low, le=high) if low is not None and high is not None:
-            return f"{low:g} to {high:g}"
+            return f"in [{low:g}, {high:g}]"
     return " and ".join(_words(part) for part in limit)
 
 

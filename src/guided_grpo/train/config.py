@@ -13,7 +13,7 @@ from guided_grpo.errors import InputError
 from guided_grpo.guidance.allocation import guided_count
 from guided_grpo.guidance.placement import check_hint_template
 from guided_grpo.guidance.strength import least_length
-from guided_grpo.settings import OneOf, Setting, check, describe, fill, setting
+from guided_grpo.settings import Setting, check, describe, fill, setting
 from guided_grpo.train.methods import METHODS, Axes
 from guided_grpo.train.rescue import check_stages, rule_of, stages_of
 
@@ -30,7 +30,7 @@ class GuidedGRPOConfig(Axes, GRPOConfig):
     Raises `InputError` (a `ValueError`) for values that contradict each other.
     """
 
-    method: Annotated[str, OneOf(METHODS)] = setting("grpo", f"preset of the axes: {', '.join(METHODS)}")
+    method: str = setting("grpo", f"preset of the axes: {', '.join(METHODS)}")
     accuracy_reward: str | None = setting(
         None, "reward function that feeds controller and ladder; unset = 'accuracy', or the only one"
     )
@@ -40,7 +40,9 @@ class GuidedGRPOConfig(Axes, GRPOConfig):
     logging_steps: float = setting(1, "optimizer steps between two rows of metrics.jsonl")
 
     def __post_init__(self) -> None:
-        check(self, {"method"})
+        if self.method not in METHODS:
+            fix = f"choose one of {', '.join(METHODS)}"
+            raise InputError("is not a method", field="method", value=self.method, fix=fix)
         fill(self, METHODS[self.method].values)
         GRPOConfig.__post_init__(self)
         check(self)
