@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from guided_grpo.errors import InputError
     from guided_grpo.train.config import GuidedGRPOConfig
-    from guided_grpo.train.methods import METHODS
+    from guided_grpo.train.presets import METHODS
     from guided_grpo.train.trainer import GuidedGRPOTrainer
 
 __version__ = version("guided-grpo")
@@ -22,7 +22,7 @@ _HOMES = {
     "GuidedGRPOConfig": "guided_grpo.train.config",
     "GuidedGRPOTrainer": "guided_grpo.train.trainer",
     "InputError": "guided_grpo.errors",
-    "METHODS": "guided_grpo.train.methods",
+    "METHODS": "guided_grpo.train.presets",
 }
 
 

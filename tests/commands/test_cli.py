@@ -14,7 +14,7 @@ from guided_grpo.cli import main
 from guided_grpo.commands.parsing import parse
 from guided_grpo.errors import InputError
 from guided_grpo.store import jsonl, rundir
-from guided_grpo.train.methods import METHODS
+from guided_grpo.train.presets import METHODS
 from guided_grpo.train.trainer import GuidedGRPOTrainer
 from parts import SHARED, small_run
 
@@ -164,7 +164,7 @@ def test_report_needs_no_torch() -> None:
     import subprocess
     import sys
 
-    code = "import sys; import guided_grpo.studies.report, guided_grpo.cli, guided_grpo.train.methods; sys.exit('torch' in sys.modules)"
+    code = "import sys; import guided_grpo.studies.report, guided_grpo.cli, guided_grpo.train.presets; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -11,7 +11,7 @@ from guided_grpo.cli import main
 from guided_grpo.commands.methods import page
 from guided_grpo.errors import InputError
 from guided_grpo.settings import describe
-from guided_grpo.train.methods import METHODS, Axes
+from guided_grpo.train.presets import METHODS, Axes
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 

@@ -17,7 +17,7 @@ from guided_grpo.embedded import new_policy
 from guided_grpo.errors import InputError
 from guided_grpo.grading.rewards import OfForm, well_formed
 from guided_grpo.train.config import GuidedGRPOConfig
-from guided_grpo.train.methods import METHODS
+from guided_grpo.train.presets import METHODS
 from parts import TINY, chain_rows, digit_reward, make_config, make_trainer
 
 GUIDED: dict[str, Any] = {"method": "fixed", "guidance_length": 6, "guidance_ratio": 0.5}

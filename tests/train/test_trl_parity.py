@@ -11,7 +11,7 @@ import torch
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from guided_grpo.train.methods import DEFAULTS
+from guided_grpo.train.presets import DEFAULTS
 from parts import chain_rows, digit_reward, make_config, make_trainer
 
 

@@ -14,7 +14,7 @@ from guided_grpo.guidance.placement import PlacementSettings
 from guided_grpo.guidance.strength import StrengthSettings
 from guided_grpo.settings import Setting, describe
 from guided_grpo.train.advantage import CreditSettings
-from guided_grpo.train.methods import METHODS
+from guided_grpo.train.presets import METHODS
 from guided_grpo.train.rescue import LadderSettings
 
 HEAD = """# Methods

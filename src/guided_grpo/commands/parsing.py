@@ -20,7 +20,7 @@ from guided_grpo.evaluation.decoding import Decoding
 from guided_grpo.grading import GradingSettings
 from guided_grpo.settings import again, check, describe, setting
 from guided_grpo.train.config import SETTINGS, GuidedGRPOConfig
-from guided_grpo.train.methods import foreign
+from guided_grpo.train.presets import foreign
 
 # These may change between a kill and the resume: they leave the numbers of the run as they are.
 VOLATILE = frozenset(
@@ -166,7 +166,7 @@ def parse(arguments: list[str], prog: str = "guided-grpo train") -> Settings:
 def parse_into(classes: tuple[type, ...], arguments: list[str], prog: str) -> tuple[Any, ...]:
     """The dataclasses that a command line and the file behind its `--config` fill.
 
-    Fields of the file for one method give way where `--method` names another (`methods.foreign`). Raises `InputError`.
+    Fields of the file for one method give way where `--method` names another (`presets.foreign`). Raises `InputError`.
     """
     parser = TrlParser(classes, prog=prog)
 

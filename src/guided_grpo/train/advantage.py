@@ -10,14 +10,17 @@ an arm's advantages keep their size relative to the other's. An arm of one rollo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 from annotated_types import Interval
 
 from guided_grpo.settings import AxisGroup, OneOf, axis
+
+if TYPE_CHECKING:
+    import torch
 
 EPSILON = 1e-4  # TRL's
 CREDITS = ("signed", "positive", "unguided")
@@ -49,14 +52,14 @@ def arm_advantages(rewards_B: torch.Tensor, guided_B: torch.Tensor, group_size: 
         Shape (B,); ungraded rollouts get 0.
     """
     rewards, guided = rewards_B.view(-1, group_size), guided_B.view(-1, group_size)
-    graded = ~torch.isnan(rewards)
+    graded = ~rewards.isnan()
     values = rewards.nan_to_num(0.0)
-    centred = torch.zeros_like(values)
-    arms = torch.zeros(values.size(0), 1, device=values.device)
+    centred = values.new_zeros(values.shape)
+    arms = values.new_zeros(values.size(0), 1)
     for arm in (guided & graded, ~guided & graded):
         count = arm.sum(dim=1, keepdim=True)
         mean = (values * arm).sum(dim=1, keepdim=True) / count.clamp(min=1)
-        centred = torch.where(arm, values - mean, centred)
+        centred = (values - mean).where(arm, centred)
         arms = arms + (count > 0)
     if scale == "none":
         return centred.flatten()
@@ -111,7 +114,7 @@ def mask_ungraded(rewards_BF: torch.Tensor, accuracy: int, group_size: int) -> t
     """
     ungraded = rewards_BF[:, accuracy].isnan().view(-1, group_size)
     masked = (ungraded & ~ungraded.all(dim=1, keepdim=True)).view(-1, 1)
-    return rewards_BF.masked_fill(masked, torch.nan)
+    return rewards_BF.masked_fill(masked, math.nan)
 
 
 def zero_groups(advantages_B: torch.Tensor, group_size: int) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from guided_grpo.guidance.allocation import guided_count
 from guided_grpo.guidance.placement import check_hint_template
 from guided_grpo.guidance.strength import least_length
 from guided_grpo.settings import Setting, check, describe, fill, setting
-from guided_grpo.train.methods import METHODS, Axes
+from guided_grpo.train.presets import METHODS, Axes
 from guided_grpo.train.rescue import check_stages, rule_of, stages_of
 
 # These fold the mask into an importance ratio, where half a token has no meaning.

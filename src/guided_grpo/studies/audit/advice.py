@@ -40,7 +40,7 @@ class Advice:
 
     @property
     def method(self) -> str | None:
-        """A name of `methods.METHODS`; None = do not train."""
+        """A name of `presets.METHODS`; None = do not train."""
         return self.settings.get("method")
 
 
