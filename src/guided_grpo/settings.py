@@ -16,7 +16,6 @@ import typing
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import cache
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -110,8 +109,7 @@ class Setting:
         return next((list(limit.names) for limit in self.ranges if isinstance(limit, OneOf)), None)
 
 
-@cache
-def describe(owner: Any) -> tuple[Setting, ...]:
+def describe(owner: type) -> tuple[Setting, ...]:
     """The settings of a dataclass in their order: all of its fields that have a meaning."""
     hints = typing.get_type_hints(owner, include_extras=True)
     settings = []
