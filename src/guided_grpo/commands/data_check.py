@@ -7,14 +7,14 @@ from typing import Any
 
 from guided_grpo.commands.data_stream import add_recipe_options, reason_lines, stream, write_json
 from guided_grpo.commands.options import OneLineParser, add_map, mapping_of, wants_bars
-from guided_grpo.data.preparing.curate import Curator, RecordOutcome
+from guided_grpo.data.preparing.curate import Curator
 from guided_grpo.data.preparing.overlap import load_benchmarks
 from guided_grpo.data.preparing.prepare import load_tokenizer
 from guided_grpo.data.preparing.recipe import make_recipe
-from guided_grpo.data.preparing.survey import Lengths, Survey
+from guided_grpo.data.preparing.survey import Survey, as_text
 from guided_grpo.data.preparing.traces import Graders
 from guided_grpo.errors import InputError
-from guided_grpo.guidance.placement import Tokenizer, opening, render
+from guided_grpo.guidance.placement import Tokenizer, opening
 from guided_grpo.guidance.slicing import slice_text
 from guided_grpo.types import Strength
 
@@ -57,14 +57,11 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
     benchmarks = load_benchmarks(recipe.benchmarks, recipe.ngram, skip_missing=recipe.offline_benchmarks == "skip")
     graders = Graders(recipe.workers)
     curator = Curator(recipe, benchmarks, tokenizer, graders)
-    survey = Survey(options.samples, examples=3 if options.explain else 0, seed=recipe.seed)
-    tokens = TokenLengths(tokenizer) if tokenizer else None
+    survey = Survey(options.samples, examples=3 if options.explain else 0, seed=recipe.seed, tokenizer=tokenizer)
     items = stream(recipe.source, recipe.split, limit=recipe.read_limit, bars=wants_bars(options.quiet))
     try:
         for outcome in curator.run(items):
             survey.add(outcome)
-            if tokens:
-                tokens.add(outcome)
     finally:
         items.close()
         graders.close()
@@ -72,53 +69,12 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
         raise InputError(
             "is empty: it holds no records", file=", ".join(recipe.source), fix="give at least one problem"
         )
-    figures = _figures(curator, survey, tokens)
+    figures = _figures(curator, survey)
     if as_json:
         write_json(figures)
     else:
         print("\n".join(_page(figures, curator, survey, tokenizer, options.shares)))
     return 0
-
-
-class TokenLengths:
-    """Token lengths of rows, counted in batches."""
-
-    BATCH = 256
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self.tokenizer = tokenizer
-        self.prompt, self.trace, self.usable = Lengths(), Lengths(), Lengths()
-        self._batch: list[dict[str, Any]] = []
-
-    def add(self, outcome: RecordOutcome) -> None:
-        """Take the row of an outcome, if it has one."""
-        if outcome.row is not None:
-            self._batch.append(outcome.row)
-            if len(self._batch) == self.BATCH:
-                self.count()
-
-    def count(self) -> None:
-        """Count the rows that are not counted yet."""
-        rows, self._batch = self._batch, []
-        guided = [row for row in rows if row["guidance"]]
-        for lengths, texts in (
-            (self.prompt, [as_text(row["prompt"], self.tokenizer) for row in rows]),
-            (self.trace, [row["guidance"] for row in guided]),
-            (self.usable, [row["guidance"][: row["guidance_limit"]] for row in guided]),
-        ):
-            if texts:
-                tokenizer: Any = self.tokenizer
-                for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]:
-                    lengths.add(len(ids))
-
-
-def as_text(prompt: Any, tokenizer: Tokenizer | None) -> str:
-    """A prompt as the policy sees it; without a chat template, its messages with their roles."""
-    if isinstance(prompt, str):
-        return prompt
-    if tokenizer is not None and tokenizer.chat_template:
-        return render(prompt, tokenizer, {})
-    return "".join(f"[{message['role']}]\n{message['content']}\n" for message in prompt) + "[assistant]\n"
 
 
 def as_seen(row: Mapping[str, Any], share: float, tokenizer: Tokenizer | None) -> str:
@@ -131,9 +87,9 @@ def as_seen(row: Mapping[str, Any], share: float, tokenizer: Tokenizer | None) -
     return f"{prompt}{opening(prompt, tokenizer) if tokenizer is not None else ''}{text}"
 
 
-def _figures(curator: Curator, survey: Survey, tokens: TokenLengths | None) -> dict[str, Any]:
+def _figures(curator: Curator, survey: Survey) -> dict[str, Any]:
     counts = curator.counts
-    figures = {
+    return {
         "records": curator.read,
         "readers": curator.readers,
         "rejected": dict(counts.most_common()),
@@ -144,13 +100,8 @@ def _figures(curator: Curator, survey: Survey, tokens: TokenLengths | None) -> d
         "contamination": curator.contamination.to_json(),
         "labels_against_verifier": dict(curator.agreement.counts),
         **survey.to_json(),
+        "samples": survey.samples.sample(),
     }
-    if tokens:
-        tokens.count()
-        for name in ("prompt", "trace", "usable"):
-            figures[f"{name}_tokens"] = getattr(tokens, name).to_json()
-    figures["samples"] = survey.samples.sample()
-    return figures
 
 
 def _page(

@@ -22,7 +22,7 @@ SLOPE = 2.0
 class AdaptiveOrder:
     """Epoch → row numbers, each chosen when it is asked for; the same on every process that observes the same rewards.
 
-    What was chosen is remembered, so that a resumed run lays out the beginning of its epoch as it was.
+    Its choices are remembered, so that a resumed run lays out the beginning of its epoch as it was.
 
     Args:
         hardness: one number a row, larger = harder.
@@ -35,18 +35,18 @@ class AdaptiveOrder:
         self.low, self.high = min(self.hardness), max(self.hardness)
         self.level = self.low  # T
         self.epoch = 0
-        self.chosen: list[int] = []  # of this epoch
+        self.rows: list[int] = []  # of this epoch
 
     def __call__(self, epoch: int) -> Iterator[int]:
         """The rows of an epoch: those chosen before, then new ones by the level as it is when they are asked for."""
         if epoch != self.epoch:
-            self.epoch, self.chosen = epoch, []
-        used = set(self.chosen)
+            self.epoch, self.rows = epoch, []
+        used = set(self.rows)
         left = sorted((d, row) for row, d in enumerate(self.hardness) if row not in used)
-        yield from list(self.chosen)
+        yield from list(self.rows)
         while left:
             _, row = left.pop(self._nearest(left))
-            self.chosen.append(row)
+            self.rows.append(row)
             yield row
 
     def observe(self, reward: float) -> None:
@@ -62,11 +62,11 @@ class AdaptiveOrder:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values."""
-        return {"level": self.level, "epoch": self.epoch, "chosen": self.chosen}
+        return {"level": self.level, "epoch": self.epoch, "rows": self.rows}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
-        self.level, self.epoch, self.chosen = state["level"], state["epoch"], list(state["chosen"])
+        self.level, self.epoch, self.rows = state["level"], state["epoch"], list(state["rows"])
 
     def _nearest(self, left: Sequence[tuple[float, int]]) -> int:
         """Place of the row nearest to the level; of two as near the easier, of equally hard ones the first."""

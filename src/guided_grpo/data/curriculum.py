@@ -58,9 +58,7 @@ def _keys(values: Sequence[Difficulty], ranks: dict[str, int], field: str) -> li
 def _key(value: Difficulty, row: int, ranks: dict[str, int], field: str) -> float:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         raise InputError(
-            f"has no value in row {row}",
-            field=field,
-            fix="fill it, drop the row, or set curriculum: none",
+            f"has no value in row {row}", field=field, fix="fill it, drop the row, or set curriculum: none"
         )
     if not isinstance(value, str):
         return float(value)
@@ -97,16 +95,16 @@ def hardness(
 
     Raises InputError where the data has none of the columns, or a value that cannot be ordered.
     """
-    wanted = CURRICULA[curriculum]
-    if not wanted:
+    candidates = CURRICULA[curriculum]
+    if not candidates:
         return None
-    name = next((column for column in wanted if column in columns), None)
+    name = next((column for column in candidates if column in columns), None)
     if name is None:
         raise InputError(
-            f"orders by {' or '.join(wanted)}, but the data has no such column (it has {', '.join(columns)})",
+            f"orders by {' or '.join(candidates)}, but the data has no such column (it has {', '.join(columns)})",
             field="curriculum",
             value=curriculum,
-            fix=f"map one (data_mapping: {{{wanted[0]}: COLUMN}}) or set curriculum: none",
+            fix=f"map one (data_mapping: {{{candidates[0]}: COLUMN}}) or set curriculum: none",
         )
     values = list(columns[name])
     keys = _keys(values, {tier: rank for rank, tier in enumerate(tiers)}, name)

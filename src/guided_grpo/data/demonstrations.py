@@ -46,7 +46,7 @@ def demonstrations(
     for share in shares:
         if not 0 < share <= 1:
             raise InputError("is no share", field="sft_shares", value=share, fix="use numbers in (0, 1]")
-    found, left_out = [], {"no trace": 0, "too long": 0}
+    examples, left_out = [], {"no trace": 0, "too long": 0}
     for row in rows:
         trace = row.get("guidance")
         if not trace:
@@ -56,11 +56,11 @@ def demonstrations(
         prompt_ids = guide.prompt_ids(row["prompt"])
         for share in shares:
             whole = share == 1
-            asked: Any = {**row, "guidance": text if whole else trace, "guidance_limit": len(text)}
-            taught = [*guide.slice(asked, Strength("ratio", share)).ids, *([end_id] if whole else [])]
-            if max_tokens is not None and len(prompt_ids) + len(taught) > max_tokens:
+            source: Any = {**row, "guidance": text if whole else trace, "guidance_limit": len(text)}
+            trace_ids = [*guide.slice(source, Strength("ratio", share)).ids, *([end_id] if whole else [])]
+            if max_tokens is not None and len(prompt_ids) + len(trace_ids) > max_tokens:
                 left_out["too long"] += 1
-            elif taught:
-                ids = [*prompt_ids, *taught]
-                found.append({"input_ids": ids, "labels": [IGNORED] * len(prompt_ids) + taught})
-    return found, left_out
+            elif trace_ids:
+                labels = [IGNORED] * len(prompt_ids) + trace_ids
+                examples.append({"input_ids": [*prompt_ids, *trace_ids], "labels": labels})
+    return examples, left_out

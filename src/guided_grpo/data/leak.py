@@ -45,10 +45,10 @@ def safe_length(trace: str, answer: str) -> int:
     digits = any(char.isdigit() for char in answer)
     while text and alone is not None:
         start = _last_step(text, digits)
-        found = alone.search(text, start)
-        if not found:
+        match = alone.search(text, start)
+        if not match:
             break
-        text = text[: found.start()].rstrip()
+        text = text[: match.start()].rstrip()
         if len(text) > start:
             break
         # Nothing is left of that step: the step before it is the last one now.
@@ -150,13 +150,13 @@ def _number(answer: str) -> str:
     # Short answers with leading zeros (007) are digits of a code, longer ones (073) padded numbers.
     bare = digits.lstrip("0")
     padding = "0*" if len(bare) > 1 else ""
-    shown = bare if len(bare) > 1 else digits
+    first = bare if len(bare) > 1 else digits
     groups: list[str] = []
-    while len(shown) > 3:
-        groups.insert(0, shown[-3:])
-        shown = shown[:-3]
-    inner = r"(?<!\d,)" if len(shown) == 3 and not sign else ""  # 180 does not stand in 1,180
-    body = inner + _SEPARATOR.join([shown, *groups])
+    while len(first) > 3:
+        groups.insert(0, first[-3:])
+        first = first[:-3]
+    inner = r"(?<!\d,)" if len(first) == 3 and not sign else ""  # 180 does not stand in 1,180
+    body = inner + _SEPARATOR.join([first, *groups])
     tail = rf"\.{places.rstrip('0')}0*" if places.strip("0") else r"(?:\.0+)?"
     cents = rf"|0?\.{digits:0>2}" if len(digits) <= 2 and not sign and not places else ""  # $0.25 states 25 cents
     return f"(?:{sign}{padding}{body}{tail}{cents})"

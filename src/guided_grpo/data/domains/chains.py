@@ -18,6 +18,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
+from guided_grpo.data.domains import rows_by_steps
 from guided_grpo.types import Row
 
 ALPHABET = "0123456789+-*=;# "
@@ -66,6 +67,4 @@ def solution(row: Row) -> str:
 
 def chains(count: int, low: int, high: int, seed: int, noise: float = 0.0) -> Iterator[Row]:
     """`count` problems whose number of steps is uniform in [low, high]; the same for the same arguments."""
-    rng = random.Random(f"chains/{count}/{low}/{high}/{seed}/{noise}")
-    for _ in range(count):
-        yield chain(rng.randint(low, high), rng, noise)
+    return rows_by_steps("chains", chain, count, low, high, seed, noise)

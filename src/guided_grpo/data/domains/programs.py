@@ -23,6 +23,7 @@ import random
 import re
 from collections.abc import Iterator
 
+from guided_grpo.data.domains import rows_by_steps
 from guided_grpo.types import Row
 
 ALPHABET = "0123456789+-*=<>:,()\n defnrtuxyz"
@@ -87,6 +88,4 @@ def solution(row: Row) -> str:
 
 def programs(count: int, low: int, high: int, seed: int, noise: float = 0.0) -> Iterator[Row]:
     """`count` problems whose number of steps is uniform in [low, high]; the same for the same arguments."""
-    rng = random.Random(f"programs/{count}/{low}/{high}/{seed}/{noise}")
-    for _ in range(count):
-        yield program(rng.randint(low, high), rng, noise)
+    return rows_by_steps("programs", program, count, low, high, seed, noise)

@@ -46,12 +46,7 @@ def check_output(recipe: Recipe, *, overwrite: bool) -> Path:
 
 
 def write_set(
-    recipe: Recipe,
-    items: Iterator[Item],
-    curator: Curator,
-    survey: Survey,
-    *,
-    overwrite: bool = False,
+    recipe: Recipe, items: Iterator[Item], curator: Curator, survey: Survey, *, overwrite: bool = False
 ) -> dict[str, Any]:
     """Run the whole recipe and write its folder; returns the card.
 

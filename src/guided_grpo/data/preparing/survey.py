@@ -7,7 +7,8 @@ import random
 from collections import Counter
 from typing import Any, Generic, TypeVar
 
-from guided_grpo.data.preparing.curate import RecordOutcome
+from guided_grpo.data.preparing.curate import BATCH, RecordOutcome
+from guided_grpo.guidance.placement import Tokenizer, render
 
 T = TypeVar("T")
 _STEP = math.log1p(0.01)  # bins of one per cent
@@ -76,6 +77,15 @@ class Reservoir(Generic[T]):
         return [value for _, value in sorted(self.values, key=lambda pair: pair[0])]
 
 
+def as_text(prompt: Any, tokenizer: Tokenizer | None) -> str:
+    """A prompt as the policy sees it; without a chat template, its messages with their roles."""
+    if isinstance(prompt, str):
+        return prompt
+    if tokenizer is not None and tokenizer.chat_template:
+        return render(prompt, tokenizer, {})
+    return "".join(f"[{message['role']}]\n{message['content']}\n" for message in prompt) + "[assistant]\n"
+
+
 class Survey:
     """What `data check` and the card say of rows.
 
@@ -83,11 +93,14 @@ class Survey:
         samples: random rows to keep.
         examples: rejected records to keep for each reason.
         seed: of the random rows.
+        tokenizer: of the policy, for lengths in tokens too; None = in characters only.
     """
 
-    def __init__(self, samples: int = 0, examples: int = 0, seed: int = 0) -> None:
-        self.rows = 0
+    def __init__(self, samples: int = 0, examples: int = 0, seed: int = 0, tokenizer: Tokenizer | None = None) -> None:
+        self.rows, self.tokenizer = 0, tokenizer
         self.prompt, self.trace, self.usable = Lengths(), Lengths(), Lengths()
+        self.tokens = {name: Lengths() for name in ("prompt", "trace", "usable") if tokenizer is not None}
+        self._batch: list[dict[str, Any]] = []  # whose tokens are not counted yet
         self.guided, self.stated, self.share_total = 0, 0, 0.0
         self.difficulties: Counter[Any] = Counter()
         self.sources: Counter[str] = Counter()
@@ -113,8 +126,24 @@ class Survey:
             self.usable.add(row["guidance_limit"])
             self.stated += row["guidance_limit"] < len(row["guidance"])
             self.share_total += row["guidance_share"]
+        if self.tokenizer is not None:
+            self._batch.append(row)
+            if len(self._batch) == BATCH:
+                self._count_tokens()
         self._count(self.difficulties, row["difficulty"])
         self._count(self.sources, row.get("source"))
+
+    def _count_tokens(self) -> None:
+        rows, self._batch = self._batch, []
+        texts = {
+            "prompt": [as_text(row["prompt"], self.tokenizer) for row in rows],
+            "trace": [row["guidance"] for row in rows if row["guidance"]],
+            "usable": [row["guidance"][: row["guidance_limit"]] for row in rows if row["guidance"]],
+        }
+        tokenizer: Any = self.tokenizer
+        for name, lengths in self.tokens.items():
+            for ids in tokenizer(texts[name], add_special_tokens=False)["input_ids"] if texts[name] else ():
+                lengths.add(len(ids))
 
     def _count(self, counts: Counter[Any], value: Any) -> None:
         if value in counts or len(counts) < MOST_DIFFICULTIES:
@@ -124,6 +153,7 @@ class Survey:
 
     def to_json(self) -> dict[str, Any]:
         """All figures; difficulties and sources easy to hard, or by name."""
+        self._count_tokens()
         return {
             "rows": self.rows,
             "guided": self.guided,
@@ -134,6 +164,7 @@ class Survey:
             "usable_characters": self.usable.to_json(),
             "difficulty": _by_name(self.difficulties),
             "source": _by_name(self.sources),
+            **{f"{name}_tokens": lengths.to_json() for name, lengths in self.tokens.items()},
         }
 
 

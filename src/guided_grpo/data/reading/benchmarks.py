@@ -89,8 +89,8 @@ def read_olympiad(record: Record, seed: int) -> BenchmarkRow:
         raise RejectedError("no-answer", f"final_answer is no list of texts; the columns are {', '.join(record)}")
     problem, context = _problem(record), maybe_text(record, "context")
     answer = ", ".join(gold.replace("$", "").strip() for gold in golds)
-    asked = f"{context}\n\n{problem}" if context else problem
-    return _row(asked, MATHS, record.get("subfield") or None, answer=answer)
+    problem = f"{context}\n\n{problem}" if context else problem
+    return _row(problem, MATHS, record.get("subfield") or None, answer=answer)
 
 
 def read_gpqa(record: Record, seed: int) -> BenchmarkRow:
