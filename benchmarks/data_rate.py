@@ -27,11 +27,11 @@ def write_rows(path: Path, count: int, seed: int = 0) -> None:
             if not (place and place <= 20):
                 a, b, c = number, rng.randrange(2, 999), rng.randrange(2, 99)
                 total = (a + b) * c
-                said = total + 1 if 30 <= place < 35 else total
+                answer = total + 1 if 30 <= place < 35 else total
                 row = {
                     "problem": f"Shelf {a} holds {a} books, {b} come, {c} shops do so. How many?",
                     "solution": f"One shop has {a} + {b} = {a + b} books.\nAll shops have {a + b} * {c} books.\n"
-                    f"The answer is \\boxed{{{said}}}.",
+                    f"The answer is \\boxed{{{answer}}}.",
                     "answer": "" if 40 <= place < 45 else str(total),
                 }
                 line = "{ broken" if place == 50 else json.dumps(row)
@@ -66,12 +66,13 @@ def main() -> None:
             ["check", str(data), "--verify", *columns],
             ["prepare", "--source", str(data), *columns, "--output", str(Path(folder) / "set")],
         ):
-            found, seconds, kib = run(arguments)
+            figures, seconds, kib = run(arguments)
             expected = {"duplicate": 20, "wrong-trace": 5, "no-answer": 5, "not-json": 1}
             expected = {name: each * count // 1000 for name, each in expected.items()}
             if arguments[0] == "check":  # without require_trace a wrong trace is a row without guidance
-                assert found["without_trace"] == {"wrong-trace": expected.pop("wrong-trace")}, found["without_trace"]
-            assert found["rejected"] == expected, (found["rejected"], expected)
+                wrong = {"wrong-trace": expected.pop("wrong-trace")}
+                assert figures["without_trace"] == wrong, figures["without_trace"]
+            assert figures["rejected"] == expected, (figures["rejected"], expected)
             print(f"{arguments[0]:8} {seconds:7.1f} s {count / seconds:9,.0f} rows/s {kib / 1024:7.0f} MiB resident")
 
 

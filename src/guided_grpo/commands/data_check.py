@@ -66,9 +66,8 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
         items.close()
         graders.close()
     if not curator.read:
-        raise InputError(
-            "is empty: it holds no records", file=", ".join(recipe.source), fix="give at least one problem"
-        )
+        sources = ", ".join(recipe.source)
+        raise InputError("is empty: it holds no records", file=sources, fix="give at least one problem")
     figures = _figures(curator, survey)
     if as_json:
         write_json(figures)
@@ -77,28 +76,14 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
     return 0
 
 
-def as_seen(row: Mapping[str, Any], share: float, tokenizer: Tokenizer | None) -> str:
-    """The prompt of `row` with the first `share` of the steps of its trace, cut before the answer."""
-    prompt = as_text(row["prompt"], tokenizer)
-    if not row["guidance"]:
-        return prompt
-    strength, limit = Strength("ratio-steps", share), int(row["guidance_limit"])
-    text = slice_text(row["guidance"], strength, limit, token_ends=None)[0]
-    return f"{prompt}{opening(prompt, tokenizer) if tokenizer is not None else ''}{text}"
-
-
 def _figures(curator: Curator, survey: Survey) -> dict[str, Any]:
-    counts = curator.counts
     return {
         "records": curator.read,
         "readers": curator.readers,
-        "rejected": dict(counts.most_common()),
-        "duplicates": counts["duplicate"],
-        "contaminated": counts["contaminated"],
-        "unparseable_golds": counts["unparseable-gold"],
-        "without_trace": dict(curator.unguided.most_common()),
-        "contamination": curator.contamination.to_json(),
-        "labels_against_verifier": dict(curator.agreement.counts),
+        "duplicates": curator.counts["duplicate"],
+        "contaminated": curator.counts["contaminated"],
+        "unparseable_golds": curator.counts["unparseable-gold"],
+        **curator.to_json(),
         **survey.to_json(),
         "samples": survey.samples.sample(),
     }
@@ -158,6 +143,9 @@ def _sample(row: Mapping[str, Any], tokenizer: Tokenizer | None, shares: Sequenc
     lines = [f"answer {answer}, difficulty {row['difficulty']}{source}", prompt]
     if not row["guidance"]:
         return [*lines, "(no guidance)"]
+    begin = opening(prompt, tokenizer) if tokenizer is not None else ""
     for share in shares:
-        lines += [f"── guidance {share:.0%}", as_seen(row, share, tokenizer)[len(prompt) :].rstrip()]
+        strength, limit = Strength("ratio-steps", share), int(row["guidance_limit"])
+        text = slice_text(row["guidance"], strength, limit, token_ends=None)[0]  # cut before the answer
+        lines += [f"── guidance {share:.0%}", f"{begin}{text}".rstrip()]
     return lines

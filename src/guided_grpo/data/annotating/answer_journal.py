@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from guided_grpo.data.annotating.teacher import TeacherAnswer
 from guided_grpo.store.journals import Journal
@@ -40,7 +40,7 @@ class AnswerEntry:
         return self.finish not in UNUSABLE
 
 
-class AnswerJournal:
+class AnswerJournal(Journal):
     """The journal beside one output file, locked while it is open; a context manager.
 
     Args:
@@ -54,23 +54,17 @@ class AnswerJournal:
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
         self.entries: dict[Key, AnswerEntry] = {}
         self._statuses: dict[tuple[Key, str], Status] = {}
-        self._journal = Journal(path, settings, self._index, what="answers that are", line="a journal")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._journal.close()
+        super().__init__(path, settings, self._index, what="answers that are", line="a journal")
 
     def add(self, key: Key, answer: TeacherAnswer) -> None:
         """Keep an answer."""
         record = {"row": key[0], "sample": key[1], **vars(answer)}
-        start = self._journal.append(record)
-        self._index(record, start, self._journal.end - start)
+        start = self.append(record)
+        self._index(record, start, self.end - start)
 
     def add_status(self, key: Key, gold: str, status: Status) -> None:
         """Keep how an answer was graded against the gold answer or the tests of this key."""
-        self._journal.append({"row": key[0], "sample": key[1], "gold": gold, "status": status.value})
+        self.append({"row": key[0], "sample": key[1], "gold": gold, "status": status.value})
         self._statuses[key, gold] = status
 
     def status(self, key: Key, gold: str) -> Status | None:
@@ -80,7 +74,7 @@ class AnswerJournal:
     def text(self, key: Key) -> str:
         """The answer's text."""
         entry = self.entries[key]
-        return str(self._journal.line(entry.start, entry.size)["text"])
+        return str(self.line(entry.start, entry.size)["text"])
 
     def _index(self, record: Mapping[str, Any], start: int, size: int) -> None:
         key = (record["row"], record["sample"])

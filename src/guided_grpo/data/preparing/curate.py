@@ -99,6 +99,15 @@ class Curator:
         self._kind: type | None = None
         self._tiered: bool | None = None  # whether difficulties are tiers
 
+    def to_json(self) -> dict[str, Any]:
+        """What became of the records, for a card."""
+        return {
+            "rejected": dict(self.counts.most_common()),
+            "without_trace": dict(self.unguided.most_common()),
+            "contamination": self.contamination.to_json(),
+            "labels_against_verifier": dict(self.agreement.counts),
+        }
+
     def run(self, items: Iterable[Item]) -> Iterator[RecordOutcome]:
         """One outcome a record, in order."""
         stream = iter(items)

@@ -182,10 +182,8 @@ class _Writer:
             "read": curator.read,
             "rows": rows,
             "repeated": repeated,
-            "rejected": dict(counts.most_common()),
-            "without_trace": dict(curator.unguided.most_common()),
-            "contamination": curator.contamination.to_json(),
-            "labels_against_verifier": dict(curator.agreement.counts),
+            **curator.to_json(),
+            "rejected": dict(counts.most_common()),  # after the selection
             "before_selection": survey.to_json(),
             "files": {name: {"sha256": _hash(self.folder / name)} for name in (ROWS, REJECTS)},
         }
