@@ -39,9 +39,9 @@ def main() -> None:
         reward=EveryOther(rows["prompt"]) if ladder else digit_reward,
     )
     trainer.train()
-    order = trainer.adaptive_order and trainer.adaptive_order.state_dict()
+    order = trainer.run_state.order and trainer.run_state.order.state_dict()
     states = gather_object(
-        [{**trainer.guidance_state.to_json(), "history": trainer.history.state_dict(), "order": order}]
+        [{**trainer.run_state.controller.to_json(), "history": trainer.run_state.history.state_dict(), "order": order}]
     )
     if trainer.accelerator.is_main_process:
         (folder / "states.json").write_text(json.dumps(states))
