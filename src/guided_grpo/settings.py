@@ -142,8 +142,10 @@ def check(settings: Any, names: Collection[str] | None = None) -> None:
         for one in value if isinstance(value, list | tuple) else [value]:
             for limit in item.ranges:
                 if not _holds(limit, one):
-                    problem, verb = ("is not known", "choose one of") if item.names else ("is out of range", "use a number")
-                    raise InputError(problem, field=item.name, value=one, fix=f"{verb} {_words(limit)}")
+                    problem, fix = "is out of range", f"use a number {_words(limit)}"
+                    if item.names:
+                        problem, fix = "is not known", f"choose one of {_words(limit)}"
+                    raise InputError(problem, field=item.name, value=one, fix=fix)
 
 
 def add_options(parser: ArgumentParser, owner: type, *, without: Collection[str] = (), **defaults: Any) -> None:
@@ -212,7 +214,7 @@ def _words(limit: Any) -> str:
 
 
 def _shown(default: Any) -> str:
-    if default is None or default == "" or default is False:
+    if default is False or not (default or default == 0):
         return ""
     return f" [{' '.join(map(str, default)) if isinstance(default, list | tuple) else default}]"
 
