@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -104,8 +105,13 @@ class Settings:
 
     def to_json(self) -> dict[str, Any]:
         """What config.yaml holds: everything of ours, G, and each field of TRL and Transformers not at its default."""
-        shown = dataclasses.asdict(self.run) | dataclasses.asdict(self.grading)
-        return shown | plain_fields(self.training) | plain_fields(self.model)
+        return run_config((self.run, self.grading), (self.training, self.model))
+
+
+def run_config(own: Sequence[Any], theirs: Sequence[Any]) -> dict[str, Any]:
+    """What config.yaml holds of our dataclasses, whole, and of TRL's, by `plain_fields`."""
+    values = [*(dataclasses.asdict(part) for part in own), *(plain_fields(part) for part in theirs)]
+    return {name: value for part in values for name, value in part.items()}
 
 
 def plain_fields(part: Any) -> dict[str, Any]:

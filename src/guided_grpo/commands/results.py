@@ -11,12 +11,26 @@ from datasets import Dataset
 from transformers import Trainer
 
 from guided_grpo.commands.options import wants_bars
-from guided_grpo.commands.parsing import RunArguments, tell
+from guided_grpo.commands.parsing import VOLATILE, RunArguments, tell
 from guided_grpo.evaluation.questions import evaluate, questions
 from guided_grpo.grading import Grader
 from guided_grpo.store import jsonl, rundir
 
 _SHORT = ("accuracy", "interval", "problems", "samples")
+
+
+def run_once(settings: Any, train: Callable[[Grader], dict[str, Any]]) -> dict[str, Any]:
+    """The summary of the run that `settings` describe: of `train`, or as it is where the run is finished.
+
+    Raises `InputError`, before anything is written, where the run directory is that of another run.
+    """
+    rundir.check(settings.output, settings.to_json(), VOLATILE)
+    summary = rundir.read_json(settings.output / rundir.SUMMARY)
+    if summary is not None:
+        tell(f"{settings.output} is finished: {headline(summary)}")
+        return dict(summary)
+    with Grader(settings.grading) as grader:
+        return train(grader)
 
 
 class Results:

@@ -5,7 +5,6 @@ The run directory is that of `train`, without rollouts; the same command goes on
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from dataclasses import dataclass
@@ -18,9 +17,9 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
 from guided_grpo.commands.options import wants_bars
-from guided_grpo.commands.parsing import VOLATILE, RunArguments, parse_into, plain_fields, tell
+from guided_grpo.commands.parsing import RunArguments, parse_into, run_config, tell
 from guided_grpo.commands.policies import load_model, load_tokenizer, policy_source
-from guided_grpo.commands.results import Results, headline
+from guided_grpo.commands.results import Results, run_once
 from guided_grpo.commands.train import load_rows_of, prepare_resume, save_model
 from guided_grpo.data.demonstrations import demonstrations
 from guided_grpo.embedded import BaseRecipe
@@ -60,9 +59,8 @@ class SftSettings:
 
     def to_json(self) -> dict[str, Any]:
         """What config.yaml holds."""
-        own = (self.run, self.grading, self.sft)
-        shown = {name: value for part in own for name, value in dataclasses.asdict(part).items()}
-        return shown | plain_fields(self.training) | plain_fields(self.model) | {"command": "sft"}
+        own, theirs = (self.run, self.grading, self.sft), (self.training, self.model)
+        return {**run_config(own, theirs), "command": "sft"}
 
 
 def main(arguments: list[str], *, as_json: bool = False) -> int:
@@ -85,14 +83,7 @@ def parse(arguments: list[str]) -> SftSettings:
 
 def run(settings: SftSettings, *, recipe: BaseRecipe | None = None) -> dict[str, Any]:
     """Fine-tune as `settings` say, or go on where a killed run of the same settings stopped. Returns the summary."""
-    output = settings.output
-    rundir.check(output, settings.to_json(), VOLATILE)
-    finished = rundir.read_json(output / rundir.SUMMARY)
-    if finished is not None:
-        tell(f"{output} is finished: {headline(finished)}")
-        return dict(finished)
-    with Grader(settings.grading) as grader:
-        return _run(settings, recipe, grader)
+    return run_once(settings, lambda grader: _run(settings, recipe, grader))
 
 
 def _run(settings: SftSettings, recipe: BaseRecipe | None, grader: Grader) -> dict[str, Any]:
@@ -105,7 +96,7 @@ def _run(settings: SftSettings, recipe: BaseRecipe | None, grader: Grader) -> di
         grader.start(sorted(set(held_out["task"])))
     source = policy_source(settings, recipe)
     tokenizer = load_tokenizer(source)
-    taught, left_out = demonstrations(
+    examples, omissions = demonstrations(
         rows,
         GuidanceTokenizer(tokenizer, {}, settings.sft.guidance_thinking, leak=True),
         shares=settings.sft.sft_shares,
@@ -113,9 +104,9 @@ def _run(settings: SftSettings, recipe: BaseRecipe | None, grader: Grader) -> di
         end_id=tokenizer.eos_token_id,
         max_tokens=training.max_length,
     )
-    if not taught:
-        raise InputError(f"leaves nothing to teach ({left_out})", file=settings.run.train_data, fix="raise max_length")
-    tell(f"{len(taught)} demonstrations; left out: {', '.join(f'{n} {why}' for why, n in left_out.items())}")
+    if not examples:
+        raise InputError(f"leaves nothing to teach ({omissions})", file=settings.run.train_data, fix="raise max_length")
+    tell(f"{len(examples)} demonstrations; left out: {', '.join(f'{n} {why}' for why, n in omissions.items())}")
     if state.is_main_process:
         rundir.claim(output, settings.to_json())
     state.wait_for_everyone()
@@ -127,7 +118,7 @@ def _run(settings: SftSettings, recipe: BaseRecipe | None, grader: Grader) -> di
     trainer = SFTTrainer(
         model=load_model(source, settings),
         args=training,
-        train_dataset=Dataset.from_list(taught),
+        train_dataset=Dataset.from_list(examples),
         processing_class=tokenizer,
         peft_config=get_peft_config(settings.model),
         callbacks=[bar, keeper],
@@ -146,7 +137,7 @@ def _run(settings: SftSettings, recipe: BaseRecipe | None, grader: Grader) -> di
             "method": "sft",
             "seed": training.seed,
             "steps": trainer.state.global_step,
-            "demonstrations": len(taught),
+            "demonstrations": len(examples),
             "tokens_trained": int(max((row.get("num_tokens") or 0 for row in logs), default=0)),
             "seconds": round(time.perf_counter() - started, 1),
         }

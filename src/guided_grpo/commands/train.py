@@ -16,9 +16,9 @@ from transformers import PrinterCallback, ProgressCallback, Trainer
 from trl import get_peft_config
 
 from guided_grpo.commands.options import wants_bars
-from guided_grpo.commands.parsing import VOLATILE, RunArguments, Settings, parse, tell
+from guided_grpo.commands.parsing import RunArguments, Settings, parse, tell
 from guided_grpo.commands.policies import context_of, load_model, load_tokenizer, policy_source
-from guided_grpo.commands.results import Results, headline
+from guided_grpo.commands.results import Results, run_once
 from guided_grpo.data.preparing.selection import filter_hard
 from guided_grpo.data.sources import load_rows
 from guided_grpo.embedded import BaseRecipe
@@ -49,14 +49,7 @@ def run(settings: Settings, *, recipe: BaseRecipe | None = None) -> dict[str, An
 
     Returns the run's summary, as in summary.json. Raises `InputError` before anything is written.
     """
-    output = settings.output
-    rundir.check(output, settings.to_json(), VOLATILE)
-    finished = rundir.read_json(output / rundir.SUMMARY)
-    if finished is not None:
-        tell(f"{output} is finished: {headline(finished)}")
-        return dict(finished)
-    with Grader(settings.grading) as grader:
-        return _run(settings, recipe, grader)
+    return run_once(settings, lambda grader: _run(settings, recipe, grader))
 
 
 def _run(settings: Settings, recipe: BaseRecipe | None, grader: Grader) -> dict[str, Any]:
@@ -115,7 +108,7 @@ def load_data(settings: Settings) -> Dataset:
         raise InputError(
             "needs the column 'difficulty'", field="sample_filter", value=run.sample_filter, fix="map one, or use keep"
         )
-    kept = filter_hard(
+    result = filter_hard(
         range(len(rows)),
         rows["difficulty"][:],
         run.sample_filter,
@@ -123,8 +116,8 @@ def load_data(settings: Settings) -> Dataset:
         moderate=str(run.sample_moderate),
         seed=settings.training.seed,
     )
-    tell(f"sample_filter {run.sample_filter}: {len(kept.gone)} of {len(rows)} problems are hard")
-    return rows.select(kept.rows)
+    tell(f"sample_filter {run.sample_filter}: {len(result.gone)} of {len(rows)} problems are hard")
+    return rows.select(result.rows)
 
 
 def load_rows_of(run: RunArguments, source: str, limit: int | None, *, require_guidance: bool = False) -> Dataset:
