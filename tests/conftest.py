@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the libraries are imported
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
-from guided_grpo.embedded import character_tokenizer, new_policy
+from guided_grpo.embedded.pretraining import character_tokenizer, new_policy
 from guided_grpo.sandbox import Limits, SandboxPool
 from parts import SHARED, TINY
 from sandbox_places import place

@@ -197,6 +197,7 @@ def _holds(limit: Any, value: Any) -> bool:
 
 
 def _words(limit: Any) -> str:
+    """An Interval has both ends here."""
     match limit:
         case OneOf(names=names):
             return ", ".join(names)
@@ -208,9 +209,8 @@ def _words(limit: Any) -> str:
             return f"at most {bound:g}"
         case Lt(lt=bound):
             return f"less than {bound:g}"
-        case Interval(ge=low, le=high) if low is not None and high is not None:
-            return f"in [{low:g}, {high:g}]"
-    return " and ".join(_words(part) for part in limit)
+    low = f"({limit.gt:g}" if limit.ge is None else f"[{limit.ge:g}"
+    return f"in {low}, " + (f"{limit.lt:g})" if limit.le is None else f"{limit.le:g}]")
 
 
 def _shown(default: Any) -> str:

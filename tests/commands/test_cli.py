@@ -21,6 +21,7 @@ from parts import SHARED, small_run
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
+@pytest.mark.slow
 def test_compare_trains_evaluates_and_reports(
     policy_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -168,6 +169,7 @@ def test_report_needs_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(("thinking", "start"), [(True, "<think>\n"), (False, "")])
 def test_gsm8k_with_a_chat_template(thinking: bool, start: str, gsm8k_policy: Path, tmp_path: Path) -> None:

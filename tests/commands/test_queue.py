@@ -20,6 +20,8 @@ from guided_grpo.commands import queue
 from guided_grpo.store import rundir
 from parts import SHARED, small_run  # noqa: F401  # sets HF_HUB_OFFLINE for the children
 
+pytestmark = pytest.mark.slow
+
 
 def write_plan(folder: Path, policy: Path, variants: dict[str, Any], **changes: Any) -> Path:
     settings = {**small_run(policy), "save_strategy": "steps", "save_steps": 1, "rollouts_every": 0, **changes}

@@ -26,6 +26,8 @@ from guided_grpo.errors import InputError
 from guided_grpo.grading.maths import check_maths
 from guided_grpo.types import Status
 
+pytestmark = pytest.mark.slow
+
 KEY = "sk-loopback-0123456789"
 COMMAND = [sys.executable, "-m", "guided_grpo.cli", "data", "annotate"]
 

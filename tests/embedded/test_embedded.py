@@ -20,16 +20,8 @@ from guided_grpo.commands.parsing import VOLATILE, parse
 from guided_grpo.commands.policies import embedded_source, policy_source
 from guided_grpo.data.domains import programs
 from guided_grpo.data.domains.chains import chain, chains, solution
-from guided_grpo.embedded import (
-    DOMAINS,
-    POLICIES,
-    Phase,
-    base_folder,
-    build_base,
-    character_tokenizer,
-    embedded_recipe,
-    new_policy,
-)
+from guided_grpo.embedded.pretraining import build_base, character_tokenizer, new_policy
+from guided_grpo.embedded.recipes import DOMAINS, POLICIES, Phase, base_folder, embedded_recipe
 from guided_grpo.errors import InputError
 from guided_grpo.grading.maths import check_maths
 from guided_grpo.store import rundir

@@ -104,6 +104,7 @@ def test_every_completion_is_kept_and_the_figures_are_theirs(whole: Path) -> Non
     assert not any("guidance" in json.dumps(record) for record in records)
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_goes_on_as_if_nothing_had_been(policy_folder: Path, tmp_path: Path, whole: Path) -> None:
     words = ["eval", "--model", str(policy_folder), "--data", CHAINS, *SMALL, "--output", str(tmp_path / "run")]
     process = subprocess.Popen(
@@ -184,8 +185,8 @@ def test_bad_usage(policy_folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
         "'math50' is no benchmark": [*model, "--benchmark", "math50"],
         "names a benchmark twice": [*model, "--benchmark", f"amc23={source}", f"amc23={source}"],
         "is no JSON object": [*model, "--data", CHAINS, "--template-kwargs", "enable_thinking"],
-        "field 'samples': 0 is out of range; fix: use 1 or more": [*model, "--data", CHAINS, "--samples", "0"],
-        "field 'top_p': 0.0 is out of range; fix: use more than 0 and at most 1": [
+        "field 'samples': 0 is out of range; fix: use a number 1 or more": [*model, "--data", CHAINS, "--samples", "0"],
+        "field 'top_p': 0.0 is out of range; fix: use a number in (0, 1]": [
             *model,
             "--data",
             CHAINS,

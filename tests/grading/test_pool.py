@@ -18,6 +18,8 @@ from guided_grpo.grading.maths_pool import MathsPool
 from guided_grpo.types import Status
 from maths_pairs import PAIRS
 
+pytestmark = pytest.mark.slow
+
 
 def children() -> set[int]:
     found = set()

@@ -33,6 +33,8 @@ from guided_grpo.sandbox import End, Job, Kind, Limits, same
 from sandbox_attacks import ATTACKS, program
 from sandbox_places import Place, place
 
+pytestmark = pytest.mark.slow
+
 MIB = 2**20
 SEALED = ("A", "A-user", "B-user", "B-root")
 CONTROL = "C-user"

@@ -20,6 +20,8 @@ from code_cheats import CHEATS
 from sandbox_attacks import ATTACKS, program
 from sandbox_places import bare, few_cores, marked, ordinary_interpreter
 
+pytestmark = pytest.mark.slow
+
 MIB = 2**20
 WHO = pytest.mark.parametrize("who", ["root", "user"])
 

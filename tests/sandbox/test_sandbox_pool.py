@@ -22,6 +22,8 @@ from guided_grpo.sandbox.jail import JailError
 from guided_grpo.sandbox.worker import Worker
 from sandbox_places import few_cores, marked, ordinary_interpreter, ordinary_user, place, readable_source
 
+pytestmark = pytest.mark.slow
+
 BURN = "import time\nwhile time.process_time() < {0}: pass\nprint('done')"
 
 

@@ -13,6 +13,8 @@ from guided_grpo.sandbox import End, Job, Limits, Outcome, SandboxPool, canaries
 from guided_grpo.types import Status
 from sandbox_places import Place, place
 
+pytestmark = pytest.mark.slow
+
 INPUTS = (b"3\n1 2 3\n", b"1\n7\n", b"0\n\n", b"2\n-5 5\nleft over\n", b"1\r\n\xff\r\n")
 N = "n = int(input())\n"
 

@@ -20,9 +20,18 @@ from guided_grpo.evaluation.engines import TransformersEngine
 from guided_grpo.grading import Grader
 from guided_grpo.guidance.placement import GuidanceTokenizer
 from guided_grpo.studies.audit.against import compare, pooled
-from guided_grpo.studies.audit.choice import AuditProblem, choose, choose_first, tiers_of
 from guided_grpo.studies.audit.estimates import Table
-from guided_grpo.studies.audit.trials import GuidanceSetting, Trial, TrialDecoding, trial_requests, trials_of
+from guided_grpo.studies.audit.trials import (
+    AuditProblem,
+    GuidanceSetting,
+    Trial,
+    TrialDecoding,
+    choose,
+    choose_first,
+    tiers_of,
+    trial_requests,
+    trials_of,
+)
 from parts import chain_rows
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

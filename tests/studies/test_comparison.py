@@ -13,8 +13,9 @@ import yaml
 
 from guided_grpo.errors import InputError
 from guided_grpo.store import jsonl, rundir
-from guided_grpo.studies.comparison import read_tiers, summarise, table
-from guided_grpo.studies.comparison.summary import mean_curve, reached
+from guided_grpo.studies.comparison.measured import read_tiers
+from guided_grpo.studies.comparison.summary import mean_curve, reached, summarise
+from guided_grpo.studies.comparison.table import table
 
 T2 = 4.302652729911275  # t quantile 0.975 with 2 degrees of freedom
 

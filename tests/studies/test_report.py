@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 from guided_grpo.errors import InputError
-from guided_grpo.studies.report import build_report
 from guided_grpo.studies.report.curves import CURVES, curve_plot, running_mean
 from guided_grpo.studies.report.logs import load_runs
+from guided_grpo.studies.report.page import build_report
 from guided_grpo.studies.report.plots import batch_summary, heatmap, tiers_plot
 from guided_grpo.studies.report.texts import rollouts_section
 from report_runs import EVIL, PROBE, Elements, dump_dom, figures_of, make_run, write_lines

@@ -12,10 +12,10 @@ import plotly.graph_objects as go
 import pytest
 
 from guided_grpo.errors import InputError
-from guided_grpo.studies.report import build_report
 from guided_grpo.studies.report.curves import CURVES, curve_plot
 from guided_grpo.studies.report.ladder import in_words, layer_colours, outcome_plots, outcomes
 from guided_grpo.studies.report.logs import Run, load_runs
+from guided_grpo.studies.report.page import build_report
 from guided_grpo.studies.report.plots import REWARD_COLOURS
 from guided_grpo.studies.report.texts import rollouts_section, summary_table, warning_list
 from report_runs import EVIL, PROBE, Elements, dump_dom, figures_of, make_run, write_run

@@ -13,7 +13,7 @@ from datasets import Dataset
 from transformers import PrinterCallback, ProgressCallback
 
 from guided_grpo.data.domains.chains import chains
-from guided_grpo.embedded import BaseRecipe, Phase
+from guided_grpo.embedded.recipes import BaseRecipe, Phase
 from guided_grpo.train.config import GuidedGRPOConfig
 from guided_grpo.train.trainer import GuidedGRPOTrainer
 

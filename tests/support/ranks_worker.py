@@ -12,7 +12,7 @@ import torch
 from accelerate.utils import gather_object
 from transformers import AutoModelForCausalLM
 
-from guided_grpo.embedded import character_tokenizer
+from guided_grpo.embedded.pretraining import character_tokenizer
 from parts import ScriptedAccuracy, chain_rows, digit_reward, make_config, make_trainer
 
 

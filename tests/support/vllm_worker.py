@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from guided_grpo.embedded import character_tokenizer
+from guided_grpo.embedded.pretraining import character_tokenizer
 from parts import ScriptedAccuracy, chain_rows, digit_reward, make_config, make_trainer
 
 

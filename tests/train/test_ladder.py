@@ -16,6 +16,8 @@ from guided_grpo.errors import InputError
 from guided_grpo.train.trainer import GuidedGRPOTrainer
 from parts import ScriptedAccuracy, chain_rows, make_config, make_trainer
 
+pytestmark = pytest.mark.slow
+
 HINT = "{problem}{hint}"  # the alphabet of the chains has no words
 GHPO: dict[str, Any] = {"method": "ghpo", "hint_template": HINT, "rescue_cold_start": 0, "rollouts_every": 1}
 NEVER = 99

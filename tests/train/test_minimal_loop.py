@@ -14,6 +14,8 @@ from transformers import AutoModelForCausalLM
 from guided_grpo.train.trainer import GuidedGRPOTrainer
 from parts import ScriptedAccuracy, chain_rows, digit_reward, make_config, make_trainer
 
+pytestmark = pytest.mark.slow
+
 _PATH = Path(__file__).parents[2] / "examples" / "minimal_loop.py"
 _SPEC = importlib.util.spec_from_file_location("minimal_loop", _PATH)
 assert _SPEC and _SPEC.loader

@@ -21,6 +21,8 @@ from transformers import AutoModelForCausalLM
 from guided_grpo.store import jsonl, rundir
 from parts import digit_reward, make_config, make_trainer
 
+pytestmark = pytest.mark.slow
+
 
 def load(folder: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, dtype="float32")

@@ -13,9 +13,9 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 
-from guided_grpo.embedded import new_policy
+from guided_grpo.embedded.pretraining import new_policy
 from guided_grpo.errors import InputError
-from guided_grpo.grading.rewards import OfForm, well_formed
+from guided_grpo.grading.rewards import of_form, well_formed
 from guided_grpo.train.config import GuidedGRPOConfig
 from guided_grpo.train.presets import METHODS
 from parts import TINY, chain_rows, digit_reward, make_config, make_trainer
@@ -204,7 +204,7 @@ def test_format_reward_knows_what_the_template_opened(tmp_path: Path) -> None:
             texts = [completion[0]["content"] for completion in completions]
             seen[name] = [thinking_open, [text.startswith("<think>") for text in texts[:2]]]
             ended = [text + "</think>7" for text in texts]
-            good = OfForm(well_formed, "format")(
+            good = of_form(well_formed, "format")(
                 completions=[t.replace("</think>", "", t.count("</think>") - 1) for t in ended],
                 thinking_open=thinking_open,
             )

@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 
-from guided_grpo.embedded import new_policy
+from guided_grpo.embedded.pretraining import new_policy
 from parts import TINY
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed"),
     pytest.mark.timeout(900),
 ]
