@@ -6,14 +6,16 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from datasets import Dataset, IterableDataset
+
 from guided_grpo.data.curriculum import CURRICULA, MATHS_TIERS, hardness
 from guided_grpo.errors import InputError
 from guided_grpo.guidance.placement import render
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-
     from guided_grpo.train.config import GuidedGRPOConfig
+
+STREAM_ROWS = 100  # of a streamed data set that are looked at
 
 
 def accuracy_index(names: Sequence[str], config: GuidedGRPOConfig) -> int:
@@ -57,33 +59,42 @@ def check_trainable(config: GuidedGRPOConfig, names: Sequence[str], *, plain: bo
         )
 
 
-def check_columns(rows: Dataset, config: GuidedGRPOConfig) -> None:
-    """Raise `InputError` where the method needs a column, or a trace, that the data lacks."""
-    if not hasattr(rows, "__len__"):
-        if config.guided:
-            raise InputError(
-                "does not go with a streamed data set",
-                field="method",
-                value=config.method,
-                fix="load the data set whole, or use method grpo",
-            )
-        return
-    columns = ", ".join(rows.column_names)
-    if config.guided and "guidance" not in rows.column_names:
+def check_columns(rows: Dataset | IterableDataset | None, config: GuidedGRPOConfig) -> None:
+    """Raise `InputError` where the method needs a column, or a trace, that the data lacks.
+
+    Of a streamed data set the first `STREAM_ROWS` rows are looked at; of None (environments bring their own) nothing.
+    """
+    streamed = rows is not None and not hasattr(rows, "__len__")
+    if streamed and CURRICULA[config.curriculum]:
         raise InputError(
-            f"is guided, but the data has no column 'guidance' (it has {columns})",
+            "orders problems, and a streamed data set has no order but its own",
+            field="curriculum",
+            value=config.curriculum,
+            fix="load the data set whole, or set curriculum: none",
+        )
+    if config.guided:
+        part = Dataset.from_list(list(rows.take(STREAM_ROWS))) if streamed else rows  # type: ignore[union-attr]
+        _check_traces(part, config, f"none of the first {STREAM_ROWS} rows" if streamed else "no row of the data")
+    if rows is not None and not streamed:
+        hardness(config.curriculum, rows_by_column(rows), config.curriculum_tiers or MATHS_TIERS)
+
+
+def _check_traces(rows: Dataset | None, config: GuidedGRPOConfig, none: str) -> None:
+    names = [] if rows is None else rows.column_names
+    if rows is None or "guidance" not in names:
+        raise InputError(
+            f"is guided, but the data has no column 'guidance' (it has {', '.join(names) or 'no columns'})",
             field="method",
             value=config.method,
             fix="map one (data_mapping: {guidance: COLUMN}) or use method grpo",
         )
-    if config.guided and not any(rows["guidance"]):
+    if not any(rows["guidance"]):
         raise InputError(
-            "is guided, but no row of the data has a trace",
+            f"is guided, but {none} has a trace",
             field="method",
             value=config.method,
             fix="give at least some rows a non-empty guidance, or use method grpo",
         )
-    hardness(config.curriculum, rows_by_column(rows), config.curriculum_tiers or MATHS_TIERS)
 
 
 def rows_by_column(rows: Dataset) -> dict[str, Any]:

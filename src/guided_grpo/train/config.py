@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Annotated
 
 from annotated_types import Ge
+from transformers.utils import is_torch_bf16_gpu_available
 from trl import GRPOConfig
 
 from guided_grpo.errors import InputError
@@ -26,7 +27,8 @@ class GuidedGRPOConfig(Axes, GRPOConfig):
     """Every `GRPOConfig` field, and the axes of guidance.
 
     A field of `Axes` that is left at None takes the value of the method's preset, or the axis's default where the
-    preset has none. Deviation from TRL's defaults: `logging_steps` is 1, because metrics.jsonl holds every step.
+    preset has none. Deviations from TRL's defaults: `logging_steps` is 1, because metrics.jsonl holds every step;
+    `bf16` follows the machine.
     Raises `InputError` (a `ValueError`) for values that contradict each other.
     """
 
@@ -44,6 +46,8 @@ class GuidedGRPOConfig(Axes, GRPOConfig):
             fix = f"choose one of {', '.join(METHODS)}"
             raise InputError("is not a method", field="method", value=self.method, fix=fix)
         fill(self, METHODS[self.method].values)
+        if self.bf16 is None and not self.fp16:
+            self.bf16: bool | None = has_bf16()  # TRL's default asks for it, whatever the machine
         GRPOConfig.__post_init__(self)
         check(self)
         self.guidance_min = least_length(self)
@@ -138,6 +142,11 @@ class GuidedGRPOConfig(Axes, GRPOConfig):
                 value="arm",
                 fix="set multi_objective_aggregation: sum_then_normalize",
             )
+
+
+def has_bf16() -> bool:
+    """Whether there is an accelerator here that trains in bfloat16."""
+    return bool(is_torch_bf16_gpu_available())
 
 
 _TRL = {item.name for item in fields(GRPOConfig)} - {"logging_steps"}

@@ -30,7 +30,8 @@ import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from torch.utils.data import Sampler
 from transformers.trainer_utils import rotate_checkpoints
-from trl import GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.utils import get_config_model_id
 
 from guided_grpo.data.adaptive import AdaptiveOrder
 from guided_grpo.data.curriculum import MATHS_TIERS, OrderedRepeatSampler, hardness, row_order
@@ -84,7 +85,9 @@ _LOG = logging.getLogger("guided_grpo")
 class GuidedGRPOTrainer(GRPOTrainer):
     """Drop-in for TRL's `GRPOTrainer`: same arguments, `args` a `GuidedGRPOConfig`, a `guidance` column in the data.
 
-    The data set needs `guidance` (trace text or null) where the method guides, and `difficulty` where it orders by it.
+    Without `args` it is a default config, named after the model as TRL does. The data set, which may be streamed where
+    the method needs no order, has `guidance` (trace text or null) where the method guides, and `difficulty` where it
+    orders by it.
     Evaluation during training is unguided, and never feeds the controller.
 
     Raises:
@@ -96,15 +99,20 @@ class GuidedGRPOTrainer(GRPOTrainer):
     args: GuidedGRPOConfig
     _batch: Batch | None = None  # under way; None = TRL evaluates
 
-    def __init__(self, *positional: Any, **named: Any) -> None:
-        super().__init__(*positional, **named)
-        if not isinstance(self.args, GuidedGRPOConfig):
+    def __init__(
+        self, model: Any, reward_funcs: Any = None, args: GRPOConfig | None = None, *positional: Any, **named: Any
+    ) -> None:
+        if args is None:
+            name = model if isinstance(model, str) else get_config_model_id(model.config)
+            args = GuidedGRPOConfig(f"{name.split('/')[-1]}-GRPO")
+        if not isinstance(args, GuidedGRPOConfig):
             raise InputError(
                 "is not a GuidedGRPOConfig",
                 field="args",
-                value=type(self.args).__name__,
+                value=type(args).__name__,
                 fix="pass args=GuidedGRPOConfig(...), which takes every GRPOConfig field",
             )
+        super().__init__(model, reward_funcs, args, *positional, **named)
         names, form = self.reward_func_names, self.args.format_reward
         self._accuracy_index = accuracy_index(names, self.args)
         check_trainable(self.args, names, plain=not (self.tools or self._is_vlm or self.rollout_func is not None))
