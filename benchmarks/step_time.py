@@ -24,7 +24,8 @@ from trl import GRPOConfig, GRPOTrainer
 
 from guided_grpo import GuidedGRPOConfig, GuidedGRPOTrainer
 from guided_grpo.data.sources import load_rows
-from guided_grpo.embedded import BaseRecipe, build_base
+from guided_grpo.embedded.pretraining import build_base
+from guided_grpo.embedded.recipes import BaseRecipe
 from guided_grpo.grading import reward_functions
 
 

@@ -24,7 +24,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from guided_grpo.data.domains.chains import chain
-from guided_grpo.embedded import BaseRecipe, build_base
+from guided_grpo.embedded.pretraining import build_base
+from guided_grpo.embedded.recipes import BaseRecipe
 
 
 @dataclass

@@ -12,16 +12,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 import torch
 import yaml
 from annotated_types import Ge, Gt, Interval
 from datasets import Dataset
 
-from guided_grpo.commands.options import OneLineParser, add_map, mapping_of, wants_bars
+from guided_grpo.commands.data_stream import add_data_options, rows_of
+from guided_grpo.commands.options import OneLineParser, mapping_of, wants_bars
 from guided_grpo.commands.policies import context_of, embedded_source, load_for_sampling, load_tokenizer
-from guided_grpo.data.sources import load_rows
 from guided_grpo.embedded.recipes import POLICIES, embedded_recipe
 from guided_grpo.errors import InputError
 from guided_grpo.evaluation.completions import CompletionRun
@@ -34,13 +34,16 @@ from guided_grpo.store import rundir
 from guided_grpo.studies.audit.advice import Advice, advise
 from guided_grpo.studies.audit.against import Comparison, compare, pooled
 from guided_grpo.studies.audit.audit_page import audit_page
-from guided_grpo.studies.audit.choice import AuditProblem, choose, choose_first, tiers_of
 from guided_grpo.studies.audit.estimates import Estimates, Table, estimate
 from guided_grpo.studies.audit.trials import (
+    AuditProblem,
     GuidanceSetting,
     Trial,
     TrialDecoding,
     check_room,
+    choose,
+    choose_first,
+    tiers_of,
     trial_requests,
     trials_of,
 )
@@ -69,8 +72,7 @@ class AuditSettings:
 def main(arguments: list[str], *, as_json: bool = False) -> int:
     """Sample, estimate, advise, write."""
     options = _parse(arguments)
-    mapping = mapping_of(options.map)
-    rows = load_rows(options.data, mapping=mapping, split=options.split, limit=options.limit, reader=options.reader)
+    rows = rows_of(options)
     difficulties = list(rows["difficulty"]) if "difficulty" in rows.column_names else [None] * len(rows)
     ordered = all(isinstance(value, int | float) for value in difficulties)
     if options.first and not ordered:
@@ -94,14 +96,15 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
     comparisons = [compare(Table(trials), run, tiers=names, sizes=sizes) for run in options.against]
     comparisons = pooled(comparisons) + comparisons
     result = {
-        "settings": _plain(options),
+        "settings": json.loads(json.dumps(vars(options), default=str)),
         "advice": asdict(advice),
         "estimates": asdict(estimates),
         "against": [asdict(one) for one in comparisons],
     }
     rundir.write_json(options.output / RESULT, result)
-    rundir.write_text(options.output / PAGE, audit_page(_title(options), estimates, advice, comparisons))
-    _write_config(options, mapping, advice)
+    title = f"{options.model} on {options.data}"
+    rundir.write_text(options.output / PAGE, audit_page(title, estimates, advice, comparisons))
+    _write_config(options, advice)
     print(json.dumps(result, indent=2) if as_json else summary(estimates, advice, comparisons))
     if not as_json:
         print(f"\n{options.output / PAGE}")
@@ -115,10 +118,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--data", required=True, help="the training data: hub id, file, or generator")
     parser.add_argument("--output", type=Path, default=Path("runs/audit"), help="folder for page, figures and config")
-    add_map(parser)
-    parser.add_argument("--split", default="train", help="split of a hub data set")
-    parser.add_argument("--reader", help="schema of the data; default: by its columns")
-    parser.add_argument("--limit", type=int, help="draw from the first so many problems")
+    add_data_options(parser)
     add_options(parser, AuditSettings)
     add_options(parser, TrialDecoding)
     parser.add_argument(
@@ -189,21 +189,13 @@ def _sample(
         run.run(requests, engine, grader, label="audit", bars=wants_bars(options.quiet))
 
 
-def _plain(options: argparse.Namespace) -> dict[str, Any]:
-    return json.loads(json.dumps(vars(options), default=str))  # type: ignore[no-any-return]  # a dict of plain values
-
-
-def _title(options: argparse.Namespace) -> str:
-    return f"{options.model} on {options.data}"
-
-
-def _write_config(options: argparse.Namespace, mapping: dict[str, str], advice: Advice) -> None:
+def _write_config(options: argparse.Namespace, advice: Advice) -> None:
     """The advice as a config of `train`; none where training is not worth its tokens."""
     path = options.output / CONFIG
     if advice.method is None:
         path.unlink(missing_ok=True)
         return
-    data = {"train_data": options.data, "data_mapping": mapping or None, "data_reader": options.reader,
+    data = {"train_data": options.data, "data_mapping": mapping_of(options.map) or None, "data_reader": options.reader,
             "data_split": options.split, "data_limit": options.limit}  # fmt: skip
     policy = {
         "model_name_or_path": options.model,

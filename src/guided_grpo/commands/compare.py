@@ -31,11 +31,13 @@ from guided_grpo.commands.parsing import VOLATILE, parse, tell
 from guided_grpo.commands.policies import policy_source
 from guided_grpo.commands.queue import QueuedRun, run_queue
 from guided_grpo.commands.train import run as train
-from guided_grpo.embedded import embedded_recipe
+from guided_grpo.embedded.recipes import embedded_recipe
 from guided_grpo.errors import InputError
 from guided_grpo.store import rundir
-from guided_grpo.studies.comparison import read_tiers, summarise, table
-from guided_grpo.studies.report import build_report
+from guided_grpo.studies.comparison.measured import read_tiers
+from guided_grpo.studies.comparison.summary import summarise
+from guided_grpo.studies.comparison.table import table
+from guided_grpo.studies.report.page import build_report
 
 _FIELDS = {"config", "output_dir", "seeds", "variants", "baseline", "common", "tiers", "target"}
 _BUDGETS = ("max_generated_tokens", "max_train_seconds", "max_steps", "num_train_epochs")

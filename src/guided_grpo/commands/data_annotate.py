@@ -10,8 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from guided_grpo.commands.data_stream import add_recipe_options
-from guided_grpo.commands.options import OneLineParser, add_map, mapping_of
+from guided_grpo.commands.data_stream import add_data_options, rows_of
+from guided_grpo.commands.options import OneLineParser
 from guided_grpo.data.annotating.teacher_settings import ChoiceSettings, EndpointSettings, RequestSettings
 from guided_grpo.errors import InputError
 from guided_grpo.grading.worth import GradingSettings
@@ -45,14 +45,8 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
         if error.name not in ("openai", "httpx2"):
             raise
         raise InputError(f"needs the package {error.name}", fix="pip install 'guided-grpo[annotate]'") from None
-    from guided_grpo.data.sources import load_rows
-
-    mapping = mapping_of(options.map)
-    rows: Any = load_rows(
-        options.data, mapping=mapping, split=options.split, limit=options.limit, reader=options.reader
-    )
     totals = annotate(
-        list(rows),
+        list(rows_of(options)),
         options.output,
         source=options.data,
         request=request,
@@ -81,9 +75,7 @@ def _parser() -> OneLineParser:
     add = parser.add_argument
     add("--data", required=True, help="JSONL, Parquet, a hub id: problems, with answers or tests")
     add("--output", type=Path, required=True, help="JSONL: the rows, with guidance and teacher")
-    add_map(parser)
-    add_recipe_options(parser, "split", "reader")
-    add("--limit", type=int, help="the first so many rows")
+    add_data_options(parser)
     add("--model", required=True, help="as the endpoint names it")
     add("--api-key-env", default="OPENAI_API_KEY", metavar="NAME", help="environment variable with the key")
     add_options(parser, RequestSettings)

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from guided_grpo.commands.data_stream import add_recipe_options, reason_lines, stream, write_json
-from guided_grpo.commands.options import OneLineParser, add_map, mapping_of, wants_bars
+from guided_grpo.commands.data_stream import add_recipe_options, curation, reason_lines, write_json
+from guided_grpo.commands.options import OneLineParser, add_map, mapping_of
 from guided_grpo.data.preparing.curate import Curator
-from guided_grpo.data.preparing.overlap import load_benchmarks
-from guided_grpo.data.preparing.prepare import load_tokenizer
 from guided_grpo.data.preparing.recipe import make_recipe
 from guided_grpo.data.preparing.survey import Survey, as_text
-from guided_grpo.data.preparing.traces import Graders
 from guided_grpo.errors import InputError
 from guided_grpo.guidance.placement import Tokenizer, opening
 from guided_grpo.guidance.slicing import slice_text
@@ -53,31 +50,15 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
             "benchmarks": options.benchmark,
         }
     )
-    tokenizer = load_tokenizer(recipe.tokenizer) if recipe.tokenizer else None
-    benchmarks = load_benchmarks(recipe.benchmarks, recipe.ngram, skip_missing=recipe.offline_benchmarks == "skip")
-    graders = Graders(recipe.workers)
-    curator = Curator(recipe, benchmarks, tokenizer, graders)
-    survey = Survey(options.samples, examples=3 if options.explain else 0, seed=recipe.seed, tokenizer=tokenizer)
-    items = stream(recipe.source, recipe.split, limit=recipe.read_limit, bars=wants_bars(options.quiet))
-    try:
-        for outcome in curator.run(items):
+    with curation(recipe, quiet=options.quiet) as (curator, records):
+        examples = 3 if options.explain else 0
+        survey = Survey(options.samples, examples, recipe.seed, curator.tokenizer)
+        for outcome in curator.run(records):
             survey.add(outcome)
-    finally:
-        items.close()
-        graders.close()
     if not curator.read:
         sources = ", ".join(recipe.source)
         raise InputError("is empty: it holds no records", file=sources, fix="give at least one problem")
-    figures = _figures(curator, survey)
-    if as_json:
-        write_json(figures)
-    else:
-        print("\n".join(_page(figures, curator, survey, tokenizer, options.shares)))
-    return 0
-
-
-def _figures(curator: Curator, survey: Survey) -> dict[str, Any]:
-    return {
+    figures: dict[str, Any] = {
         "records": curator.read,
         "readers": curator.readers,
         "duplicates": curator.counts["duplicate"],
@@ -87,11 +68,14 @@ def _figures(curator: Curator, survey: Survey) -> dict[str, Any]:
         **survey.to_json(),
         "samples": survey.samples.sample(),
     }
+    if as_json:
+        write_json(figures)
+    else:
+        print("\n".join(_page(figures, curator, survey, options.shares)))
+    return 0
 
 
-def _page(
-    figures: dict[str, Any], curator: Curator, survey: Survey, tokenizer: Tokenizer | None, shares: Sequence[float]
-) -> list[str]:
+def _page(figures: dict[str, Any], curator: Curator, survey: Survey, shares: Sequence[float]) -> list[str]:
     rows, rejected = figures["rows"], figures["rejected"]
     readers = ", ".join(sorted(set(curator.readers.values()))) or "none"
     lines = [f"records     {curator.read:,} (reader {readers}); {rows:,} make rows"]
@@ -121,7 +105,7 @@ def _page(
         values = ", ".join(f"{value} {count:,}" for value, count in figures[name].items())
         lines.append(f"{name:<12}{values or '-'}")
     for row in figures["samples"]:
-        lines += ["", "─" * 80, *_sample(row, tokenizer, shares)]
+        lines += ["", "─" * 80, *_sample(row, curator.tokenizer, shares)]
     return lines
 
 

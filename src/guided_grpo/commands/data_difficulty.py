@@ -10,9 +10,9 @@ import argparse
 import json
 from pathlib import Path
 
-from guided_grpo.commands.options import OneLineParser, add_map, mapping_of, wants_bars
+from guided_grpo.commands.data_stream import add_data_options, rows_of
+from guided_grpo.commands.options import OneLineParser, wants_bars
 from guided_grpo.commands.policies import load_for_sampling, load_tokenizer
-from guided_grpo.data.sources import load_rows
 from guided_grpo.evaluation.completions import CompletionRun
 from guided_grpo.evaluation.decoding import Decoding
 from guided_grpo.evaluation.engines import TransformersEngine
@@ -28,9 +28,7 @@ JOURNAL = ".journal.jsonl"  # behind the name of the output
 def main(arguments: list[str], *, as_json: bool = False) -> int:
     """Sample, grade, write the rows with their success rates."""
     options = _parse(arguments)
-    rows = load_rows(
-        options.data, mapping=mapping_of(options.map), split=options.split, limit=options.limit, reader=options.reader
-    )
+    rows = rows_of(options)
     decoding = read_options(options, Decoding)
     settings = {"model": options.model, "data": options.data, "rows": len(rows)}
     journal = options.output.with_name(options.output.name + JOURNAL)
@@ -64,10 +62,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--model", required=True, help="hub id, checkpoint folder, or a run directory (its model)")
     parser.add_argument("--data", required=True, help="hub id, .jsonl, .parquet, or a generator")
     parser.add_argument("--output", type=Path, required=True, help="JSONL: the rows, with success_rate")
-    add_map(parser)
-    parser.add_argument("--split", default="train", help="split of a hub data set")
-    parser.add_argument("--reader", help="schema of the data; default: detect")
-    parser.add_argument("--limit", type=int, help="the first so many problems")
+    add_data_options(parser)
     add_options(parser, Decoding, samples=8, temperature=1.0, top_p=1.0, top_k=0)
     parser.add_argument("--quiet", action="store_true")
     return parser.parse_args(arguments)

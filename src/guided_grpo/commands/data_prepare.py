@@ -8,14 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-from guided_grpo.commands.data_stream import reason_lines, stream, write_json
-from guided_grpo.commands.options import OneLineParser, add_map, mapping_of, read_yaml, wants_bars
-from guided_grpo.data.preparing.curate import Curator
-from guided_grpo.data.preparing.overlap import load_benchmarks
-from guided_grpo.data.preparing.prepare import ROWS, check_output, load_tokenizer, write_set
+from guided_grpo.commands.data_stream import curation, reason_lines, write_json
+from guided_grpo.commands.options import OneLineParser, add_map, mapping_of, read_yaml
+from guided_grpo.data.preparing.prepare import ROWS, check_output, write_set
 from guided_grpo.data.preparing.recipe import Recipe, SampleFilter, make_recipe
 from guided_grpo.data.preparing.survey import Survey
-from guided_grpo.data.preparing.traces import Graders
 from guided_grpo.errors import InputError
 from guided_grpo.settings import describe
 
@@ -24,20 +21,13 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
     """Prepare a set and say what became of every record."""
     recipe, options = parse(arguments)
     check_output(recipe, overwrite=options.overwrite)
-    tokenizer = load_tokenizer(recipe.tokenizer) if recipe.tokenizer else None
-    benchmarks = load_benchmarks(recipe.benchmarks, recipe.ngram, skip_missing=recipe.offline_benchmarks == "skip")
     survey = Survey(examples=3 if options.explain else 0, seed=recipe.seed)
-    graders = Graders(recipe.workers)
-    items = stream(recipe.source, recipe.split, limit=recipe.read_limit, bars=wants_bars(options.quiet))
     try:
-        curator = Curator(recipe, benchmarks, tokenizer, graders)
-        card = write_set(recipe, items, curator, survey, overwrite=options.overwrite)
+        with curation(recipe, quiet=options.quiet) as (curator, records):
+            card = write_set(recipe, records, curator, survey, overwrite=options.overwrite)
     except KeyboardInterrupt:
         print("\nguided-grpo data prepare: interrupted; nothing is left, the same command starts anew", file=sys.stderr)
         return 130
-    finally:
-        items.close()
-        graders.close()
     if as_json:
         write_json(card)
     else:

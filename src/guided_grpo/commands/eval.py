@@ -10,9 +10,10 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from guided_grpo.commands.data_stream import add_data_options
 from guided_grpo.commands.eval_tables import comparison_table, figures_table
 from guided_grpo.commands.eval_tasks import STYLES, Task, benchmark_task, data_task, json_option, system_text
-from guided_grpo.commands.options import OneLineParser, add_map, mapping_of, wants_bars
+from guided_grpo.commands.options import OneLineParser, wants_bars
 from guided_grpo.commands.policies import load_for_sampling, load_tokenizer
 from guided_grpo.data.reading.benchmarks import BENCHMARKS
 from guided_grpo.errors import InputError
@@ -42,7 +43,7 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
     model = rundir.model_of(options.model)
     tokenizer = load_tokenizer(model)
     if options.data:
-        tasks = [data_task(options, mapping_of(options.map), tokenizer)]
+        tasks = [data_task(options, tokenizer)]
     else:
         tasks = [benchmark_task(word, options, tokenizer, model) for word in options.benchmark]
     several = len({task.name for task in tasks})
@@ -99,7 +100,9 @@ def _run(
             path = folder / COMPLETIONS if folder else None
             with CompletionRun(len(task.requests), task.decoding, settings, path) as run:
                 if run.missing:
-                    engine = engine or _engine(options.engine, model, tokenizer, engine_options)
+                    if engine is None and options.engine == "vllm":
+                        engine = VLLMEngine(model, tokenizer, engine_options)
+                    engine = engine or TransformersEngine(load_for_sampling(model), tokenizer)
                     bars = wants_bars(options.quiet)
                     run.run(task.requests, engine, grader, stop=task.stop, label=task.name, bars=bars)
                 figures = {**run.figures(), "skipped": task.skipped, "settings": run.settings}
@@ -109,12 +112,6 @@ def _run(
     if file:
         rundir.write_json(options.output, results if len(tasks) > 1 else results[tasks[0].name])
     return results
-
-
-def _engine(name: str, model: str, tokenizer: PreTrainedTokenizerBase, options: dict[str, Any]) -> Engine:
-    if name == "vllm":
-        return VLLMEngine(model, tokenizer, options)
-    return TransformersEngine(load_for_sampling(model), tokenizer)
 
 
 def _folder(output: Path | None, name: str | None) -> Path | None:
@@ -142,10 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--data", help="hub id, .jsonl, .parquet, or chains:steps=10-14,count=200,seed=9")
     add("--compare", nargs=2, type=Path, metavar="FOLDER", help="paired difference of two kept evaluations")
     add("--output", type=Path, help="a folder: keeps completions, can be resumed; FILE.json: the figures alone")
-    add_map(parser)
-    add("--split", default="test", help="split of a hub data set given with --data")
-    add("--reader", help="schema of --data; default: by its columns")
-    add("--limit", type=int, help="the first so many problems")
+    add_data_options(parser, split="test")
     add("--decoding", choices=sorted(DECODINGS), help="a paper's settings; single options override them")
     unset: dict[str, Any] = dict.fromkeys(vars(Decoding()))
     add_options(parser, Decoding, **unset)

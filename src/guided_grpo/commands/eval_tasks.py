@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from guided_grpo.commands.data_stream import rows_of
 from guided_grpo.commands.policies import context_of
 from guided_grpo.data.reading.benchmarks import BENCHMARKS, load_benchmark
-from guided_grpo.data.sources import load_rows
 from guided_grpo.errors import InputError
 from guided_grpo.evaluation.completions import Request
 from guided_grpo.evaluation.decoding import DECODINGS, PLAIN, PLAIN_STOP, SYSTEMS, Decoding
@@ -35,11 +35,10 @@ class Task:
     skipped: dict[str, int] = field(default_factory=dict)
 
 
-def data_task(options: argparse.Namespace, mapping: Mapping[str, str], tokenizer: PreTrainedTokenizerBase) -> Task:
+def data_task(options: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> Task:
     """The problems of `--data`, in the form that the data has unless a style is asked for."""
-    rows = load_rows(options.data, mapping=mapping, split=options.split, limit=options.limit, reader=options.reader)
     settings = {"data": options.data, "split": options.split, "prompt_style": options.prompt_style}
-    requests = _requests(questions(rows), options, options.prompt_style, tokenizer)
+    requests = _requests(questions(rows_of(options)), options, options.prompt_style, tokenizer)
     return Task("data", requests, _decoding(options), _stop(options, options.prompt_style), settings)
 
 

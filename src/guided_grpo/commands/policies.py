@@ -12,7 +12,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from guided_grpo.commands.options import wants_bars
 from guided_grpo.commands.parsing import tell
-from guided_grpo.embedded import BaseRecipe, base_folder, build_base, embedded_recipe
+from guided_grpo.data.reading.streams import first_line
+from guided_grpo.embedded.pretraining import build_base
+from guided_grpo.embedded.recipes import BaseRecipe, base_folder, embedded_recipe
 from guided_grpo.errors import InputError
 
 disable_progress_bar()  # of loading and saving weights: ours are enough
@@ -57,20 +59,10 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", truncation_side="left")
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"has no tokenizer that loads ({reason})",
-            field="model_name_or_path",
-            value=source,
-            fix="check the path or id",
-        ) from error
+        raise _refusal(f"has no tokenizer that loads ({first_line(error)})", source) from error
     if tokenizer.eos_token_id is None:
-        raise InputError(
-            "has a tokenizer without an eos token: no response would ever end",
-            field="model_name_or_path",
-            value=source,
-            fix="set eos_token in its tokenizer_config.json",
-        )
+        fix = "set eos_token in its tokenizer_config.json"
+        raise _refusal("has a tokenizer without an eos token: no response would ever end", source, fix)
     if tokenizer.pad_token_id is None:
         # Masks come from lengths, never from comparing ids with the pad id, so sharing the id is harmless.
         tokenizer.pad_token = tokenizer.eos_token
@@ -90,10 +82,11 @@ def load_policy(source: str, dtype: str = "auto", **options: Any) -> PreTrainedM
     try:
         return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"does not load ({reason})", field="model_name_or_path", value=source, fix="check the path or id"
-        ) from error
+        raise _refusal(f"does not load ({first_line(error)})", source) from error
+
+
+def _refusal(problem: str, source: str, fix: str = "check the path or id") -> InputError:
+    return InputError(problem, field="model_name_or_path", value=source, fix=fix)
 
 
 def load_for_sampling(source: str, dtype: str = "auto") -> PreTrainedModel:

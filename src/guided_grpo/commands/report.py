@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from guided_grpo.commands.options import OneLineParser
-from guided_grpo.studies.report import build_report
+from guided_grpo.studies.report.page import build_report
 
 
 def main(arguments: list[str], *, as_json: bool = False) -> int:

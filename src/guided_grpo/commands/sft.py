@@ -22,7 +22,7 @@ from guided_grpo.commands.policies import load_model, load_tokenizer, policy_sou
 from guided_grpo.commands.results import Results, run_once
 from guided_grpo.commands.train import load_rows_of, prepare_resume, save_model
 from guided_grpo.data.demonstrations import demonstrations
-from guided_grpo.embedded import BaseRecipe
+from guided_grpo.embedded.recipes import BaseRecipe
 from guided_grpo.errors import InputError
 from guided_grpo.evaluation.decoding import Decoding
 from guided_grpo.grading import Grader, GradingSettings

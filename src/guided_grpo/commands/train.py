@@ -21,7 +21,7 @@ from guided_grpo.commands.policies import context_of, load_model, load_tokenizer
 from guided_grpo.commands.results import Results, run_once
 from guided_grpo.data.preparing.selection import filter_hard
 from guided_grpo.data.sources import load_rows
-from guided_grpo.embedded import BaseRecipe
+from guided_grpo.embedded.recipes import BaseRecipe
 from guided_grpo.errors import InputError
 from guided_grpo.grading import Grader, reward_functions
 from guided_grpo.store import jsonl, rundir

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
@@ -26,31 +26,6 @@ class Response:
     ids: list[int]
     text: str  # without the stop that ended it
     ended: bool  # False = cut off at max_tokens
-
-
-class Engine(Protocol):
-    """Samples a batch."""
-
-    tokenizer: PreTrainedTokenizerBase
-
-    def sample(
-        self,
-        prompts: Sequence[Sequence[int]],
-        decoding: Decoding,
-        *,
-        seed: int | None,
-        seeds: Sequence[int],
-        stop: Sequence[str] = (),
-    ) -> list[Response]:
-        """One response a prompt, in order; the same for the same arguments on the same machine.
-
-        Args:
-            prompts: ids of all that stands before the first generated token.
-            decoding: all of it but `samples` and `seed`.
-            seed: of the batch, for an engine with one random stream; None = it goes on with torch's own.
-            seeds: one a prompt, for an engine that samples each by itself.
-            stop: texts that end a response.
-        """
 
 
 class TransformersEngine:
@@ -76,7 +51,15 @@ class TransformersEngine:
         seeds: Sequence[int] = (),
         stop: Sequence[str] = (),
     ) -> list[Response]:
-        """As `Engine.sample`; the batch shares one random stream, so it is repeated as a whole."""
+        """One response a prompt, in order; the same for the same arguments on the same machine.
+
+        Args:
+            prompts: ids of all that stands before the first generated token.
+            decoding: all of it but `samples` and `seed`.
+            seed: of the batch, which shares one random stream and is repeated as a whole; None = torch's own goes on.
+            seeds: one a prompt, for an engine that samples each by itself.
+            stop: texts that end a response.
+        """
         devices = [self.model.device] if self.model.device.type == "cuda" else []
         with nullcontext() if seed is None else torch.random.fork_rng(devices=devices), torch.no_grad():
             if seed is not None:
@@ -159,11 +142,11 @@ class VLLMEngine:
         prompts: Sequence[Sequence[int]],
         decoding: Decoding,
         *,
-        seed: int | None,
         seeds: Sequence[int],
-        stop: Sequence[str] = (),
+        stop: Sequence[str],
+        **_: Any,
     ) -> list[Response]:
-        """As `Engine.sample`; every prompt has a seed of its own."""
+        """As `TransformersEngine.sample`; every prompt has a seed of its own."""
         parameters = [
             self.parameters(
                 temperature=decoding.temperature,
@@ -178,6 +161,9 @@ class VLLMEngine:
         inputs = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
         outputs = [each.outputs[0] for each in self.engine.generate(inputs, parameters, use_tqdm=False)]
         return [Response(list(each.token_ids), each.text, each.finish_reason == "stop") for each in outputs]
+
+
+Engine = TransformersEngine | VLLMEngine
 
 
 def seed_of(*parts: object) -> int:

@@ -11,7 +11,7 @@ help the right one. A response without an answer does not vote. Programs have no
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 from guided_grpo.errors import InputError
 from guided_grpo.evaluation.stats import Interval, difference_interval, mean_interval, pass_at_k
 from guided_grpo.grading.maths import compare_exactly
-from guided_grpo.grading.strict import compare_choice, compare_integer
+from guided_grpo.grading.strict import compare_as
 from guided_grpo.types import Status
 
 Record = Mapping[str, Any]  # a line of completions.jsonl
@@ -91,9 +91,6 @@ def figures(records: Sequence[Record], samples: int) -> dict[str, Any]:
     """
     by_problem = list(tallies(records).values())
     graded = [tally for tally in by_problem if tally.scores]
-    by_tier: dict[str, list[Tally]] = defaultdict(list)
-    for tally in graded:
-        by_tier[tally.tier].append(tally)
     if not graded:
         raise InputError("could not be graded, not one of them", field="completions", fix="see guided-grpo grade")
     return {
@@ -102,7 +99,7 @@ def figures(records: Sequence[Record], samples: int) -> dict[str, Any]:
         "tokens": sum(record["tokens"] for record in records),
         "seconds": round(sum(record["seconds"] for record in records), 3),  # of sampling
         "truncated": sum(not record["ended"] for record in records) / len(records),
-        "tiers": {tier: _measures(by_tier[tier], samples) for tier in sorted(by_tier, key=tier_order)},
+        "tiers": {tier: _measures([t for t in graded if t.tier == tier], samples) for tier in _tiers(graded)},
         "verdicts": dict(sorted(Counter(record["verdict"] for record in records if record["verdict"]).items())),
         "scores": [tally.accuracy if tally.scores else None for tally in by_problem],
         "difficulty": [tally.tier for tally in by_problem],  # as scores, in the data's order
@@ -129,13 +126,11 @@ def compare(first: Sequence[Record], second: Sequence[Record], samples: int) -> 
     pairs = [(a[key], b[key]) for key in a if a[key].scores and b[key].scores]
     if not pairs:
         raise InputError("has no problem that was graded for both", field="compare", fix="see guided-grpo grade")
-    by_tier: dict[str, list[tuple[Tally, Tally]]] = defaultdict(list)
-    for pair in pairs:
-        by_tier[pair[0].tier].append(pair)
+    tiers = _tiers(first for first, _ in pairs)
     return {
         **_differences(pairs, samples),
         "left_out": len(a) - len(pairs),  # problems without a grade for one of the two
-        "tiers": {tier: _differences(by_tier[tier], samples) for tier in sorted(by_tier, key=tier_order)},
+        "tiers": {tier: _differences([pair for pair in pairs if pair[0].tier == tier], samples) for tier in tiers},
     }
 
 
@@ -145,6 +140,10 @@ def tier_order(tier: str) -> tuple[int, float, str]:
         return (0, float(tier.split("–")[0]), tier)
     except ValueError:
         return (1, 0.0, tier)
+
+
+def _tiers(tallies: Iterable[Tally]) -> list[str]:
+    return sorted({tally.tier for tally in tallies}, key=tier_order)
 
 
 def counts_of(samples: int) -> list[int]:
@@ -196,9 +195,5 @@ def _json(interval: Interval) -> dict[str, Any]:
 def _equal(kind: str, answer: str, other: str) -> bool:
     if answer.strip() == other.strip():
         return True
-    if kind == "choice":
-        return compare_choice(answer, other).status is Status.CORRECT
-    if kind == "integer":
-        return compare_integer(answer, other).status is Status.CORRECT
-    verdict = compare_exactly(answer, other)
+    verdict = compare_exactly(answer, other) if kind == "math" else compare_as(kind, answer, other)
     return verdict is not None and verdict.status is Status.CORRECT

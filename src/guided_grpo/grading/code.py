@@ -18,12 +18,12 @@ from guided_grpo.grading.code_tests import CallTest, Close, CodeTests, Equal
 from guided_grpo.sandbox import End, Job, Kind, Outcome, Result, SandboxPool, decode
 from guided_grpo.types import Status, Verdict
 
-# How a program begins: a response without any block is one where it begins so.
+# How a program begins, behind blanks, comments and decorators: a response without any block is one where it begins so.
 _BARE = re.compile(
+    r"(?>\s*(?:[#@][^\n]*\n\s*)*)(?:"
     r"(?:def|class|async def|for|while|if|try|with)\b[^\n]*:|import\s|from\s+\S+\s+import\b"
-    r"|print\(|[A-Za-z_]\w*\s*=(?!=)"
+    r"|print\(|[A-Za-z_]\w*\s*=(?!=))"
 )
-_COMMENT = re.compile(r"\s*(?:#[^\n]*\n\s*|@[^\n]*\n\s*)*")
 _FENCE = re.compile(r"[ \t]*```[ \t]*(\w*)[^`]*")
 _PYTHON = {"", "python", "python3", "py"}
 
@@ -42,7 +42,7 @@ def declared_code(response: str) -> str | None:
     block and it begins like a program; None = there is none."""
     text = response.rpartition(THINK_CLOSE)[2]
     if "```" not in text:
-        return text if _BARE.match(text, _start(text)) else None
+        return text if _BARE.match(text) else None
     program = None
     block: list[str] | None = None  # lines of the open block
     language = ""
@@ -56,12 +56,6 @@ def declared_code(response: str) -> str | None:
         else:
             block.append(line + "\n")
     return program
-
-
-def _start(text: str) -> int:
-    """Where the first line begins that is neither blank, comment nor decorator."""
-    match = _COMMENT.match(text)
-    return match.end() if match else 0
 
 
 def check_code(pool: SandboxPool, responses: Sequence[str], tests: Sequence[CodeTests]) -> list[CodeVerdict]:

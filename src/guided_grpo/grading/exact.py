@@ -173,18 +173,13 @@ class _Parser:
             return _sized(_divide(self.argument(), self.argument()))
         if self.take("\\sqrt"):
             return _root(self.argument())
-        if self.take("("):
-            value = self.sum()
-            if not self.take(")"):
-                raise _NotExact
-            return value
-        return self.group()
+        return self.group("()") if self.text.startswith("(", self.at) else self.group()
 
-    def group(self) -> Fraction:
-        if not self.take("{"):
+    def group(self, brackets: str = "{}") -> Fraction:
+        if not self.take(brackets[0]):
             raise _NotExact
         value = self.sum()
-        if not self.take("}"):
+        if not self.take(brackets[1]):
             raise _NotExact
         return value
 

@@ -16,7 +16,7 @@ from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from guided_grpo.errors import InfraLimitError
 from guided_grpo.grading.answers import declared_answer
@@ -74,7 +74,7 @@ class Grader:
         self._reason = ""  # of the last one
         self._tests: dict[Key, CodeTests] = {}
 
-    def __enter__(self) -> Grader:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from types import ModuleType
 
-from guided_grpo.grading.answers import FORMS, clean, declared_answer
+from guided_grpo.grading.answers import clean, declared_answer
 from guided_grpo.grading.exact import MAX_CHARS, LimitError, TimeLimitError, UnparseableError, exact_value
 from guided_grpo.types import Status, Verdict
 
@@ -47,16 +47,15 @@ Algebra = Callable[[], ModuleType]  # gives symbolic.py, or refuses
 _NOTHING = {"nan", "null", "none", "n/a", "na", "inf"}  # what a missing value looks like after str()
 
 
-def check_maths(response: str, gold: str, *, forms: Sequence[str] = FORMS, lenient: bool = False) -> Verdict:
+def check_maths(response: str, gold: str, *, lenient: bool = False) -> Verdict:
     """Grade `response` against `gold`: a pure function of its arguments.
 
     Args:
         response: what the policy wrote, thinking included.
         gold: the right answer, one that `parse_gold` takes.
-        forms: of `answers.FORMS`, those that declare an answer.
         lenient: False = only a declared answer counts; True = else the last number of the response.
     """
-    answer = declared_answer(response, forms=forms, lenient=lenient)
+    answer = declared_answer(response, lenient=lenient)
     return undeclared() if answer is None else compare(answer, gold)
 
 

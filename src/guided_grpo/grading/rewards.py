@@ -68,7 +68,7 @@ class Accuracy:
         return [self.grader.worth(*pair) for pair in zip(submissions, verdicts, strict=True)]
 
 
-class OfForm:
+def of_form(rule: Callable[[str, bool | None], float], name: str) -> RewardFunction:
     """A reward function of how a completion thinks, not of what it answers.
 
     Args:
@@ -76,24 +76,17 @@ class OfForm:
         name: of the metric.
     """
 
-    def __init__(self, rule: Callable[[str, bool | None], float], name: str) -> None:
-        self.rule, self.__name__ = rule, name
-
-    def __call__(
-        self, completions: Sequence[Completion], thinking_open: Sequence[bool | None] | None = None, **columns: Any
+    def reward(
+        completions: Sequence[Completion], thinking_open: Sequence[bool | None] | None = None, **_: Any
     ) -> list[float | None]:
-        """Rewards of completions.
-
-        Args:
-            completions: one a row (_B).
-            thinking_open: whether the rendered prompt ended inside `<think>` (_B); None = unknown.
-            columns: the data set's other columns and TRL's further arguments, unused.
-        """
         thinking_open_B = thinking_open if thinking_open is not None else [None] * len(completions)
-        return [self.rule(response_text(c), inside) for c, inside in zip(completions, thinking_open_B, strict=True)]
+        return [rule(response_text(c), inside) for c, inside in zip(completions, thinking_open_B, strict=True)]
+
+    reward.__name__ = name  # TRL names the metric after it
+    return reward
 
 
-class OfGenerated:
+def of_generated(function: RewardFunction, name: str) -> RewardFunction:
     """A reward function over `completion_ids` that is shown the generated tokens alone.
 
     Args:
@@ -101,22 +94,15 @@ class OfGenerated:
         name: of the metric.
     """
 
-    def __init__(self, function: RewardFunction, name: str) -> None:
-        self.function, self.__name__ = function, name
-
-    def __call__(
-        self, completion_ids: Sequence[Sequence[int]], guidance_tokens: Sequence[int] | None = None, **columns: Any
+    def reward(
+        completion_ids: Sequence[Sequence[int]], guidance_tokens: Sequence[int] | None = None, **columns: Any
     ) -> list[float | None]:
-        """Rewards of completions.
-
-        Args:
-            completion_ids: guidance and generated tokens (_B).
-            guidance_tokens: how many of them are guidance (_B); None = none.
-            columns: whatever else TRL hands over.
-        """
         guidance_B = guidance_tokens if guidance_tokens is not None else [0] * len(completion_ids)
         generated = [list(ids[length:]) for ids, length in zip(completion_ids, guidance_B, strict=True)]
-        return self.function(completion_ids=generated, **columns)
+        return function(completion_ids=generated, **columns)
+
+    reward.__name__ = name
+    return reward
 
 
 def well_formed(response: str, thinking_open: bool | None = None) -> bool:
@@ -152,7 +138,7 @@ def _repetition(grader: Grader, max_tokens: int) -> RewardFunction:
     from trl.rewards import get_repetition_penalty_reward
 
     settings = grader.settings
-    return OfGenerated(get_repetition_penalty_reward(settings.repeat_ngram, settings.repeat_penalty), "repetition")
+    return of_generated(get_repetition_penalty_reward(settings.repeat_ngram, settings.repeat_penalty), "repetition")
 
 
 def _overlong(grader: Grader, max_tokens: int) -> RewardFunction:
@@ -164,14 +150,14 @@ def _overlong(grader: Grader, max_tokens: int) -> RewardFunction:
             f"is not between 1 and max_completion_length {max_tokens}",
             field="overlong_tokens", value=soft, fix="use a part of max_completion_length",
         )  # fmt: skip
-    return OfGenerated(get_soft_overlong_punishment(max_tokens, soft), "overlong")
+    return of_generated(get_soft_overlong_punishment(max_tokens, soft), "overlong")
 
 
 # Name → what makes the reward function, from a grader with its settings and the most tokens of a response.
 REWARDS: dict[str, Callable[[Grader, int], RewardFunction]] = {
     "accuracy": lambda grader, max_tokens: Accuracy(grader),
-    "format": lambda grader, max_tokens: OfForm(well_formed, "format"),
-    "tags": lambda grader, max_tokens: OfForm(tag_count, "tags"),
+    "format": lambda grader, max_tokens: of_form(well_formed, "format"),
+    "tags": lambda grader, max_tokens: of_form(tag_count, "tags"),
     "repetition": _repetition,
     "overlong": _overlong,
 }

@@ -7,6 +7,7 @@ unparseable; two different letters or numbers are wrong.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from guided_grpo.grading.answers import clean
 from guided_grpo.grading.exact import MAX_CHARS
@@ -24,40 +25,23 @@ _INTEGER = re.compile(r"[-+]?\d+")
 
 
 def compare_as(kind: str, answer: str, gold: str) -> Verdict:
-    """Grade a declared answer by its kind, one of `KINDS`."""
-    if kind == "choice":
-        return compare_choice(answer, gold)
-    return compare_integer(answer, gold) if kind == "integer" else compare(answer, gold)
-
-
-def compare_choice(answer: str, gold: str) -> Verdict:
-    """Whether `answer` names the one letter `gold`."""
-    right = choice_of(gold)
+    """Grade a declared answer by its kind, one of `KINDS`: one letter, a whole number written out, or mathematics."""
+    if kind not in _STRICT:
+        return compare(answer, gold)
+    read, form = _STRICT[kind]
+    right, value = read(gold), read(answer)
     if right is None:
-        return Verdict(Status.INFRA_ERROR, answer[:MAX_CHARS], "the gold answer is no letter of a choice")
-    choice = choice_of(answer)
-    if choice is None:
-        return Verdict(Status.UNPARSEABLE, answer[:MAX_CHARS], "is not one letter of a choice")
-    return Verdict(Status.CORRECT if choice == right else Status.WRONG, choice, f"chose {choice}")
-
-
-def compare_integer(answer: str, gold: str) -> Verdict:
-    """Whether `answer` is the whole number `gold`, written out; leading zeros do not count."""
-    right = integer_of(gold)
-    if right is None:
-        return Verdict(Status.INFRA_ERROR, answer[:MAX_CHARS], "the gold answer is no whole number")
-    number = integer_of(answer)
-    if number is None:
-        return Verdict(Status.UNPARSEABLE, answer[:MAX_CHARS], "is no whole number")
-    return Verdict(Status.CORRECT if number == right else Status.WRONG, answer, "compared as whole numbers")
+        return Verdict(Status.INFRA_ERROR, answer[:MAX_CHARS], f"the gold answer is no {form}")
+    if value is None:
+        return Verdict(Status.UNPARSEABLE, answer[:MAX_CHARS], f"is no {form}")
+    extracted = value if isinstance(value, str) else answer
+    return Verdict(Status.CORRECT if value == right else Status.WRONG, extracted, f"read as {value}")
 
 
 def check_gold(kind: str, gold: str) -> None:
     """Raise ValueError where `gold` is no answer of a strict kind."""
-    if kind == "choice" and choice_of(gold) is None:
-        raise ValueError("is no single letter of a choice, such as B")
-    if kind == "integer" and integer_of(gold) is None:
-        raise ValueError("is no whole number")
+    if kind in _STRICT and _STRICT[kind][0](gold) is None:
+        raise ValueError(f"is no {_STRICT[kind][1]}")
 
 
 def choice_of(text: str) -> str | None:
@@ -83,3 +67,9 @@ def integer_of(text: str) -> int | None:
 def _title(text: str) -> str:
     """With its first letter raised where nothing else is written: "b" chooses B."""
     return text.upper() if re.fullmatch(r"\(?[a-z]\)?", text) else text
+
+
+_STRICT: dict[str, tuple[Callable[[str], str | int | None], str]] = {
+    "choice": (choice_of, "single letter of a choice, such as B"),
+    "integer": (integer_of, "whole number"),
+}

@@ -37,11 +37,9 @@ def run_program(request: dict[str, Any], results: int) -> NoReturn:
         os._exit(finish(space, stopped or 0))
     for call in request["calls"]:
         try:
-            value = eval(compile(call, "call.py", "eval", dont_inherit=True), space)
-            line = json.dumps(["value", encode(value)])
+            write(results, ["value", encode(eval(compile(call, "call.py", "eval", dont_inherit=True), space))])
         except BaseException as error:  # it ran what a policy wrote, and the methods of a returned object
-            line = json.dumps(["raised", _describe(error)])
-        _write_line(results, line)
+            write(results, ["raised", _describe(error)])
     for check in request["checks"]:
         try:
             exec(compile(check, "check.py", "exec", dont_inherit=True), space)
@@ -99,11 +97,7 @@ def _describe(error: BaseException) -> str:
 
 def write(results: int, line: list[Any]) -> None:
     """Add a line to the results."""
-    _write_line(results, json.dumps(line))
-
-
-def _write_line(results: int, line: str) -> None:
-    data = line.encode() + b"\n"
+    data = json.dumps(line).encode() + b"\n"
     while data:
         data = data[os.write(results, data) :]
 

@@ -14,6 +14,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -179,7 +180,7 @@ class _Run:
         queue = iter(work)
         self._places, self._most_failures = asyncio.Semaphore(concurrency), max(2 * HOPELESS, concurrency)
         with tqdm(total=len(work), unit="problem" if alone else "answer", disable=quiet or None) as bar:
-            async with Teacher(endpoint) as self._teacher:
+            async with aclosing(Teacher(endpoint)) as self._teacher:
                 try:
                     async with asyncio.TaskGroup() as group:
                         for _ in range(min(len(work), 2 * concurrency + READY)):

@@ -16,7 +16,6 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import httpx2  # what the openai client sends with
@@ -77,7 +76,7 @@ class Pace:
 
 
 class Teacher:
-    """Asks one endpoint. An async context manager; `requests` and `retries` count what was sent.
+    """Asks one endpoint. Close it with `aclose`; `requests` and `retries` count what was sent.
 
     Retried is a question after a 408, 409, 429, 5xx, a dropped connection or an unreadable answer. For the rate of
     tokens it counts with its largest possible answer until the true one is known.
@@ -99,12 +98,8 @@ class Teacher:
             ),
         )
 
-    async def __aenter__(self) -> Teacher:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def aclose(self) -> None:
+        """Let go of the connections."""
         await self._client.close()
 
     async def ask(self, body: Mapping[str, Any]) -> TeacherAnswer:

@@ -10,7 +10,6 @@ import queue
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from types import TracebackType
 
 from guided_grpo.grading.grader import Grader, Submission
 from guided_grpo.types import Status
@@ -31,12 +30,10 @@ class Verdicts:
     def __enter__(self) -> Verdicts:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         """End the processes; after an error without waiting for what they have in hand."""
         self._waiting.put(None)
-        if error is None:
+        if kind is None:
             self._thread.join()
 
     async def of(self, submission: Submission) -> Judgement:

@@ -92,20 +92,18 @@ class Contamination:
     """
 
     n: int = NGRAM
-    names: list[str] = field(default_factory=list)
     problems: dict[str, int] = field(default_factory=dict)  # by benchmark
     hits: dict[str, int] = field(default_factory=dict)  # by benchmark
     skipped: dict[str, str] = field(default_factory=dict)  # by benchmark: why it was not loaded
-    _runs: dict[int, int] = field(default_factory=dict)
+    _runs: dict[int, str] = field(default_factory=dict)  # hash of a run → name of the first benchmark that has it
 
     def add(self, name: str, problems: Iterable[str]) -> None:
         """Take the problems of one benchmark."""
-        number, count = len(self.names), 0
-        self.names.append(name)
+        count = 0
         for count, problem in enumerate(problems, 1):  # noqa: B007  # the last value is used
             runs = [hash(run) for run in word_runs(problem, self.n)]
             for key in runs or [text_hash(problem)]:
-                self._runs.setdefault(key, number)
+                self._runs.setdefault(key, name)
         self.problems[name], self.hits[name] = count, 0
 
     def find(self, problem: str) -> tuple[str, str] | None:
@@ -114,15 +112,14 @@ class Contamination:
             return None
         run: tuple[str, ...] = ()
         for run in word_runs(problem, self.n):
-            number = self._runs.get(hash(run))
-            if number is not None:
-                return self._hit(number), " ".join(run)
-        number = None if run else self._runs.get(text_hash(problem))
-        return None if number is None else (self._hit(number), problem[:100])
-
-    def _hit(self, number: int) -> str:
-        self.hits[self.names[number]] += 1
-        return self.names[number]
+            if name := self._runs.get(hash(run)):
+                self.hits[name] += 1
+                return name, " ".join(run)
+        name = None if run else self._runs.get(text_hash(problem))
+        if name is None:
+            return None
+        self.hits[name] += 1
+        return name, problem[:100]
 
     def to_json(self) -> dict[str, Any]:
         """The figures for a card."""

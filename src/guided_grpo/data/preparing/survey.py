@@ -98,8 +98,8 @@ class Survey:
 
     def __init__(self, samples: int = 0, examples: int = 0, seed: int = 0, tokenizer: Tokenizer | None = None) -> None:
         self.rows, self.tokenizer = 0, tokenizer
-        self.prompt, self.trace, self.usable = Lengths(), Lengths(), Lengths()
-        self.tokens = {name: Lengths() for name in ("prompt", "trace", "usable") if tokenizer is not None}
+        self.characters = {name: Lengths() for name in ("prompt", "trace", "usable")}
+        self.tokens = {name: Lengths() for name in self.characters if tokenizer is not None}
         self._batch: list[dict[str, Any]] = []  # whose tokens are not counted yet
         self.guided, self.stated, self.share_total = 0, 0, 0.0
         self.difficulties: Counter[Any] = Counter()
@@ -119,11 +119,13 @@ class Survey:
         self.rows += 1
         self.samples.add(row)
         prompt = row["prompt"]
-        self.prompt.add(len(prompt) if isinstance(prompt, str) else sum(len(str(each["content"])) for each in prompt))
+        self.characters["prompt"].add(
+            len(prompt) if isinstance(prompt, str) else sum(len(str(each["content"])) for each in prompt)
+        )
         if row["guidance"]:
             self.guided += 1
-            self.trace.add(len(row["guidance"]))
-            self.usable.add(row["guidance_limit"])
+            self.characters["trace"].add(len(row["guidance"]))
+            self.characters["usable"].add(row["guidance_limit"])
             self.stated += row["guidance_limit"] < len(row["guidance"])
             self.share_total += row["guidance_share"]
         if self.tokenizer is not None:
@@ -159,9 +161,7 @@ class Survey:
             "guided": self.guided,
             "states_answer": self.stated,
             "usable_share": round(self.share_total / self.guided, 4) if self.guided else None,
-            "prompt_characters": self.prompt.to_json(),
-            "trace_characters": self.trace.to_json(),
-            "usable_characters": self.usable.to_json(),
+            **{f"{name}_characters": lengths.to_json() for name, lengths in self.characters.items()},
             "difficulty": _by_name(self.difficulties),
             "source": _by_name(self.sources),
             **{f"{name}_tokens": lengths.to_json() for name, lengths in self.tokens.items()},

@@ -19,7 +19,6 @@ from guided_grpo.grading.code_forms import parse_tests
 from guided_grpo.grading.code_tests import Close
 from guided_grpo.grading.grader import Grader, Submission
 from guided_grpo.grading.worth import GradingSettings
-from guided_grpo.sandbox import SandboxPool
 from guided_grpo.types import Status, Verdict
 
 RULES = ("first-correct", "shortest-correct")
@@ -34,19 +33,16 @@ _WORKING = re.compile(r"[=<>]|\\(?:frac|sum|times|cdot|implies)|[\w)]\s*[+*^×·
 _WORDS = 6  # a "solution" with at most so many words beside the answer is bare
 
 
-class Graders:
-    """The grader of training and evaluation, and the sandbox where references run; the caller closes them."""
+class Graders(Grader):
+    """The grader of training and evaluation, in whose sandbox references run too."""
 
     def __init__(self, workers: int = 1) -> None:
         # A broken grader leaves "ungraded-trace" behind, counted; it is no reason to lose hours of curation.
-        settings = GradingSettings(maths_workers=workers, code_workers=workers, infra_limit=1.0)
-        self.workers = workers
-        self.grader = Grader(settings)
-        self._sandbox: SandboxPool | None = None
+        super().__init__(GradingSettings(maths_workers=workers, code_workers=workers, infra_limit=1.0))
 
     def check(self, traces: Sequence[tuple[Draft, Trace]]) -> list[Verdict]:
         """One verdict a draft and trace, in order."""
-        verdicts = self.grader.grade([Submission(trace.text, _row(draft)) for draft, trace in traces])
+        verdicts = self.grade([Submission(trace.text, _row(draft)) for draft, trace in traces])
         return [verdict or Verdict(Status.INFRA_ERROR, None, "nothing to grade it by") for verdict in verdicts]
 
     def reference_tests(self, inputs: Inputs) -> list[str]:
@@ -54,10 +50,8 @@ class Graders:
 
         Values that no assert can state (a NaN) are left out.
         """
-        if self._sandbox is None:
-            self._sandbox = SandboxPool(workers=self.workers)
         tests = reference_tests(
-            self._sandbox, inputs.reference, inputs.entry_point, inputs.arguments, tolerance=inputs.tolerance
+            self._programs(), inputs.reference, inputs.entry_point, inputs.arguments, tolerance=inputs.tolerance
         )
         asserts = []
         for test in tests.calls:
@@ -67,12 +61,6 @@ class Graders:
             if parse_tests([text]).calls == (test,):
                 asserts.append(text)
         return asserts
-
-    def close(self) -> None:
-        """End the workers."""
-        self.grader.close()
-        if self._sandbox is not None:
-            self._sandbox.close()
 
 
 def _row(draft: Draft) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -188,12 +188,10 @@ def _choose(estimates: Estimates, fitting: Mapping[str, Point]) -> tuple[Cell, f
     return cell, zero[size, alpha]
 
 
-def _cheapest(cells: Iterable[Cell]) -> Cell:
+def _cheapest(cells: Sequence[Cell]) -> Cell:
     """Where least is wasted; of those that are as good, the smallest group, then the fewest guided rollouts."""
-    several = list(cells)
-    best = min(cell.wasted for cell in several)
-    good = [cell for cell in several if cell.wasted <= best + CLOSE]
-    return min(good, key=lambda cell: (cell.group, cell.alpha))
+    best = min(cell.wasted for cell in cells)
+    return min((cell for cell in cells if cell.wasted <= best + CLOSE), key=lambda cell: (cell.group, cell.alpha))
 
 
 def _guide(

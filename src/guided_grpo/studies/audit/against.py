@@ -72,12 +72,7 @@ def compare(table: Table, run: Path, *, tiers: Mapping[Any, str], sizes: Mapping
     config = _config(run)
     steps = [row for row in jsonl.whole_rows(run / rundir.METRICS) if row.get("signal/zero_groups") is not None]
     size = int(config["num_generations"])
-    guides = config.get("guidance_strength", "none") != "none" and config.get("guidance_trigger", "always") != "rescue"
-    m = guided_count(size, float(config["guidance_ratio"])) if guides else 0
-    for name, value in (("guidance_allocation", "spread"), ("guidance_trigger", "both")):
-        if guides and config.get(name) == value:
-            raise InputError("is not predicted", file=run, field=name, value=value, fix="leave that run out")
-    settings, zero = (_ladder if config.get("guidance_trigger") == "rescue" else _levels)(table, config, run, size, m)
+    settings, zero = (_ladder if config.get("guidance_trigger") == "rescue" else _levels)(table, config, run, size)
     weights = [sizes[tier] for tier in table.names]
     for one in zero:
         one[""] = float(np.average([one[tier] for tier in table.names], weights=weights))
@@ -96,9 +91,14 @@ def compare(table: Table, run: Path, *, tiers: Mapping[Any, str], sizes: Mapping
 Levels = tuple[list[GuidanceSetting], list[dict[str, float]]]  # strengths, and the share of each tier at each
 
 
-def _levels(table: Table, config: Mapping[str, Any], run: Path, size: int, guided: int) -> Levels:
+def _levels(table: Table, config: Mapping[str, Any], run: Path, size: int) -> Levels:
     """Groups with guidance from the start: α may be 0."""
-    settings = [table.unguided]
+    settings, guided = [table.unguided], 0
+    if config.get("guidance_strength", "none") != "none":
+        for name, value in (("guidance_allocation", "spread"), ("guidance_trigger", "both")):
+            if config.get(name) == value:
+                raise InputError("is not predicted", file=run, field=name, value=value, fix="leave that run out")
+        guided = guided_count(size, float(config["guidance_ratio"]))
     if guided:
         placement, unit = config["guidance_placement"], config["guidance_unit"]
         settings += [one for one in table.guided if (one.placement, one.unit) == (placement, unit)]
@@ -110,7 +110,7 @@ def _levels(table: Table, config: Mapping[str, Any], run: Path, size: int, guide
     return settings, [table.zero_by_tier(one, guided if one.amount else 0, size) for one in settings]
 
 
-def _ladder(table: Table, config: Mapping[str, Any], run: Path, size: int, guided: int) -> Levels:
+def _ladder(table: Table, config: Mapping[str, Any], run: Path, size: int) -> Levels:
     """Groups that are sampled again when they fail."""
     unit, placement = SHARES[config["rescue_slice"]], config["guidance_placement"]
     stages = [one for one in stages_of(table, placement) if one.unit == unit]

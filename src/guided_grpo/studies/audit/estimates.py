@@ -93,11 +93,8 @@ class Table:
 
     def variance_by_tier(self, setting: GuidanceSetting, guided: int, size: int) -> dict[str, float]:
         """Variance of rewards inside a group of each tier."""
-        with_help, alone, tiers = (
-            self.arm(setting, guided),
-            self.arm(self.unguided, size - guided),
-            np.array(self.tier_of),
-        )
+        with_help, alone = self.arm(setting, guided), self.arm(self.unguided, size - guided)
+        tiers = np.array(self.tier_of)
         return {tier: expectations(with_help[tiers == tier], alone[tiers == tier]).variance for tier in self.names}
 
 
@@ -299,9 +296,7 @@ def _formula(table: Table, setting: GuidanceSetting, share: float) -> float | No
         for with_help, alone in zip(table.counts(setting), table.counts(table.unguided), strict=True)
         if min(with_help[1], alone[1]) >= 2
     ]
-    if not pairs:
-        return None
-    return formula_variance([pair[0] for pair in pairs], [pair[1] for pair in pairs], share)
+    return formula_variance([pair[0] for pair in pairs], [pair[1] for pair in pairs], share) if pairs else None
 
 
 def stages_of(table: Table, placement: str) -> list[GuidanceSetting]:

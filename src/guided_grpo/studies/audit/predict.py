@@ -35,17 +35,8 @@ _NEGLIGIBLE = 1e-4  # share of the posterior that a point of the grid may have a
 _EPSILON = 1e-4  # TRL's, beside the std of a group
 
 
-@dataclass(frozen=True)
-class Population:
-    """What is believed of the success rates of one tier: points (a, b) of a Beta, and their weights (sum 1)."""
-
-    a: Array
-    b: Array
-    weights: Array
-
-
-def fit(counts: Counts) -> Population:
-    """The posterior over populations after `counts`; the prior where there are none."""
+def fit(counts: Counts) -> tuple[Array, Array, Array]:
+    """What is believed of the success rates of one tier after `counts`: a and b of Betas, and their weights (sum 1)."""
     mean, size = np.meshgrid(_MEANS, _SIZES, indexing="ij")
     a, b = (mean * size).ravel(), ((1 - mean) * size).ravel()
     # On an even grid of logit μ the density of Jeffreys' prior is √(μ(1−μ)).
@@ -56,27 +47,21 @@ def fit(counts: Counts) -> Population:
     weights = np.exp(log - log.max())
     weights /= weights.sum()
     likely = weights > _NEGLIGIBLE
-    return Population(a[likely], b[likely], weights[likely] / weights[likely].sum())
+    return a[likely], b[likely], weights[likely] / weights[likely].sum()
 
 
-def predictive(counts: Counts, draws: int, population: Population | None = None) -> Array:
-    """P(x of `draws` new responses succeed) for each problem, shape (P, draws + 1).
-
-    Args:
-        counts: of the problems of one tier.
-        draws: 0 or more.
-        population: None = fitted to `counts`.
-    """
-    prior = fit(counts) if population is None else population
+def predictive(counts: Counts, draws: int) -> Array:
+    """P(x of `draws` new responses succeed) for each problem of one tier, shape (P, draws + 1)."""
+    prior_a, prior_b, weights = fit(counts)
     x = np.arange(draws + 1)
     pairs, place = np.unique(np.array(counts, dtype=int).reshape(-1, 2), axis=0, return_inverse=True)
     rows = np.empty((len(pairs), draws + 1))
     ways = gammaln(draws + 1) - gammaln(x + 1) - gammaln(draws - x + 1)
     for row, (successes, samples) in enumerate(pairs):
-        a, b = prior.a + successes, prior.b + samples - successes
+        a, b = prior_a + successes, prior_b + samples - successes
         # Points of the grid that explain this problem better weigh the same for all: they are about the tier.
         log = ways[None, :] + betaln(a[:, None] + x, b[:, None] + draws - x) - betaln(a, b)[:, None]
-        rows[row] = prior.weights @ np.exp(log)
+        rows[row] = weights @ np.exp(log)
     return rows[place.ravel()]
 
 

@@ -3,7 +3,3 @@
 The way of the data: `logs` (what a run directory holds) → `curves`, `plots`, `ladder` (figures), `texts` (HTML) →
 `page` (all of it in order).
 """
-
-from guided_grpo.studies.report.page import build_report
-
-__all__ = ["build_report"]

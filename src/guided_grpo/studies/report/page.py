@@ -59,17 +59,19 @@ def render(runs: Sequence[Run]) -> str:
     """The page on `runs` as text."""
     figures: dict[str, Figure] = {}
     learned = [tiers_plot(runs), *_curves(runs, _LEARNED)]
+    notes = note_list([f"{run.name}: {note}" for run in runs for note in run.notes])
+    settings, health = settings_table(runs), [*_unless_ladder(runs, "gradient"), "length", "truncated"]
     body = "".join(
         (
-            _summary(runs),
+            section("Summary", SUMMARY, card(f"{warning_list(runs)}{summary_table(runs)}{notes}")),
             section("Did the model learn?", LEARNED, _grid(figures, learned)),
             section("Was there something to learn from?", SIGNAL, _grid(figures, _curves(runs, _signal(runs)))),
             _ladder(figures, runs),
             _heatmaps(figures, runs),
             section("How much help was given?", HELP, _grid(figures, _curves(runs, ("guidance",)))),
-            section("Was training healthy?", HEALTH, _grid(figures, _curves(runs, _health(runs)))),
+            section("Was training healthy?", HEALTH, _grid(figures, _curves(runs, health))),
             section("What did the model write?", WRITTEN, rollouts_section(runs)),
-            _settings(runs),
+            section("What differs between the runs?", SETTINGS, card(settings)) if settings else "",
         )
     )
     title = f"Guided GRPO: {', '.join(run.name for run in runs)}"
@@ -98,36 +100,19 @@ def _legend(runs: Sequence[Run]) -> str:
     return f'<nav id="legend" aria-label="Runs"><div>{buttons}{repeat}</div></nav>'
 
 
-def _summary(runs: Sequence[Run]) -> str:
-    notes = note_list([f"{run.name}: {note}" for run in runs for note in run.notes])
-    return section("Summary", SUMMARY, card(f"{warning_list(runs)}{summary_table(runs)}{notes}"))
-
-
-def _settings(runs: Sequence[Run]) -> str:
-    table = settings_table(runs)
-    return section("What differs between the runs?", SETTINGS, card(table)) if table else ""
-
-
 def _curves(runs: Sequence[Run], names: Sequence[str]) -> list[Plot]:
     return [curve_plot(CURVES[name], runs) for name in names]
-
-
-def _has_ladder(runs: Sequence[Run]) -> bool:
-    return any(run.has_ladder for run in runs)
 
 
 def _signal(runs: Sequence[Run]) -> list[str]:
     """A run that another program wrote may not know which groups were hopeless: the plot would be an empty box."""
     difficult = any(run.points("signal/difficult").y for run in runs)
-    return [
-        *([] if _has_ladder(runs) else ["zero-groups"]),
-        *(["difficult"] if difficult else []),
-        "advantage",
-    ]
+    return [*_unless_ladder(runs, "zero-groups"), *(["difficult"] if difficult else []), "advantage"]
 
 
-def _health(runs: Sequence[Run]) -> list[str]:
-    return [*([] if _has_ladder(runs) else ["gradient"]), "length", "truncated"]
+def _unless_ladder(runs: Sequence[Run], name: str) -> list[str]:
+    """A curve that stands with the ladder's where there is one."""
+    return [] if any(run.has_ladder for run in runs) else [name]
 
 
 def _ladder(figures: dict[str, Figure], runs: Sequence[Run]) -> str:

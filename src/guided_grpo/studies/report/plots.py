@@ -124,7 +124,8 @@ def heatmap(run: Run, sample: StepSample, scale: tuple[float, float]) -> Figure:
         columns = max(map(len, rows), default=0)
         if columns:
             traces.append(_cells(run, groups, rows, columns, left, label, scale))
-            marks.append(_mark(label, left, columns))
+            place = {"x": left + (columns - 1) / 2, "xref": "x", "y": 0, "yref": "paper", "yanchor": "top"}
+            marks.append({"text": label, **place, "showarrow": False})
             left = columns + ARM_GAP
     ticks = range(0, len(groups), math.ceil(len(groups) / MAX_TICKS)) if groups else range(0)
     return {
@@ -185,11 +186,6 @@ def _cell_text(group: GroupRecord, label: str, column: int, rollout: RolloutReco
     advantage = "" if rollout.advantage is None else f" · advantage {rollout.advantage:+.2f}"
     stage = f" · stage {rollout.stage}" if rollout.stage else ""
     return f"group {group.index} · {label} rollout {column + 1}{stage}<br>{reward}{advantage}"
-
-
-def _mark(label: str, left: float, columns: int) -> Figure:
-    place = {"x": left + (columns - 1) / 2, "xref": "x", "y": 0, "yref": "paper", "yanchor": "top"}
-    return {"text": label, **place, "showarrow": False}
 
 
 def batch_summary(sample: StepSample) -> str:
