@@ -79,15 +79,11 @@ def _first_declaration(text: str, alone: _Finder | None, answer: str) -> int:
     for pattern in (HASHES, PROSE, _HEADING):
         declared += [(match.start(), line_content(text, match.end())) for match in pattern.finditer(text)]
     for start, content in sorted(declared):
-        if (alone is not None and alone.search(content)) or _equal(content, answer):
+        form = f"#### {content.strip()}"  # the answer may be declared in another form, such as 0.5 for 1/2
+        if (alone is not None and alone.search(content)) or check_maths(form, answer).status is Status.CORRECT:
             opener = _OPENERS.search(text, 0, start)
             return opener.start() if opener else start
     return len(text)
-
-
-def _equal(content: str, answer: str) -> bool:
-    """Whether a declared content is the answer in another form, such as 0.5 for 1/2."""
-    return check_maths(f"#### {content.strip()}", answer).status is Status.CORRECT
 
 
 class _Finder(Protocol):

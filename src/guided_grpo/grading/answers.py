@@ -78,10 +78,10 @@ def declared_answer(response: str, *, forms: Sequence[str] = FORMS, lenient: boo
         lenient: True = a response without a declaration gives its last number.
     """
     text = response.rpartition(THINK_CLOSE)[2].translate(SAME_LENGTH)
-    for form, find in (("boxed", _boxed), ("hashes", _after_hashes), ("words", _after_words)):
-        answer = find(text) if form in forms else None
-        if answer is not None:
-            return answer.strip() or None
+    for form, pattern, read in (("boxed", BOX, box_content), ("hashes", HASHES, _rest), ("words", PROSE, _said)):
+        matches = list(pattern.finditer(text)) if form in forms else []
+        if matches:  # the last one; a box that never closes was cut off and declares nothing
+            return (read(text, matches[-1].end()) or "").strip() or None
     numbers = _LAST_NUMBER.findall(text) if lenient else []
     return numbers[-1] if numbers else None
 
@@ -129,22 +129,10 @@ def clean(text: str) -> str:
     return text
 
 
-def _boxed(text: str) -> str | None:
-    """The last box; one that never closes was cut off and declares nothing."""
-    matches = list(BOX.finditer(text))
-    if not matches:
-        return None
-    return box_content(text, matches[-1].end()) or ""
+def _rest(text: str, start: int) -> str:
+    return text[start:].split("\n")[0]
 
 
-def _after_hashes(text: str) -> str | None:
-    matches = list(HASHES.finditer(text))
-    return text[matches[-1].end() :].split("\n")[0] if matches else None
-
-
-def _after_words(text: str) -> str | None:
-    matches = list(PROSE.finditer(text))
-    if not matches:
-        return None
-    line = line_content(text, matches[-1].end()).strip()[:_LINE]
+def _said(text: str, start: int) -> str:
+    line = line_content(text, start).strip()[:_LINE]
     return _REASON.sub("", _SENTENCE.split(line)[0])

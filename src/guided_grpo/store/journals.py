@@ -60,7 +60,7 @@ def read(path: Path, what: str, take: Take) -> tuple[Record | None, int]:
     """
     settings, end = None, 0
     for line in read_lines(path):
-        if not line.whole:
+        if not line.raw.endswith(b"\n"):  # not written to its end
             break
         try:
             if line.record is None:

@@ -24,11 +24,6 @@ class Line:
     raw: bytes
     record: Record | None  # None = it is no JSON object
 
-    @property
-    def whole(self) -> bool:
-        """Whether it was written to its end."""
-        return self.raw.endswith(b"\n")
-
 
 def read_lines(path: Path) -> Iterator[Line]:
     """Every line of `path`, the broken ones too."""

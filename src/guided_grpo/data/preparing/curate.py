@@ -19,7 +19,7 @@ from typing import Any
 from guided_grpo.data.curriculum import MATHS_TIERS
 from guided_grpo.data.preparing.overlap import Contamination, HashTable, text_hash
 from guided_grpo.data.preparing.recipe import Recipe
-from guided_grpo.data.preparing.traces import Agreement, Candidates, Graders, candidates, choose
+from guided_grpo.data.preparing.traces import Candidates, Graders, candidates, choose
 from guided_grpo.data.reading.drafts import Draft, RejectedError, asks_for_proof, tidy
 from guided_grpo.data.reading.readers import READERS, find_reader
 from guided_grpo.data.reading.rows import check_prompt, check_row, gold_fault
@@ -90,7 +90,7 @@ class Curator:
         self.recipe, self.tokenizer = recipe, tokenizer
         self.contamination = contamination or Contamination(recipe.ngram)
         self.graders = graders or Graders(recipe.workers)
-        self.agreement = Agreement()
+        self.agreement: Counter[str] = Counter()  # of what the data and the verifier say of traces
         self.readers: dict[str, str] = {}  # source → name of its reader
         self.read = 0
         self.counts: Counter[str] = Counter()  # rejected, by reason
@@ -105,7 +105,7 @@ class Curator:
             "rejected": dict(self.counts.most_common()),
             "without_trace": dict(self.unguided.most_common()),
             "contamination": self.contamination.to_json(),
-            "labels_against_verifier": dict(self.agreement.counts),
+            "labels_against_verifier": dict(self.agreement),
         }
 
     def run(self, items: Iterable[Item]) -> Iterator[RecordOutcome]:

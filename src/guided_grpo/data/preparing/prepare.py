@@ -14,6 +14,7 @@ import shutil
 from array import array
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
@@ -169,7 +170,7 @@ class _Writer:
         return len(selection.rows), selection.repeated
 
     def _card(self, curator: Curator, survey: Survey, counts: Counter[str], rows: int, repeated: int) -> dict[str, Any]:
-        recipe = self.recipe.to_json()
+        recipe = asdict(self.recipe)
         text = json.dumps(recipe, sort_keys=True, default=str)
         return {
             "guided_grpo": version("guided-grpo"),

@@ -85,10 +85,6 @@ class Recipe:
         for name in ("hard", "moderate"):
             bound_value(getattr(self.sample_filter, name), name, [0.0])
 
-    def to_json(self) -> dict[str, Any]:
-        """All settings, for the card."""
-        return dataclasses.asdict(self)
-
 
 def make_recipe(values: Mapping[str, Any], *, file: str | Path | None = None) -> Recipe:
     """A recipe from a mapping. Raises `InputError` for an unknown field or a value of the wrong type."""

@@ -154,8 +154,6 @@ def select(
         rng.shuffle(rows)
     elif order == "difficulty":
         rows = [rows[place] for place in difficulty_order([difficulties[row] for row in rows])]
-    elif order != "source":
-        raise InputError("is no order", field="order", value=order, fix=f"use {', '.join(ORDERS)}")
     repeated = sum(times - 1 for times in Counter(rows).values())
     return Selection(rows, dropped, repeated)
 

@@ -93,19 +93,6 @@ def is_bare(text: str, answer: str | None) -> bool:
 
 
 @dataclass
-class Agreement:
-    """What the data says of its traces against what the verifier says."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-
-    def note(self, trace: Trace, status: Status) -> None:
-        """Count one graded trace that the data has a word on."""
-        if trace.correct is not None:
-            ours = "correct" if status is Status.CORRECT else "not correct"
-            self.counts[f"data says {'correct' if trace.correct else 'not correct'}, verifier says {ours}"] += 1
-
-
-@dataclass
 class Candidates:
     """The traces of one draft that are still in the running, best first, and why the others are not."""
 
@@ -152,7 +139,7 @@ def candidates(
     return result
 
 
-def choose(batch: Iterable[Candidates], graders: Graders, verify: str, agreement: Agreement) -> None:
+def choose(batch: Iterable[Candidates], graders: Graders, verify: str, agreement: Counter[str]) -> None:
     """Give every draft of a batch its trace, grading one trace a draft at a time.
 
     Args:
@@ -160,7 +147,7 @@ def choose(batch: Iterable[Candidates], graders: Graders, verify: str, agreement
         graders: the verifiers.
         verify: `strict` = only traces that declare the gold answer (or pass the tests); `lenient` = also those that
             declare none; `off` = the first that is left.
-        agreement: takes what the data said of graded traces.
+        agreement: counts what the data says of graded traces against what the verifier says.
     """
     queue = [each for each in batch if each.traces]
     while queue:
@@ -173,7 +160,11 @@ def choose(batch: Iterable[Candidates], graders: Graders, verify: str, agreement
                 pairs.append((each, trace))
         verdicts = graders.check([(each.draft, trace) for each, trace in pairs])
         for (each, trace), verdict in zip(pairs, verdicts, strict=True):
-            agreement.note(trace, verdict.status)
+            if trace.correct is not None:
+                data, ours = (
+                    "correct" if right else "not correct" for right in (trace.correct, verdict.status is Status.CORRECT)
+                )
+                agreement[f"data says {data}, verifier says {ours}"] += 1
             undeclared = verdict.status is Status.NO_ANSWER
             if verdict.status is Status.CORRECT or (undeclared and verify == "lenient"):
                 each.choice = trace

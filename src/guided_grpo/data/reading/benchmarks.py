@@ -198,7 +198,6 @@ BENCHMARKS: dict[str, Benchmark] = {
 class BenchmarkProblems:
     """The problems of a benchmark, prompts as text, and how many records were left out, by reason."""
 
-    name: str
     source: str
     rows: list[BenchmarkRow]
     skipped: dict[str, int]
@@ -240,7 +239,7 @@ def load_benchmark(
     if not rows:
         problem = f"holds no problem of {name} ({first or 'no record'})"
         raise InputError(problem, file=source, fix="give data of the published schema")
-    return BenchmarkProblems(name, source, rows, dict(skipped))
+    return BenchmarkProblems(source, rows, dict(skipped))
 
 
 def _check(row: BenchmarkRow) -> None:
