@@ -142,7 +142,7 @@ def test_the_first_correct_the_shortest_correct_or_a_column() -> None:
     with graders() as made:
         curator = Curator(recipe, graders=made)
         list(curator.run([Item("x", 1, record)]))
-    assert curator.agreement.counts == {
+    assert curator.agreement == {
         "data says correct, verifier says not correct": 1,
         "data says correct, verifier says correct": 1,
     }
