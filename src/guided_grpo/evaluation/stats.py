@@ -65,12 +65,12 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
     mean = _clip(math.fsum(values) / n, 0.0, 1.0)
     spread = mean * (1 - mean)
     if n == 1 or spread <= ROUNDING:
-        low, high = _wilson(mean, n, _normal_quantile(level))
+        low, high = _wilson(mean, n, _quantile(level))
     else:
         weight = 4 * n * spread
         effect = _variance(values) * (n - 1) / n / spread
         effective = n * (weight + SHRINKAGE) / (weight * effect + SHRINKAGE)
-        low, high = _wilson(mean, effective, _t_quantile(level, n - 1))
+        low, high = _wilson(mean, effective, _quantile(level, n - 1))
     return Interval(mean, low, high, n)
 
 
@@ -117,13 +117,13 @@ def difference_interval(a: Sequence[float], b: Sequence[float], level: float = 0
     if n == 1:
         return Difference(mean, -1.0, 1.0, n, p_value=1.0)
     if variance == 0.0:
-        half = _wilson(0.0, n, _normal_quantile(level))[1]
+        half = _wilson(0.0, n, _quantile(level))[1]
         p_value = 2.0 ** (1 - n) if abs(mean) > ROUNDING else 1.0
     else:
         differ = sum(abs(difference) > ROUNDING for difference in differences)
         unlike = sum(share * (1 - share) for share in (math.fsum(a) / n, math.fsum(b) / n))
         error = math.sqrt((differ * variance + SHRINKAGE * unlike) / (differ + SHRINKAGE) / n)
-        half = _t_quantile(level, n - 1) * error
+        half = _quantile(level, n - 1) * error
         p_value = 2 * float(stats.t.sf(abs(mean) / error, n - 1))
     return Difference(mean, max(-1.0, mean - half), min(1.0, mean + half), n, p_value=p_value)
 
@@ -139,7 +139,7 @@ def seeds_interval(values: Sequence[float], level: float = 0.95) -> Interval:
     mean = math.fsum(values) / n
     if n == 1:
         return Interval(mean, -math.inf, math.inf, n)
-    half = _t_quantile(level, n - 1) * math.sqrt(_variance(values) / n)
+    half = _quantile(level, n - 1) * math.sqrt(_variance(values) / n)
     return Interval(mean, mean - half, mean + half, n)
 
 
@@ -161,20 +161,13 @@ def _variance(values: Sequence[float]) -> float:
     return math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
 
 
-@lru_cache(maxsize=64)
-def _normal_quantile(level: float) -> float:
-    return float(stats.norm.ppf(_upper_tail(level)))
-
-
 @lru_cache(maxsize=1024)  # SciPy takes longer for it than all the rest
-def _t_quantile(level: float, degrees: int) -> float:
-    return float(stats.t.ppf(_upper_tail(level), degrees))
-
-
-def _upper_tail(level: float) -> float:
+def _quantile(level: float, degrees: int | None = None) -> float:
+    """Of Student's t, two-sided; None = of the normal distribution."""
     if not 0.0 < level < 1.0:
         raise InputError("is no confidence level", field="level", value=level, fix="pass a number between 0 and 1")
-    return 0.5 + level / 2
+    place = 0.5 + level / 2
+    return float(stats.norm.ppf(place) if degrees is None else stats.t.ppf(place, degrees))
 
 
 def _check_accuracies(values: Sequence[float]) -> None:

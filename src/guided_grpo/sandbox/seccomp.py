@@ -84,7 +84,7 @@ def program_filter(own_pid: int, *, writable: bool) -> bytes:
     code.load(0)  # seccomp_data.nr
     code.emit(_JGE, 0x40000000, 0, 1)  # x32 numbers
     code.emit(_RETURN, _KILL)
-    for number in _numbers(_ALWAYS + (_WRITING if writable else ""), column):
+    for _, number in _named(_ALWAYS + (_WRITING if writable else ""), column):
         code.when_equal(number, lambda: code.emit(_RETURN, _ALLOW))
     rules = _argument_rules(code, own_pid, writable)
     for name, number in _named(_CONDITIONAL, column):
@@ -183,7 +183,3 @@ def _named(table: str, column: int) -> Iterator[tuple[str, int]]:
         name, *numbers = entry.split(":")
         if len(numbers) == 2 and numbers[column] != "-":
             yield name, int(numbers[column])
-
-
-def _numbers(table: str, column: int) -> list[int]:
-    return [number for _, number in _named(table, column)]
