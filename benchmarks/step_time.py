@@ -24,8 +24,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from guided_grpo import GuidedGRPOConfig, GuidedGRPOTrainer
 from guided_grpo.data.sources import load_rows
-from guided_grpo.embedded.pretraining import build_base
-from guided_grpo.embedded.recipes import BaseRecipe
+from guided_grpo.embedded.recipes import EMBEDDED, SHIPPED
 from guided_grpo.grading import reward_functions
 
 
@@ -85,18 +84,17 @@ def one_run(ours: str | None, base: Path, rows: Dataset, steps: int, folder: str
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", type=Path, default=Path("runs/embedded-base"))
+    parser.add_argument("--base", type=Path, default=SHIPPED / EMBEDDED)
     parser.add_argument("--method", choices=("grpo", "ghpo", "ghpo-continuous"), default="grpo")
     parser.add_argument("--pairs", type=int, default=8)
     parser.add_argument("--steps", type=int, default=6)
     options = parser.parse_args()
-    base = build_base(options.base, BaseRecipe(), bars=True)
     rows = load_rows("chains:steps=10-14,count=640,seed=1")
     ratios = []
     with tempfile.TemporaryDirectory() as folder:
         for pair in range(options.pairs):
             order = (options.method, None) if pair % 2 else (None, options.method)
-            seconds = {ours: one_run(ours, base, rows, options.steps, folder) for ours in order}
+            seconds = {ours: one_run(ours, options.base, rows, options.steps, folder) for ours in order}
             mine, theirs = seconds[options.method], seconds[None]
             ratios.append(mine / theirs)
             print(f"pair {pair}: ours {mine:.3f} s, TRL {theirs:.3f} s, ratio {ratios[-1]:.3f}", flush=True)

@@ -2,7 +2,6 @@
 
 Run it:   .venv/bin/python examples/minimal_loop.py --steps 30              guidance in front of half of each group
           .venv/bin/python examples/minimal_loop.py --steps 30 --ratio 0 --rescue    hints for the groups that fail
-          (the embedded policy is pre-trained on first use, which takes minutes)
 
 It is the method in the order of the paper, one sequence at a time, without padding, buffers, ranks or engines.
 tests/train/test_minimal_loop.py feeds the trainer's batch to `guided_loss` and asks for the same loss and gradients,
@@ -24,8 +23,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from guided_grpo.data.domains.chains import chain
-from guided_grpo.embedded.pretraining import build_base
-from guided_grpo.embedded.recipes import BaseRecipe
+from guided_grpo.embedded.recipes import EMBEDDED, SHIPPED
 
 
 @dataclass
@@ -208,7 +206,7 @@ def train(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: a
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", type=Path, default=Path("runs/embedded-base"))
+    parser.add_argument("--base", type=Path, default=SHIPPED / EMBEDDED)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--problems", type=int, default=4, help="a step")
     parser.add_argument("--group_size", type=int, default=12, help="G")
@@ -223,9 +221,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.manual_seed(options.seed)
-    folder = build_base(options.base, BaseRecipe(), bars=True)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    train(AutoModelForCausalLM.from_pretrained(folder), tokenizer, options)
+    tokenizer = AutoTokenizer.from_pretrained(options.base)
+    train(AutoModelForCausalLM.from_pretrained(options.base), tokenizer, options)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,7 @@ from datasets import Dataset
 
 from guided_grpo.commands.data_stream import add_data_options, rows_of
 from guided_grpo.commands.options import OneLineParser, mapping_of, wants_bars
-from guided_grpo.commands.policies import context_of, embedded_source, load_for_sampling, load_tokenizer
-from guided_grpo.embedded.recipes import POLICIES, embedded_recipe
+from guided_grpo.commands.policies import MODEL_HELP, context_of, load_for_sampling, load_tokenizer, policy_source
 from guided_grpo.errors import InputError
 from guided_grpo.evaluation.completions import CompletionRun
 from guided_grpo.evaluation.engines import TransformersEngine
@@ -113,9 +112,7 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = OneLineParser(prog="guided-grpo audit", description="Can guidance help this model on this data, and how?")
-    parser.add_argument(
-        "--model", required=True, help=f"hub id, checkpoint folder, run directory, or one of {', '.join(POLICIES)}"
-    )
+    parser.add_argument("--model", required=True, help=MODEL_HELP)
     parser.add_argument("--data", required=True, help="the training data: hub id, file, or generator")
     parser.add_argument("--output", type=Path, default=Path("runs/audit"), help="folder for page, figures and config")
     add_data_options(parser)
@@ -125,7 +122,6 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         "--template-kwargs", type=json.loads, default={}, help='JSON, such as {"enable_thinking": false}'
     )
     parser.add_argument("--dtype", default="auto", help="of the weights")
-    parser.add_argument("--embedded-base", type=Path, help="folder of an embedded model; default: runs/NAME-base")
     parser.add_argument("--against", type=Path, nargs="+", default=[], metavar="RUN", help="compare with finished runs")
     parser.add_argument("--quiet", action="store_true")
     options = parser.parse_args(arguments)
@@ -137,7 +133,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
             fix=f"use amounts above 0 in {options.unit}, up to 1",
         )  # fmt: skip
     check_hint_template(options.hint_template)
-    embedded_recipe(options.model)  # refuses an unknown one before anything is written
+    policy_source(options.model)  # refuses an unknown one before anything is written
     for name in ("strengths", "groups", "alphas"):
         setattr(options, name, sorted(set(getattr(options, name))))
     return options
@@ -173,8 +169,7 @@ def _sample(
     run: CompletionRun,
 ) -> None:
     """What the journal lacks, of the policy."""
-    folder = embedded_source(options.model, options.embedded_base, quiet=options.quiet)
-    source = rundir.model_of(options.model) if folder is None else str(folder)
+    source = policy_source(options.model)
     tokenizer = load_tokenizer(source)
     guides = {
         one: GuidanceTokenizer(

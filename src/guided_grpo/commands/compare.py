@@ -2,7 +2,7 @@
 
 The config names a training config and what varies:
 
-    config: ../quickstart.yaml    # relative to this file; its fields are the common settings
+    config: ../quickstart.yaml          # relative to this file, or a shipped one; its fields are the common settings
     output_dir: runs/quickstart         # runs are OUTPUT/VARIANT-seedN
     seeds: [0, 1, 2]
     baseline: grpo
@@ -26,12 +26,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from guided_grpo.commands.options import OneLineParser, read_yaml, wants_bars
+from guided_grpo.commands.options import OneLineParser, find_config, read_yaml, wants_bars
 from guided_grpo.commands.parsing import VOLATILE, parse, tell
-from guided_grpo.commands.policies import policy_source
 from guided_grpo.commands.queue import QueuedRun, run_queue
 from guided_grpo.commands.train import run as train
-from guided_grpo.embedded.recipes import embedded_recipe
 from guided_grpo.errors import InputError
 from guided_grpo.store import rundir
 from guided_grpo.studies.comparison.measured import read_tiers
@@ -54,7 +52,7 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
     if baseline not in plan["variants"]:
         fix = f"use {', '.join(plan['variants'])}"
         raise InputError("is not a variant", file=options.config, field="baseline", value=baseline, fix=fix)
-    common = options.config.parent / plan["config"]
+    common = find_config(Path(plan["config"]), beside=options.config)
     queue = list(_queue(common, output, options.seeds or plan["seeds"], variants, quiet=options.quiet))
     for run in queue:  # every run is checked before the first one starts
         rundir.check(run.folder, run.settings.to_json(), VOLATILE)
@@ -66,11 +64,8 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
     for warning in warnings:
         tell(f"warning: {warning}")
     started = time.perf_counter()
-    if options.jobs > 1:
-        _make_bases(queue)
-        results = run_queue(queue, options.jobs, bar=wants_bars(options.quiet))
-    else:
-        results = _one_by_one(queue)
+    one_by_one = options.jobs == 1
+    results = _one_by_one(queue) if one_by_one else run_queue(queue, options.jobs, bar=wants_bars(options.quiet))
     summary = summarise(results, baseline, tiers, target)
     summary["wall_seconds"] = round(time.perf_counter() - started, 1)
     if warnings:
@@ -86,7 +81,7 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
 
 def _options(arguments: list[str]) -> Any:
     parser = OneLineParser(prog="guided-grpo compare", description="Variants × seeds of one training config.")
-    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--config", type=Path, required=True, help="a file, or the name of a shipped one")
     parser.add_argument("--seeds", type=int, nargs="+", help="instead of the config's")
     parser.add_argument("--variants", nargs="+", help="a part of the config's")
     parser.add_argument("--output_dir", type=Path, help="instead of the config's")
@@ -98,6 +93,7 @@ def _options(arguments: list[str]) -> Any:
     )
     parser.add_argument("--quiet", action="store_true")
     options = parser.parse_args(arguments)
+    options.config = find_config(options.config)
     if options.jobs < 1:
         raise InputError("is below 1", field="jobs", value=options.jobs, fix="use 1 or more")
     return options
@@ -118,16 +114,6 @@ def _one_by_one(queue: Sequence[QueuedRun]) -> list[dict[str, Any]]:
             summary = {"error": f"{type(error).__name__}: {error}"}
         results.append(run.result(summary))
     return results
-
-
-def _make_bases(queue: Sequence[QueuedRun]) -> None:
-    """Pre-train the embedded policies that the queue needs, so that its processes do not race for them."""
-    policies = set()
-    for run in queue:
-        policy = (str(run.settings.model.model_name_or_path), run.settings.run.embedded_base)
-        if embedded_recipe(policy[0]) is not None and policy not in policies and not run.finished:
-            policy_source(run.settings, None)
-            policies.add(policy)
 
 
 def _unequal_budgets(queue: Sequence[QueuedRun]) -> list[str]:

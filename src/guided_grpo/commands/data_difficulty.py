@@ -12,7 +12,7 @@ from pathlib import Path
 
 from guided_grpo.commands.data_stream import add_data_options, rows_of
 from guided_grpo.commands.options import OneLineParser, wants_bars
-from guided_grpo.commands.policies import load_for_sampling, load_tokenizer
+from guided_grpo.commands.policies import MODEL_HELP, load_for_sampling, load_tokenizer, policy_source
 from guided_grpo.evaluation.completions import CompletionRun
 from guided_grpo.evaluation.decoding import Decoding
 from guided_grpo.evaluation.engines import TransformersEngine
@@ -36,7 +36,7 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
         len(rows), decoding, settings, journal, what="success rates that are", line="success rates"
     ) as run:
         if run.missing:
-            source = rundir.model_of(options.model)
+            source = policy_source(options.model)
             tokenizer = load_tokenizer(source)
             engine = TransformersEngine(load_for_sampling(source), tokenizer)
             requests = requests_of(questions(rows), tokenizer, {})
@@ -59,7 +59,7 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = OneLineParser(prog="guided-grpo data difficulty", description="Success rate of a policy on each problem.")
-    parser.add_argument("--model", required=True, help="hub id, checkpoint folder, or a run directory (its model)")
+    parser.add_argument("--model", required=True, help=MODEL_HELP)
     parser.add_argument("--data", required=True, help="hub id, .jsonl, .parquet, or a generator")
     parser.add_argument("--output", type=Path, required=True, help="JSONL: the rows, with success_rate")
     add_data_options(parser)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from guided_grpo.commands.data_stream import curation, reason_lines, write_json
-from guided_grpo.commands.options import OneLineParser, add_map, mapping_of, read_yaml
+from guided_grpo.commands.options import OneLineParser, add_map, find_config, mapping_of, read_yaml
 from guided_grpo.data.preparing.prepare import ROWS, check_output, write_set
 from guided_grpo.data.preparing.recipe import Recipe, SampleFilter, make_recipe
 from guided_grpo.data.preparing.survey import Survey
@@ -43,7 +43,7 @@ def parse(arguments: list[str]) -> tuple[Recipe, Any]:
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=28, width=120),
         description="Records → rows.jsonl, rejects.jsonl and card.json. Every field of a recipe is an option.",
     )
-    parser.add_argument("--config", type=Path, help="YAML with the fields below")
+    parser.add_argument("--config", type=Path, help="YAML with the fields below: a file, or the name of a shipped one")
     for item in describe(Recipe):
         parser.add_argument(
             f"--{item.name}",
@@ -56,7 +56,7 @@ def parse(arguments: list[str]) -> tuple[Recipe, Any]:
     parser.add_argument("--explain", action="store_true", help="three examples of each reason")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     options = parser.parse_args(arguments)
-    values = read_yaml(options.config) if options.config else {}
+    values = read_yaml(find_config(options.config)) if options.config else {}
     for item in describe(Recipe):
         word = getattr(options, item.name)
         if word is not None:

@@ -14,7 +14,7 @@ from guided_grpo.commands.data_stream import add_data_options
 from guided_grpo.commands.eval_tables import comparison_table, figures_table
 from guided_grpo.commands.eval_tasks import STYLES, Task, benchmark_task, data_task, json_option, system_text
 from guided_grpo.commands.options import OneLineParser, wants_bars
-from guided_grpo.commands.policies import load_for_sampling, load_tokenizer
+from guided_grpo.commands.policies import MODEL_HELP, load_for_sampling, load_tokenizer, policy_source
 from guided_grpo.data.reading.benchmarks import BENCHMARKS
 from guided_grpo.errors import InputError
 from guided_grpo.evaluation import scoring
@@ -40,7 +40,7 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
         raise InputError(
             "needs --model, and either --data or --benchmark", fix="see guided-grpo eval --help, or --compare RUN RUN"
         )
-    model = rundir.model_of(options.model)
+    model = policy_source(options.model)
     tokenizer = load_tokenizer(model)
     if options.data:
         tasks = [data_task(options, tokenizer)]
@@ -134,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
         + ", ".join(f"{name} {value}" for name, value in vars(Decoding()).items()),
     )
     add = parser.add_argument
-    add("--model", help="hub id, checkpoint folder, or a run directory (its model)")
+    add("--model", help=MODEL_HELP)
     add("--benchmark", nargs="+", metavar="NAME[=SOURCE]", help=f"{', '.join(BENCHMARKS)}; =FILE stands in")
     add("--data", help="hub id, .jsonl, .parquet, or chains:steps=10-14,count=200,seed=9")
     add("--compare", nargs=2, type=Path, metavar="FOLDER", help="paired difference of two kept evaluations")

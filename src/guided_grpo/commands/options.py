@@ -12,6 +12,9 @@ import yaml
 
 from guided_grpo.errors import InputError
 
+# In the package, or beside src/ in a clone.
+_CONFIGS = [Path(__file__).parents[up] / "configs" for up in (1, 3)]
+
 
 class OneLineParser(ArgumentParser):
     """An argument parser whose complaint is one line (exit code 2 at the top)."""
@@ -41,6 +44,25 @@ def mapping_of(pairs: Sequence[str]) -> dict[str, str]:
             raise InputError("is not OURS=YOURS", field="map", value=pair, fix="write --map prompt=COLUMN")
         mapping[ours] = yours
     return mapping
+
+
+def find_config(path: Path, *, beside: Path | None = None) -> Path:
+    """The config `path`: a file, or else one of those that come with the package, with or without `configs/` in front.
+
+    Args:
+        path: as the user named it.
+        beside: the file that names it, whose folder it is relative to.
+
+    Raises InputError that names the folders where there is no such file.
+    """
+    shipped = path.relative_to("configs") if path.is_relative_to("configs") else path
+    folder = next(folder for folder in _CONFIGS if folder.is_dir())
+    places = (Path() if beside is None else beside.parent) / path, folder / shipped
+    for place in places:
+        if place.is_file():
+            return place
+    looked = f"looked in {places[0].parent.resolve()} and {places[1].parent.resolve()}"
+    raise InputError("is no file", file=beside, field="config", value=str(path), fix=f"check the path ({looked})")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 from annotated_types import Ge, Interval
 from trl import ModelConfig, TrlParser
 
-from guided_grpo.commands.options import read_yaml
+from guided_grpo.commands.options import find_config, read_yaml
 from guided_grpo.embedded.recipes import POLICIES
 from guided_grpo.errors import InputError
 from guided_grpo.evaluation.decoding import Decoding
@@ -26,7 +26,7 @@ from guided_grpo.train.presets import foreign
 # These may change between a kill and the resume: they leave the numbers of the run as they are.
 VOLATILE = frozenset(
     {
-        "output_dir", "quiet", "disable_tqdm", "save_steps", "save_total_limit", "report_to", "embedded_base",
+        "output_dir", "quiet", "disable_tqdm", "save_steps", "save_total_limit", "report_to",
         "maths_workers", "code_workers", "infra_limit",
     }
 )  # fmt: skip
@@ -58,9 +58,6 @@ class RunArguments:
     eval_top_k: Annotated[int, Ge(0)] = again(Decoding, "top_k")
     eval_max_tokens: Annotated[int | None, Ge(1)] = setting(None, "Unset = max_completion_length.")
     eval_batch_size: Annotated[int, Ge(1)] = again(Decoding, "batch_size")
-    embedded_base: str | None = setting(
-        None, "Folder that an embedded model is pre-trained into; unset = runs/NAME-base."
-    )
     quiet: bool = setting(False, "No progress bars.")
 
     def __post_init__(self) -> None:
@@ -143,7 +140,7 @@ def help_text(prog: str) -> str:
         ("training and guidance", SETTINGS),
     ):
         lines += [f"{title}:", *(f"  --{item.name:<21} {item.help}" for item in items), ""]
-    lines.append(f"--model_name_or_path M    hub id, checkpoint folder, or one of {', '.join(POLICIES)}")
+    lines.append(f"--model_name_or_path M    hub id, folder of a checkpoint or run, or one of {', '.join(POLICIES)}")
     lines.append("--output_dir DIR          the run directory; the same command resumes a killed run")
     lines.append("")
     lines.append("Every field of trl.GRPOConfig and trl.ModelConfig works too: --help-all lists them.")
@@ -207,7 +204,7 @@ def config_path(arguments: list[str]) -> tuple[Path | None, list[str]]:
     place = arguments.index("--config")
     if place + 1 >= len(arguments):
         raise InputError("needs a file", field="config", fix="write --config FILE.yaml")
-    return Path(arguments[place + 1]), [*arguments[:place], *arguments[place + 2 :]]
+    return find_config(Path(arguments[place + 1])), [*arguments[:place], *arguments[place + 2 :]]
 
 
 def read_config(path: Path, parser: TrlParser) -> dict[str, Any]:

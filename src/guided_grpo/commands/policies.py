@@ -1,57 +1,31 @@
-"""The policy of a command: where it is (an embedded one is made on first use), its weights and its tokenizer."""
+"""The policy of a command: where it is, its weights and its tokenizer."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
-from guided_grpo.commands.options import wants_bars
-from guided_grpo.commands.parsing import tell
 from guided_grpo.data.reading.streams import first_line
-from guided_grpo.embedded.pretraining import build_base
-from guided_grpo.embedded.recipes import BaseRecipe, base_folder, embedded_recipe
+from guided_grpo.embedded.recipes import POLICIES, embedded_folder
 from guided_grpo.errors import InputError
+from guided_grpo.store import rundir
+
+MODEL_HELP = f"hub id, checkpoint folder, run directory (its model), or one of {', '.join(POLICIES)}"
 
 disable_progress_bar()  # of loading and saving weights: ours are enough
 
 
-def embedded_source(
-    model: str, given: str | Path | None, *, quiet: bool, recipe: BaseRecipe | None = None
-) -> Path | None:
-    """The folder of the embedded policy `model`, pre-trained on first use; None where `model` is a hub id or a folder.
+def policy_source(model: str, *, field: str = "model") -> str:
+    """Where the policy is that the user named `model`: hub id or folder.
 
-    Args:
-        model: as the user named it.
-        given: the folder that the user gave; None = runs/NAME-base.
-        quiet: no progress bars.
-        recipe: in place of the named policy's own.
-
-    Raises InputError for an unknown embedded policy.
+    An embedded policy is in the package, and a run directory holds the policy that it trained. `field` is where the
+    name stood. Raises InputError for an unknown embedded policy.
     """
-    named = embedded_recipe(model)
-    if named is None:
-        return None
-    folder = base_folder(model, given)
-    if not folder.exists():
-        tell(f"pre-training the base policy '{model}' into {folder} (once, some minutes)")
-    return build_base(folder, recipe or named, bars=wants_bars(quiet))
-
-
-def policy_source(settings: Any, recipe: BaseRecipe | None) -> str:
-    """Where the policy of a run's settings is; an embedded one is made on first use."""
-    model, folder = str(settings.model.model_name_or_path), settings.run.embedded_base
-    if embedded_recipe(model, field="model_name_or_path") is None:
-        return model
-    state = PartialState()
-    if state.is_main_process:
-        embedded_source(model, folder, quiet=settings.run.quiet, recipe=recipe)
-    state.wait_for_everyone()
-    return str(base_folder(model, folder))
+    folder = embedded_folder(model, field=field)
+    return rundir.model_of(model) if folder is None else str(folder)
 
 
 def load_tokenizer(source: str) -> PreTrainedTokenizerBase:

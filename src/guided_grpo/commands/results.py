@@ -71,7 +71,10 @@ class Results:
         if self.state.is_main_process:
             data = rundir.read_json(path) or {"before": None, "after": None}
             if data[when] is None:
-                rundir.write_json(path, {**data, when: self._measure(f"{when} training")})
+                figures = self._measure(f"{when} training")
+                rundir.write_json(path, {**data, when: figures})
+                if when == "before":  # what came after is told with the summary
+                    tell(f"{self.output}: unguided accuracy before training {_accuracy(figures)}")
         self.state.wait_for_everyone()
         self.observe(rundir.read_json(path)[when]["accuracy"])
 
@@ -129,8 +132,10 @@ def headline(summary: Mapping[str, Any]) -> str:
     verb = "trained" if "tokens_trained" in summary else "generated"
     tokens = f"{summary[f'tokens_{verb}']:,} tokens {verb}"
     parts = [f"{summary['steps']} steps, {tokens}"]
-    for when in ("before", "after"):
-        if when in summary:
-            low, high = summary[when]["interval"]
-            parts.append(f"{when} {summary[when]['accuracy']:.1%} [{low:.1%}, {high:.1%}]")
+    parts += [f"{when} {_accuracy(summary[when])}" for when in ("before", "after") if when in summary]
     return ", ".join(parts)
+
+
+def _accuracy(figures: Mapping[str, Any]) -> str:
+    low, high = figures["interval"]
+    return f"{figures['accuracy']:.1%} [{low:.1%}, {high:.1%}]"

@@ -16,20 +16,17 @@ from datasets import Dataset
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
-from guided_grpo.commands.options import wants_bars
 from guided_grpo.commands.parsing import RunArguments, parse_into, run_config, tell
 from guided_grpo.commands.policies import load_model, load_tokenizer, policy_source
 from guided_grpo.commands.results import Results, run_once
-from guided_grpo.commands.train import load_rows_of, prepare_resume, save_model
+from guided_grpo.commands.train import load_rows_of, prepare_resume, progress, save_model
 from guided_grpo.data.demonstrations import demonstrations
-from guided_grpo.embedded.recipes import BaseRecipe
 from guided_grpo.errors import InputError
 from guided_grpo.evaluation.decoding import Decoding
 from guided_grpo.grading import Grader, GradingSettings
 from guided_grpo.guidance.placement import GuidanceTokenizer, PlacementSettings
 from guided_grpo.settings import again, setting
 from guided_grpo.store import jsonl, rundir
-from guided_grpo.train.callbacks import BarCallback
 from guided_grpo.train.metrics import plain_number
 
 
@@ -81,12 +78,12 @@ def parse(arguments: list[str]) -> SftSettings:
     return settings
 
 
-def run(settings: SftSettings, *, recipe: BaseRecipe | None = None) -> dict[str, Any]:
+def run(settings: SftSettings) -> dict[str, Any]:
     """Fine-tune as `settings` say, or go on where a killed run of the same settings stopped. Returns the summary."""
-    return run_once(settings, lambda grader: _run(settings, recipe, grader))
+    return run_once(settings, lambda grader: _run(settings, grader))
 
 
-def _run(settings: SftSettings, recipe: BaseRecipe | None, grader: Grader) -> dict[str, Any]:
+def _run(settings: SftSettings, grader: Grader) -> dict[str, Any]:
     state, output, training = PartialState(), settings.output, settings.training
     rows = load_rows_of(settings.run, settings.run.train_data, settings.run.data_limit, require_guidance=True)
     held_out = (
@@ -94,7 +91,7 @@ def _run(settings: SftSettings, recipe: BaseRecipe | None, grader: Grader) -> di
     )
     if held_out is not None:
         grader.start(sorted(set(held_out["task"])))
-    source = policy_source(settings, recipe)
+    source = policy_source(str(settings.model.model_name_or_path), field="model_name_or_path")
     tokenizer = load_tokenizer(source)
     examples, omissions = demonstrations(
         rows,
@@ -114,7 +111,7 @@ def _run(settings: SftSettings, recipe: BaseRecipe | None, grader: Grader) -> di
     training.disable_tqdm = True  # our bar instead
     training.dataset_kwargs = {"skip_prepare_dataset": True}
     keeper = _Keeper(output)
-    bar = BarCallback(f"sft seed {training.seed}", wants_bars(settings.run.quiet))
+    bar = progress(f"sft seed {training.seed}", quiet=settings.run.quiet)
     trainer = SFTTrainer(
         model=load_model(source, settings),
         args=training,

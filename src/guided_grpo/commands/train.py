@@ -21,7 +21,6 @@ from guided_grpo.commands.policies import context_of, load_model, load_tokenizer
 from guided_grpo.commands.results import Results, run_once
 from guided_grpo.data.preparing.selection import filter_hard
 from guided_grpo.data.sources import load_rows
-from guided_grpo.embedded.recipes import BaseRecipe
 from guided_grpo.errors import InputError
 from guided_grpo.grading import Grader, reward_functions
 from guided_grpo.store import jsonl, rundir
@@ -44,15 +43,15 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
     return 0
 
 
-def run(settings: Settings, *, recipe: BaseRecipe | None = None) -> dict[str, Any]:
+def run(settings: Settings) -> dict[str, Any]:
     """Train as `settings` say, or go on where a killed run of the same settings stopped.
 
     Returns the run's summary, as in summary.json. Raises `InputError` before anything is written.
     """
-    return run_once(settings, lambda grader: _run(settings, recipe, grader))
+    return run_once(settings, lambda grader: _run(settings, grader))
 
 
-def _run(settings: Settings, recipe: BaseRecipe | None, grader: Grader) -> dict[str, Any]:
+def _run(settings: Settings, grader: Grader) -> dict[str, Any]:
     state, output = PartialState(), settings.output
     most = int(settings.training.max_completion_length or 0)
     rewards = reward_functions(settings.run.rewards, grader, max_tokens=most)
@@ -61,7 +60,7 @@ def _run(settings: Settings, recipe: BaseRecipe | None, grader: Grader) -> dict[
     check_columns(rows, settings.training)
     if "accuracy" in settings.run.rewards:
         grader.start(sorted(set(rows["task"])))  # a sandbox that cannot be had is said before anything is written
-    policy = policy_source(settings, recipe)
+    policy = policy_source(str(settings.model.model_name_or_path), field="model_name_or_path")
     tokenizer = load_tokenizer(policy)
     if settings.training.guided:
         check_fit(rows, tokenizer, settings.training, context_of(policy))
@@ -79,7 +78,7 @@ def _run(settings: Settings, recipe: BaseRecipe | None, grader: Grader) -> dict[
         train_dataset=rows,
         processing_class=tokenizer,
         peft_config=get_peft_config(settings.model),
-        callbacks=[BarCallback(f"{training.method} seed {training.seed}", wants_bars(settings.run.quiet))],
+        callbacks=[progress(f"{training.method} seed {training.seed}", quiet=settings.run.quiet)],
     )
     for theirs in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(theirs)
@@ -156,6 +155,11 @@ def prepare_resume(output: Path, state: PartialState) -> Path | None:
     if checkpoint is not None:
         tell(f"{output}: going on from step {step}")
     return checkpoint
+
+
+def progress(name: str, *, quiet: bool) -> BarCallback:
+    """A bar on a terminal, lines elsewhere, nothing where the user wants quiet."""
+    return BarCallback(name, bar=wants_bars(quiet), lines=not quiet)
 
 
 def save_model(trainer: Trainer, output: Path, state: PartialState) -> None:

@@ -9,7 +9,8 @@ and `AutoTokenizer` load it, and nothing downstream knows that it is not from a 
 from __future__ import annotations
 
 import random
-import shutil
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +23,15 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
     Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
     TrainingArguments,
     set_seed,
 )
 
 from guided_grpo.data.domains.chains import ALPHABET
-from guided_grpo.embedded.recipes import DOMAINS, BaseRecipe
+from guided_grpo.embedded.recipes import DOMAINS, LOSSES, RECIPE, BaseRecipe
 from guided_grpo.store import rundir
 
 MAX_POSITIONS = 256
-_RECIPE = "recipe.json"
 
 
 def character_tokenizer(alphabet: str = ALPHABET) -> PreTrainedTokenizerFast:
@@ -111,60 +108,55 @@ def _collate(pad_token_id: int, items: list[dict[str, list[int]]]) -> dict[str, 
     return {"input_ids": padded("input_ids", pad_token_id), "attention_mask": mask, "labels": padded("labels", -100)}
 
 
-class _MarkWhole(TrainerCallback):
-    """Marks each checkpoint once it is whole, so that a kill in its middle is not resumed from."""
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        rundir.mark_complete(Path(args.output_dir) / f"{rundir.CHECKPOINT_PREFIX}{state.global_step}")
-
-
-def build_base(folder: Path, recipe: BaseRecipe, *, bars: bool = False, save_every: int = 100) -> Path:
-    """Pre-train the base policy into `folder` unless a whole one of the same recipe is there already.
-
-    The folder appears by one rename at the end: an interrupted pre-training leaves nothing that looks finished, and
-    goes on from its last checkpoint, `save_every` steps apart.
+def build_base(folder: Path, recipe: BaseRecipe, *, bars: bool = False) -> Path:
+    """Pre-train a base policy into `folder`: weights in float32, tokenizer, recipe, and the losses on the way (step →
+    nats a token, mean of the 50 steps before). Returns the folder.
     """
-    wanted = recipe.to_json()
-    if rundir.read_json(folder / _RECIPE) == wanted:
-        return folder
-    scratch = folder.with_name(folder.name + ".partial")
-    if rundir.read_json(scratch / _RECIPE) != wanted:
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
-        rundir.write_json(scratch / _RECIPE, wanted)
-    rundir.drop_partial_checkpoints(scratch)
     tokenizer = character_tokenizer(DOMAINS[recipe.domain].alphabet)
     model = new_policy(recipe, tokenizer)
-    trainer = _InOrderTrainer(
-        model=model,
-        args=_pretraining_arguments(scratch, recipe, bars=bars, save_every=save_every),
-        train_dataset=_Demonstrations(recipe, tokenizer),
-        data_collator=lambda items: _collate(tokenizer.pad_token_id, items),
-        callbacks=[_MarkWhole()],
-    )
-    trainer.remove_callback(PrinterCallback)
-    checkpoint = rundir.last_checkpoint(scratch)
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    final = scratch / "final"
-    model.save_pretrained(final)
-    tokenizer.save_pretrained(final)
-    rundir.write_json(final / _RECIPE, wanted)
-    shutil.rmtree(folder, ignore_errors=True)
-    final.rename(folder)
-    shutil.rmtree(scratch)
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = _InOrderTrainer(
+            model=model,
+            args=_pretraining_arguments(scratch, recipe, bars=bars),
+            train_dataset=_Demonstrations(recipe, tokenizer),
+            data_collator=lambda items: _collate(tokenizer.pad_token_id, items),
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    rundir.write_json(folder / RECIPE, recipe.to_json())
+    losses = {str(row["step"]): row["loss"] for row in trainer.state.log_history if "loss" in row}
+    rundir.write_json(folder / LOSSES, losses)
     return folder
 
 
-def _pretraining_arguments(scratch: Path, recipe: BaseRecipe, *, bars: bool, save_every: int) -> TrainingArguments:
+def held_out_loss(folder: Path, recipe: BaseRecipe, count: int = 256) -> float:
+    """How well the policy in `folder` knows its last phase: nats a token of demonstrations that it was not trained on.
+
+    Args:
+        folder: of the policy.
+        recipe: what the demonstrations are like; its seed is not used.
+        count: of the demonstrations.
+    """
+    tokenizer = character_tokenizer(DOMAINS[recipe.domain].alphabet)
+    held_out = replace(recipe, seed=-1, batch_size=count, phases=(replace(recipe.phases[-1], steps=1),))
+    rows = _Demonstrations(held_out, tokenizer)
+    model = Qwen3ForCausalLM.from_pretrained(folder, dtype="float32").eval()
+    with torch.no_grad():
+        loss = model(**_collate(tokenizer.pad_token_id, [rows[index] for index in range(count)])).loss
+    return float(loss)
+
+
+def _pretraining_arguments(scratch: str, recipe: BaseRecipe, *, bars: bool) -> TrainingArguments:
     return TrainingArguments(
-        output_dir=str(scratch),
+        output_dir=scratch,
         per_device_train_batch_size=recipe.batch_size,
         num_train_epochs=1,
         learning_rate=recipe.learning_rate,
         lr_scheduler_type="constant_with_warmup",
         warmup_steps=30,
-        save_strategy="steps",
-        save_steps=save_every,
+        save_strategy="no",
         logging_steps=50,
         report_to="none",
         seed=recipe.seed,

@@ -18,6 +18,8 @@ from guided_grpo.errors import InputError
 from guided_grpo.types import Row
 
 EMBEDDED = "embedded"
+SHIPPED = Path(__file__).parent / "weights"  # a checkpoint folder for every policy
+RECIPE, LOSSES = "recipe.json", "losses.json"  # in that folder, beside the weights
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class BaseRecipe:
-    """How a base policy is made. Two recipes that differ in anything give two folders."""
+    """How a base policy is made."""
 
     hidden_size: int = 128
     layers: int = 4
@@ -60,11 +62,8 @@ class BaseRecipe:
     domain: str = "chains"  # a name in DOMAINS
 
     def to_json(self) -> dict[str, Any]:
-        """As recipe.json holds it: without the domain where it is the default, which older folders do not name."""
-        fields: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        if self.domain == BaseRecipe.domain:
-            del fields["domain"]
-        return fields
+        """As recipe.json holds it."""
+        return dict(json.loads(json.dumps(asdict(self))))
 
 
 POLICIES = {
@@ -94,8 +93,8 @@ POLICIES = {
 }
 
 
-def embedded_recipe(model: str, *, field: str = "model") -> BaseRecipe | None:
-    """The recipe of the embedded policy `model`; None where it is a hub id or a folder instead.
+def embedded_folder(model: str, *, field: str = "model") -> Path | None:
+    """The checkpoint folder of the embedded policy `model`; None where it is a hub id or another folder.
 
     Args:
         model: as the user named it.
@@ -104,12 +103,7 @@ def embedded_recipe(model: str, *, field: str = "model") -> BaseRecipe | None:
     Raises InputError for an id that begins like an embedded policy, and is none.
     """
     if model in POLICIES:
-        return POLICIES[model]
+        return SHIPPED / model
     if model.startswith(f"{EMBEDDED}-") and not Path(model).exists():
         raise InputError("is no embedded policy", field=field, value=model, fix=f"choose from {', '.join(POLICIES)}")
     return None
-
-
-def base_folder(model: str, given: str | Path | None) -> Path:
-    """Where the embedded policy `model` is kept: the folder that is given, or runs/NAME-base."""
-    return Path(given) if given else Path("runs") / f"{model}-base"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from guided_grpo.train.config import GuidedGRPOConfig
 from guided_grpo.train.state import RunState
+
+STEPS_PER_LINE = 20
 
 
 class BudgetCallback(TrainerCallback):
@@ -42,19 +45,36 @@ class EvaluationCallback(TrainerCallback):
         return control
 
 
-class BarCallback(TrainerCallback):
-    """One bar a run: step time and time left (tqdm's), reward of both arms, guidance length, tokens of the budget."""
+_FIGURES = (
+    ("s/step", "step_time", "{:.1f}"),
+    ("guided", "reward/guided", "{:.2f}"),
+    ("unguided", "reward/unguided", "{:.2f}"),
+    ("length", "guidance/length", "{:.0f}"),
+    ("difficult", "signal/difficult", "{:.2f}"),
+    ("lost", "rescue/lost", "{:.2f}"),
+)  # name for the user, key of the logs, form
 
-    def __init__(self, name: str, enabled: bool) -> None:
-        self.name, self.enabled = name, enabled
+
+class BarCallback(TrainerCallback):
+    """One bar a run: step time and time left (tqdm's), reward of both arms, guidance length, tokens of the budget.
+
+    Args:
+        name: of the run.
+        bar: whether there is a bar.
+        lines: whether there is a line now and then where there is no bar.
+    """
+
+    def __init__(self, name: str, *, bar: bool, lines: bool) -> None:
+        self.name, self.enabled, self.lines = name, bar, lines
         self.bar: Any = None
+        self.next_line = 0  # step
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        self.budget = int(getattr(args, "max_generated_tokens", 0))
         if not (self.enabled and state.is_world_process_zero):
             return
-        self.budget = int(getattr(args, "max_generated_tokens", 0))
         total, unit = (self.budget, "tok") if self.budget else (state.max_steps, "step")
         self.bar = tqdm(
             total=total,
@@ -72,22 +92,21 @@ class BarCallback(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if self.bar is None or not logs or "loss" not in logs:
+        if not logs or "loss" not in logs or not state.is_world_process_zero:
             return
         done = int(logs.get("tokens/generated_total", 0)) if self.budget else state.global_step
-        figures = {"step": state.global_step}
-        for label, key, form in (
-            ("s/step", "step_time", "{:.1f}"),
-            ("guided", "reward/guided", "{:.2f}"),
-            ("unguided", "reward/unguided", "{:.2f}"),
-            ("length", "guidance/length", "{:.0f}"),
-            ("difficult", "signal/difficult", "{:.2f}"),
-            ("lost", "rescue/lost", "{:.2f}"),
-        ):
-            if logs.get(key) is not None:
-                figures[label] = form.format(logs[key])
-        self.bar.set_postfix(figures, refresh=False)
-        self.bar.update(min(done, self.bar.total) - self.bar.n)
+        figures = {label: form.format(logs[key]) for label, key, form in _FIGURES if logs.get(key) is not None}
+        if self.bar is not None:
+            self.bar.set_postfix({"step": state.global_step, **figures}, refresh=False)
+            self.bar.update(min(done, self.bar.total) - self.bar.n)
+        elif self.lines and state.global_step >= self.next_line:
+            self.next_line = state.global_step + STEPS_PER_LINE
+            of = f", {done:,} of {self.budget:,} tokens" if self.budget else f" of {state.max_steps}"
+            words = [
+                f"{self.name}: step {state.global_step}{of}",
+                *(f"{name} {text}" for name, text in figures.items()),
+            ]
+            print(", ".join(words), file=sys.stderr, flush=True)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
