@@ -39,9 +39,11 @@ def main() -> None:
     options = parser.parse_args()
     with Grader() as grader:
         for name in options.policies:
-            print(f"{name}\n  shipped  {measured(SHIPPED / name, POLICIES[name], grader)}", flush=True)
-            folder = build_base(options.output / name, POLICIES[name], bars=True)
-            print(f"  rebuilt  {measured(folder, POLICIES[name], grader)}", flush=True)
+            print(name, flush=True)
+            shipped, rebuilt = SHIPPED / name, build_base(options.output / name, POLICIES[name], bars=True)
+            for label, folder in (("shipped", shipped), ("rebuilt", rebuilt)):
+                if folder.is_dir():  # a new policy is not shipped yet
+                    print(f"  {label}  {measured(folder, POLICIES[name], grader)}", flush=True)
 
 
 if __name__ == "__main__":
