@@ -74,7 +74,7 @@ def settle(pool: SandboxPool, programs: Sequence[Runs]) -> None:
     """Complete the outcomes of programs that have received those of their first jobs on `pool`."""
     absent = [(each, index) for each in programs for index in each.absent]
     witnesses = [(each, index) for each in programs if (index := each.witness()) is not None]
-    outcomes = pool.run([each.alone(index) for each, index in absent + witnesses])
+    outcomes = _run(pool, [each.alone(index) for each, index in absent + witnesses])
     for (each, index), outcome in zip(absent, outcomes, strict=False):
         each.outcomes[index] = outcome
     doubtful = [
@@ -82,11 +82,15 @@ def settle(pool: SandboxPool, programs: Sequence[Runs]) -> None:
         for (each, index), outcome in zip(witnesses, outcomes[len(absent) :], strict=True)
         if outcome.end is not End.INFRA_ERROR and _differ(outcome, each.outcomes[index])
     ]
-    again = pool.run([each.alone(index) for each, index, _ in doubtful])
+    again = _run(pool, [each.alone(index) for each, index, _ in doubtful])
     own = [each for (each, _, first), second in zip(doubtful, again, strict=True) if not _differ(first, second)]
-    stream = iter(pool.run([each.alone(index) for each in own for index in range(len(each.inputs))]))
+    stream = iter(_run(pool, [each.alone(index) for each in own for index in range(len(each.inputs))]))
     for each in own:
         each.outcomes = [next(stream) for _ in each.inputs]
+
+
+def _run(pool: SandboxPool, jobs: list[Job]) -> list[Outcome]:
+    return pool.run(jobs) if jobs else []
 
 
 def _differ(one: Outcome, other: Outcome) -> bool:

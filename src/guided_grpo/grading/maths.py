@@ -47,6 +47,21 @@ Algebra = Callable[[], ModuleType]  # gives symbolic.py, or refuses
 _NOTHING = {"nan", "null", "none", "n/a", "na", "inf"}  # what a missing value looks like after str()
 
 
+class _NeedsAlgebraError(Exception):
+    """Neither text nor exact arithmetic decides."""
+
+
+def _algebra() -> ModuleType:
+    """math-verify, imported when it is first needed: that takes a second."""
+    from guided_grpo.grading import symbolic
+
+    return symbolic
+
+
+def _no_algebra() -> ModuleType:
+    raise _NeedsAlgebraError
+
+
 def check_maths(response: str, gold: str, *, lenient: bool = False) -> Verdict:
     """Grade `response` against `gold`: a pure function of its arguments.
 
@@ -64,59 +79,33 @@ def undeclared() -> Verdict:
     return Verdict(Status.NO_ANSWER, None, "no answer is declared")
 
 
-def compare(answer: str, gold: str) -> Verdict:
+def compare(answer: str, gold: str, algebra: Algebra = _algebra) -> Verdict:
     """Grade a declared answer; where algebra is needed this may take seconds."""
-    verdict = _compare(answer, gold, _algebra)
-    assert verdict is not None
-    return verdict
-
-
-def compare_exactly(answer: str, gold: str) -> Verdict | None:
-    """The verdict of `compare` where exact arithmetic or plain text decides, in well under a millisecond; else None."""
-    return _compare(answer, gold, _no_algebra)
-
-
-def parse_gold(gold: str) -> None:
-    """Accept a gold answer, or raise ValueError that says in one line why it can be no one's gold answer."""
-    _parse_gold(gold, _algebra)
-
-
-class _NeedsAlgebraError(Exception):
-    """Neither text nor exact arithmetic decides."""
-
-
-def _algebra() -> ModuleType:
-    """math-verify, imported when it is first needed: that takes a second."""
-    from guided_grpo.grading import symbolic
-
-    return symbolic
-
-
-def _no_algebra() -> ModuleType:
-    raise _NeedsAlgebraError
-
-
-def _compare(answer: str, gold: str, algebra: Algebra) -> Verdict | None:
     if len(answer) > MAX_CHARS:
         return Verdict(Status.RESOURCE, answer[:MAX_CHARS], f"{len(answer)} characters, more than {MAX_CHARS}")
     if not gold.strip():
         return Verdict(Status.INFRA_ERROR, answer, "the gold answer is empty")
     try:
         equal = _same_lists(clean(gold), clean(answer), algebra)
-    except _NeedsAlgebraError:
-        return None
     except (LimitError, UnparseableError, TimeLimitError) as error:
         try:
-            _parse_gold(gold, algebra)
-        except _NeedsAlgebraError:
-            return None
+            parse_gold(gold, algebra)
         except ValueError as fault:
             return Verdict(Status.INFRA_ERROR, answer, f"the gold answer {fault}")
         return Verdict(_STATUS[type(error)], answer, str(error))
     return Verdict(Status.CORRECT, answer, "equal") if equal else Verdict(Status.WRONG, answer, "not equal")
 
 
-def _parse_gold(gold: str, algebra: Algebra) -> None:
+def compare_exactly(answer: str, gold: str) -> Verdict | None:
+    """The verdict of `compare` where exact arithmetic or plain text decides, in well under a millisecond; else None."""
+    try:
+        return compare(answer, gold, _no_algebra)
+    except _NeedsAlgebraError:
+        return None
+
+
+def parse_gold(gold: str, algebra: Algebra = _algebra) -> None:
+    """Accept a gold answer, or raise ValueError that says in one line why it can be no one's gold answer."""
     if any(ord(char) < 32 and char not in "\t\n\r" for char in gold):
         raise ValueError("holds a control character, as where JSON ate the backslash of \\frac")
     text = clean(gold)
@@ -133,9 +122,7 @@ def _parse_gold(gold: str, algebra: Algebra) -> None:
     except (LimitError, UnparseableError, TimeLimitError) as error:
         raise ValueError(f"cannot be graded ({error})") from None
     answer = declared_answer(f"\\boxed{{{gold}}}")
-    verdict = undeclared() if answer is None else _compare(answer, gold, algebra)
-    if verdict is None:
-        raise _NeedsAlgebraError
+    verdict = undeclared() if answer is None else compare(answer, gold, algebra)
     if verdict.status is not Status.CORRECT:
         raise ValueError(f"is not accepted as its own answer ({verdict.reason})")
 

@@ -7,7 +7,6 @@ from html import escape
 
 import yaml
 
-from guided_grpo.evaluation.stats import Interval
 from guided_grpo.studies.audit import charts
 from guided_grpo.studies.audit.advice import Advice
 from guided_grpo.studies.audit.against import Comparison
@@ -47,19 +46,14 @@ def audit_page(title: str, estimates: Estimates, advice: Advice, comparisons: Se
     placements = list(dict.fromkeys(point.setting.placement for point in estimates.points if point.setting.amount))
     size = advice.cell.group if advice.cell else max(cell.group for cell in estimates.cells)
     key = charts.alpha_key(estimates, size)
+    boxes = {one: plot_box(figures, f"success-{one}", charts.success(estimates, one)) for one in placements}
+    success = [card(box, f"Success with a {one}", wide=True) for one, box in boxes.items()]
+    zero = _zero(figures, estimates, placements, advice)
     parts = [
         _advice(advice),
         _measured(estimates),
-        section(
-            "Does guidance raise success?",
-            SUCCESS,
-            charts.tier_key(estimates) + _success(figures, estimates, placements),
-        ),
-        section(
-            "How many groups would teach nothing?",
-            ZERO,
-            charts.zero_key() + _zero(figures, estimates, placements, advice),
-        ),
+        section("Does guidance raise success?", SUCCESS, charts.tier_key(estimates) + grid(success, wide=True)),
+        section("How many groups would teach nothing?", ZERO, charts.zero_key() + zero),
         section("How much is there to learn from?", VARIANCE, key + _signal(figures, estimates, placements, size)),
         section("What does it cost?", COST, key + _cost(figures, estimates, placements, size)),
     ]
@@ -71,11 +65,6 @@ def audit_page(title: str, estimates: Estimates, advice: Advice, comparisons: Se
         cards = [card(_against(comparisons), "Predicted and measured", wide=True)]
         parts.append(section("Did it come true?", AGAINST, grid(cards, wide=True)))
     return document(f"Audit: {title}", "Can guidance help?", escape(title), "".join(parts), FOOTER, figures)
-
-
-def _success(figures: dict[str, Figure], estimates: Estimates, placements: Sequence[str]) -> str:
-    boxes = {one: plot_box(figures, f"success-{one}", charts.success(estimates, one)) for one in placements}
-    return grid([card(box, f"Success with a {one}", wide=True) for one, box in boxes.items()], wide=True)
 
 
 def _zero(figures: dict[str, Figure], estimates: Estimates, placements: Sequence[str], advice: Advice) -> str:
@@ -127,11 +116,14 @@ def _measured(estimates: Estimates) -> str:
     names = ["success", "95 % interval", *tiers, "gain", "given", "written", "no answer", "cut off", "states answer"]
     rows = []
     for point in estimates.points:
+        gain, space = point.gain, "\u00a0"  # which does not break
         values = [
             f"{point.success.mean:.1%}",
-            f"[{point.success.low:.1%},\u00a0{point.success.high:.1%}]",
+            f"[{point.success.low:.1%},{space}{point.success.high:.1%}]",
             *(f"{point.tiers[tier].mean:.1%}" for tier in tiers),
-            "" if point.gain is None else _gain(point.gain),
+            ""
+            if gain is None
+            else f"{100 * gain.mean:+.1f}{space}[{100 * gain.low:+.1f},{space}{100 * gain.high:+.1f}]",
             f"{point.given:.0f}",
             f"{point.generated:.0f}",
             f"{point.no_answer:.1%}",
@@ -145,10 +137,6 @@ def _measured(estimates: Estimates) -> str:
     )
     content = card(_numbers(names, rows), "Success by strength", wide=True)
     return section("What was measured?", text, grid([content], wide=True))
-
-
-def _gain(gain: Interval) -> str:
-    return f"{100 * gain.mean:+.1f}\u00a0[{100 * gain.low:+.1f},\u00a0{100 * gain.high:+.1f}]"
 
 
 def _ladder(climbs: Sequence[Climbing]) -> str:
