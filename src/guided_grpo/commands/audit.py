@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, cast
 
-import torch
 import yaml
 from annotated_types import Ge, Gt, Interval
 from datasets import Dataset
@@ -203,7 +202,6 @@ def _write_config(options: argparse.Namespace, advice: Advice) -> None:
         "hint_template": options.hint_template,
         "per_device_train_batch_size": advice.settings["num_generations"],
         "gradient_accumulation_steps": PROBLEMS_PER_STEP,
-        "bf16": None if torch.cuda.is_available() else False,  # its default asks for a GPU
     }
     fields = {name: value for name, value in {**data, **policy, **advice.settings}.items() if value is not None}
     head = f"# {advice.headline} Add output_dir, learning_rate and a budget; see guided-grpo train --help.\n"

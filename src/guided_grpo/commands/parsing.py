@@ -14,13 +14,13 @@ from typing import Annotated, Any, NoReturn
 from annotated_types import Ge, Interval
 from trl import ModelConfig, TrlParser
 
-from guided_grpo.commands.options import find_config, read_yaml
+from guided_grpo.commands.options import find_config, read_yaml, take_map
 from guided_grpo.embedded.recipes import POLICIES
 from guided_grpo.errors import InputError
 from guided_grpo.evaluation.decoding import Decoding
 from guided_grpo.grading import GradingSettings
 from guided_grpo.settings import again, check, describe, setting
-from guided_grpo.train.config import SETTINGS, GuidedGRPOConfig
+from guided_grpo.train.config import SETTINGS, GuidedGRPOConfig, has_bf16
 from guided_grpo.train.presets import foreign
 
 # These may change between a kill and the resume: they leave the numbers of the run as they are.
@@ -39,7 +39,8 @@ class RunArguments:
     train_data: str = setting("", "Hub id, .jsonl, .parquet, or a generator such as chains:steps=10-14,count=640.")
     eval_data: str | None = setting(None, "Held-out problems; unset = no evaluation.")
     data_mapping: dict | str | None = field(  # type: ignore[type-arg]  # the argument parser wants a bare dict
-        default=None, metadata={"help": 'Our column names to yours, as JSON: {"prompt": "problem"}.'}
+        default=None,
+        metadata={"help": 'our columns → yours, or templates: {"prompt": "{Body} {Question}"}; or --map OURS=YOURS'},
     )
     data_reader: str | None = setting(None, "schema of the data, a name in docs/data.md; unset = by its columns")
     data_split: str = setting("train", "Split of a hub data set.")
@@ -177,10 +178,17 @@ def parse_into(classes: tuple[type, ...], arguments: list[str], prog: str) -> tu
         raise InputError(message, fix=f"see {prog} --help")
 
     parser.error = fail  # argparse would print the whole usage
+    if not has_bf16():
+        parser.set_defaults_with_config(bf16=False)  # TRL's default asks for it, whatever the machine
     path, words = config_path(arguments)
     fields = {} if path is None else read_config(path, parser)
     os.environ.update({name: str(value) for name, value in fields.pop("env", {}).items()})
+    mapping, words = take_map(words)
+    if mapping and any(word.startswith("--data_mapping") for word in words):
+        raise InputError("is given beside --map", field="data_mapping", fix="use one of the two")
     try:
+        if mapping:
+            fields["data_mapping"] = {**(fields.get("data_mapping") or {}), **mapping}
         parser.set_defaults_with_config(**fields)
         method = getattr(parser.parse_known_args(words)[0], "method", None)
         yielding = foreign(fields, method) if method else set()

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from accelerate import PartialState
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+)
 from transformers.utils.logging import disable_progress_bar
 
+from guided_grpo.commands.parsing import tell
+from guided_grpo.data.reading.hub import seek
 from guided_grpo.data.reading.streams import first_line
 from guided_grpo.embedded.recipes import POLICIES, embedded_folder
 from guided_grpo.errors import InputError
@@ -31,6 +40,7 @@ def policy_source(model: str, *, field: str = "model") -> str:
 def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     """The policy's tokenizer, padding on the left. Raises `InputError` where it cannot end or pad a sequence."""
     try:
+        seek(source)
         tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", truncation_side="left")
     except (OSError, ValueError) as error:
         raise _refusal(f"has no tokenizer that loads ({first_line(error)})", source) from error
@@ -64,8 +74,22 @@ def _refusal(problem: str, source: str, fix: str = "check the path or id") -> In
 
 
 def load_for_sampling(source: str, dtype: str = "auto") -> PreTrainedModel:
-    """`load_policy`, on the GPU where there is one."""
-    return load_policy(source, dtype).to("cuda" if torch.cuda.is_available() else "cpu")
+    """`load_policy` on this machine's accelerator as the weights are stored, or in float32 on its CPU; says which."""
+    device = PartialState().device
+    if dtype == "auto" and device.type == "cpu":
+        dtype = "float32"  # half precision is slow there
+    model = load_policy(source, dtype).to(device)
+    tell(f"{source}: {str(model.dtype).removeprefix('torch.')} on {device.type}")
+    return model
+
+
+def tell_precision(trainer: Trainer) -> None:
+    """Say where and how a policy is trained: device, weights, autocast."""
+    accelerator = trainer.accelerator
+    if accelerator.is_main_process:
+        weights = str(next(trainer.model.parameters()).dtype).removeprefix("torch.")
+        mixed = "" if accelerator.mixed_precision == "no" else f", computed in {accelerator.mixed_precision}"
+        tell(f"training on {accelerator.num_processes} × {accelerator.device.type}: {weights} weights{mixed}")
 
 
 def load_model(source: str, settings: Any) -> PreTrainedModel:

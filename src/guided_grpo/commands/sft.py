@@ -17,7 +17,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
 from guided_grpo.commands.parsing import RunArguments, parse_into, run_config, tell
-from guided_grpo.commands.policies import load_model, load_tokenizer, policy_source
+from guided_grpo.commands.policies import load_model, load_tokenizer, policy_source, tell_precision
 from guided_grpo.commands.results import Results, run_once
 from guided_grpo.commands.train import load_rows_of, prepare_resume, progress, save_model
 from guided_grpo.data.demonstrations import demonstrations
@@ -122,6 +122,7 @@ def _run(settings: SftSettings, grader: Grader) -> dict[str, Any]:
     )
     for theirs in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(theirs)
+    tell_precision(trainer)
     results = Results(output, settings.run, held_out, trainer, grader, max_tokens=Decoding().max_tokens)
     results.evaluate("before")
     resume = prepare_resume(output, state)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -17,7 +18,7 @@ from trl import get_peft_config
 
 from guided_grpo.commands.options import wants_bars
 from guided_grpo.commands.parsing import RunArguments, Settings, parse, tell
-from guided_grpo.commands.policies import context_of, load_model, load_tokenizer, policy_source
+from guided_grpo.commands.policies import context_of, load_model, load_tokenizer, policy_source, tell_precision
 from guided_grpo.commands.results import Results, run_once
 from guided_grpo.data.preparing.selection import filter_hard
 from guided_grpo.data.sources import load_rows
@@ -82,6 +83,7 @@ def _run(settings: Settings, grader: Grader) -> dict[str, Any]:
     )
     for theirs in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(theirs)
+    tell_precision(trainer)
     results = Results(
         output, settings.run, held_out, trainer, grader,
         max_tokens=most, template_kwargs=trainer.chat_template_kwargs, observe=trainer.observe_evaluation,
@@ -94,6 +96,7 @@ def _run(settings: Settings, grader: Grader) -> dict[str, Any]:
     trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     save_model(trainer, output, state)
     results.evaluate("after")
+    _write_card(trainer, settings)
     return results.finish(_figures(settings, trainer, time.perf_counter() - started))
 
 
@@ -169,6 +172,22 @@ def save_model(trainer: Trainer, output: Path, state: PartialState) -> None:
     if state.is_main_process and not (output / rundir.MODEL).exists():
         scratch.rename(output / rundir.MODEL)
     state.wait_for_everyone()
+
+
+def _write_card(trainer: GuidedGRPOTrainer, settings: Settings) -> None:
+    """The model card beside the policy: what it was trained by and on, and how well it does alone."""
+    run, output = settings.run, settings.output
+    trainer.card_facts = {"training data": f"`{run.train_data}`"}
+    for when, figures in (rundir.read_json(output / rundir.EVAL) or {}).items():
+        if figures:
+            low, high = figures["interval"]
+            trainer.card_facts[f"unguided accuracy {when}"] = (
+                f"{figures['accuracy']:.1%} [{low:.1%}, {high:.1%}], {figures['problems']} problems of "
+                f"`{run.eval_data}`, {figures['samples']} samples each at temperature {figures['temperature']:g}"
+            )
+    trainer.create_model_card(model_name=output.name)
+    if trainer.is_world_process_zero():
+        shutil.copy(output / "README.md", output / rundir.MODEL / "README.md")
 
 
 def _cost(trainer: GuidedGRPOTrainer) -> dict[str, Any]:

@@ -17,9 +17,10 @@ import pyarrow as pa  # type: ignore[import-untyped]  # pyarrow ships no types
 
 from guided_grpo.data.curriculum import MATHS_TIERS
 from guided_grpo.data.reading.drafts import RejectedError
+from guided_grpo.data.reading.mapping import check_mapping, rename
 from guided_grpo.data.reading.readers import READERS, find_reader
 from guided_grpo.data.reading.rows import check_row
-from guided_grpo.data.reading.streams import Record, first_line, records, rename
+from guided_grpo.data.reading.streams import Record, first_line, records
 from guided_grpo.errors import InputError
 
 
@@ -40,8 +41,8 @@ def load_rows(
 
     Args:
         source: a generator, a file, a folder or a hub id: see `streams.items`.
-        mapping: our column → the data's column, such as {"prompt": "problem", "guidance": "solution"}; None = same
-            names. A column of the data that stands where a mapped one belongs is kept as `original_<name>`.
+        mapping: our column → the data's column or a template, such as {"prompt": "{Body} {Question}", "guidance":
+            "solution"}; None = same names. See `mapping.rename`.
         split: of a hub data set or folder; files and generators have one split only.
         limit: the first so many records; None = all.
         reader: a name in READERS; None = plain with a mapping, else by the columns of the first record.
@@ -53,6 +54,7 @@ def load_rows(
         raise InputError("is below 1", field="limit", value=limit, fix="give at least 1, or leave it out")
     if reader is not None:
         find_reader(reader, {})
+    check_mapping(mapping or {})
     rows: list[dict[str, Any]] = []
     kind: type | None = None
     for line, record in islice(records(source, split), limit):

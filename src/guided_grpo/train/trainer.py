@@ -45,6 +45,7 @@ from guided_grpo.store.jsonl import append_rows
 from guided_grpo.train import feedback
 from guided_grpo.train.advantage import arm_advantages, credited, mask_ungraded
 from guided_grpo.train.callbacks import BudgetCallback
+from guided_grpo.train.card import guidance_section
 from guided_grpo.train.checkpoint import load_buffer, load_state, save_buffer, save_state
 from guided_grpo.train.checks import accuracy_index, check_columns, check_trainable, rows_by_column
 from guided_grpo.train.config import GuidedGRPOConfig
@@ -78,6 +79,7 @@ SEAMS: dict[str, tuple[str, ...]] = {
     "_save_checkpoint": ("model", "trial"),
     "_load_optimizer_and_scheduler": ("checkpoint",),
     "log": ("logs", "start_time"),
+    "create_model_card": ("model_name", "dataset_name", "tags"),
 }
 _LOG = logging.getLogger("guided_grpo")
 
@@ -124,6 +126,7 @@ class GuidedGRPOTrainer(GRPOTrainer):
             assert hard is not None
             order = AdaptiveOrder(hard, self.args.curriculum_target, self.args.curriculum_gain)
         watch = Watch(f"rewards/{form}/mean" if form in names else None)
+        self.card_facts: dict[str, str] = {}  # further rows of the model card
         self.run_state = RunState(self._controller.init(), ProblemHistory(self.args), watch, order)
         self._shares_G = shares(self.num_generations, self.args.guidance_ratio, self.args.guidance_allocation)
         self._first_shares_G = self._shares_G if self.args.guides_first else [0.0] * self.num_generations
@@ -497,6 +500,16 @@ class GuidedGRPOTrainer(GRPOTrainer):
         buffer = load_buffer(folder, self.accelerator.process_index, self.accelerator.device)
         if buffer is not None:
             self._buffered_inputs = buffer
+
+    def create_model_card(
+        self, model_name: str | None = None, dataset_name: str | None = None, tags: Any = None
+    ) -> None:
+        """TRL's, with a section on guidance."""
+        super().create_model_card(model_name, dataset_name, tags)
+        if self.is_world_process_zero():
+            path = Path(self.args.output_dir) / "README.md"
+            text = path.read_text(encoding="utf-8")
+            path.write_text(text + guidance_section(self.args, self.run_state, self.card_facts), encoding="utf-8")
 
 
 class _Resampler:

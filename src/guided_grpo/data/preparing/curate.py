@@ -21,9 +21,10 @@ from guided_grpo.data.preparing.overlap import Contamination, HashTable, text_ha
 from guided_grpo.data.preparing.recipe import Recipe
 from guided_grpo.data.preparing.traces import Candidates, Graders, candidates, choose
 from guided_grpo.data.reading.drafts import Draft, RejectedError, asks_for_proof, tidy
+from guided_grpo.data.reading.mapping import rename
 from guided_grpo.data.reading.readers import READERS, find_reader
 from guided_grpo.data.reading.rows import check_prompt, check_row, gold_fault
-from guided_grpo.data.reading.streams import Item, rename
+from guided_grpo.data.reading.streams import Item
 from guided_grpo.errors import InputError
 from guided_grpo.grading.code_forms import parse_tests
 from guided_grpo.guidance.placement import Tokenizer, render
@@ -94,6 +95,7 @@ class Curator:
         self.readers: dict[str, str] = {}  # source → name of its reader
         self.read = 0
         self.counts: Counter[str] = Counter()  # rejected, by reason
+        self.fault = ""  # of the first record that was rejected
         self.unguided: Counter[str] = Counter()  # kept without a trace, by the reason of its traces
         self._seen = HashTable()
         self._kind: type | None = None
@@ -124,6 +126,7 @@ class Curator:
                 self.read += 1
                 if outcome.reason:
                     self.counts[outcome.reason] += 1
+                    self.fault = self.fault or outcome.detail
                 yield outcome
 
     def _draft(self, item: Item) -> Candidates | RecordOutcome:

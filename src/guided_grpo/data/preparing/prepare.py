@@ -23,6 +23,7 @@ from guided_grpo.data.preparing.curate import Curator, RecordOutcome
 from guided_grpo.data.preparing.recipe import Recipe
 from guided_grpo.data.preparing.selection import select
 from guided_grpo.data.preparing.survey import Survey
+from guided_grpo.data.reading.hub import seek
 from guided_grpo.data.reading.streams import Item, first_line
 from guided_grpo.errors import InputError
 from guided_grpo.guidance.placement import Tokenizer
@@ -120,9 +121,10 @@ class _Writer:
         if rows - repeated + counts.total() != curator.read:
             raise RuntimeError(f"{curator.read} records read, but {rows} rows and {counts.total()} rejects")
         if not rows:
-            reasons = ", ".join(f"{name} {count}" for name, count in counts.most_common(3))
+            reasons = ", ".join(f"{name} {count}" for name, count in counts.most_common(3)) or "there were none"
+            first = f": {curator.fault}" if curator.fault else ""
             raise InputError(
-                f"leaves no row of {curator.read} records ({reasons or 'there were none'})",
+                f"leaves no row of {curator.read} records ({reasons}){first}",
                 field="source",
                 fix="see what is wrong with guided-grpo data check --explain",
             )
@@ -217,6 +219,7 @@ def load_tokenizer(name: str) -> Tokenizer:
     from transformers import AutoTokenizer
 
     try:
+        seek(name)
         return AutoTokenizer.from_pretrained(name)  # type: ignore[no-any-return]  # transformers is Any here
     except (OSError, ValueError) as error:
         problem = f"cannot be loaded ({first_line(error)})"

@@ -13,6 +13,7 @@ from annotated_types import Ge
 
 from guided_grpo.data.preparing.overlap import NGRAM
 from guided_grpo.data.preparing.selection import ORDERS, Bound, bound_value, check_mode
+from guided_grpo.data.reading.mapping import check_mapping
 from guided_grpo.errors import InputError
 from guided_grpo.settings import OneOf, check, describe, setting
 
@@ -37,7 +38,7 @@ class Recipe:
     )
     split: str = setting("train", "split of a hub data set or folder")
     reader: str | None = setting(None, "schema of the data; unset = by its columns")
-    mapping: dict[str, str] = setting({}, "our column names to yours: prompt=problem …")
+    mapping: dict[str, str] = setting({}, "our column → yours, or a template: prompt={Body} {Question}")
     read_limit: Count = setting(None, "read the first so many records only")
     trace: str = setting("first-correct", "first-correct, shortest-correct, or the column of the trace")
     verify: Annotated[str, OneOf(("strict", "lenient", "off"))] = setting(
@@ -80,6 +81,7 @@ class Recipe:
     def __post_init__(self) -> None:
         check(self)
         check_mode(self.sample_filter.mode)
+        check_mapping(self.mapping)
         if not self.source:
             raise InputError("is missing", field="source", fix="name a hub id, a file or a generator")
         for name in ("hard", "moderate"):

@@ -15,6 +15,7 @@ from typing import Any
 
 from guided_grpo.data.domains.chains import ANSWER_VALUES, chains
 from guided_grpo.data.domains.programs import programs
+from guided_grpo.data.reading.hub import seek
 from guided_grpo.errors import InputError
 from guided_grpo.types import Row
 
@@ -98,33 +99,6 @@ def records(source: str, split: str = "train") -> Iterator[tuple[int, Record]]:
         yield item.line, item.record
 
 
-def rename(record: Record, mapping: Mapping[str, str], source: str, line: int) -> Record:
-    """The record under our column names; a column that a mapped one displaces is kept as `original_<name>`.
-
-    Args:
-        mapping: our column → the data's column.
-        source: for messages.
-        line: for messages.
-
-    Raises InputError where the data lacks a mapped column.
-    """
-    for ours, theirs in mapping.items():
-        if theirs not in record:
-            raise InputError(
-                f"is not a column of the data, which has {', '.join(record)}",
-                file=source,
-                line=line,
-                field=ours,
-                value=theirs,
-                fix="name one of these in the mapping",
-            )
-    rest = {name: value for name, value in record.items() if name not in mapping.values()}
-    return {
-        **{f"original_{name}" if name in mapping else name: value for name, value in rest.items()},
-        **{ours: record[theirs] for ours, theirs in mapping.items()},
-    }
-
-
 def total_bytes(source: str) -> int | None:
     """Size of what `items` reads, for progress; None where it is not known beforehand."""
     path = Path(source).expanduser()
@@ -173,6 +147,7 @@ def _data_set(source: str, path: Path, split: str) -> Iterator[Record]:
         elif path.is_dir():
             data = datasets.load_dataset(source, split=split)
         else:
+            seek(name)
             data = datasets.load_dataset(name, subset or None, split=split)
     except Exception as error:  # the hub, the network, the cache and foreign files each raise their own kinds
         raise InputError(
