@@ -11,6 +11,7 @@ import subprocess
 import sys
 import termios
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -341,7 +342,7 @@ def test_check_counts_tokens_with_the_policys_tokenizer(
         (["check", "nowhere.jsonl"], "nowhere.jsonl: is not there"),
         (["check", "chains:steps=3,count=2", "--map", "prompt"], "'prompt' is not OURS=YOURS"),
         (["prepare", "--source", "chains:steps=3,count=2"], "field 'output': is missing"),
-        (["prepare", "--config", "nowhere.yaml"], "field 'config': 'nowhere.yaml' cannot be read"),
+        (["prepare", "--config", "nowhere.yaml"], "field 'config': 'nowhere.yaml' is no file"),
         (["prepare", "--source", "x", "--limit", "ten"], "field 'limit': 'ten' is no whole number"),
         (["prepare", "--source", "x", "--require_trace", "no"], "is neither true nor false"),
         (["prepare", "--polish"], "unrecognized arguments: --polish; fix: see guided-grpo data prepare --help"),
@@ -358,7 +359,7 @@ def test_every_shipped_recipe_is_read(path: Path) -> None:
     recipe, _ = parse(["--config", str(path)])
     assert recipe.output == f"data/{path.stem}"
     assert (
-        recipe.to_json().items() >= {k: v for k, v in yaml.safe_load(path.read_text()).items() if k != "source"}.items()
+        asdict(recipe).items() >= {k: v for k, v in yaml.safe_load(path.read_text()).items() if k != "source"}.items()
     )
 
 

@@ -82,6 +82,7 @@ def _page(figures: dict[str, Any], curator: Curator, survey: Survey, shares: Seq
     if rejected:
         lines.append(f"faults      {sum(rejected.values()):,}")
         lines += reason_lines(list(rejected.items()), survey)
+        lines += [] if rows else [f"  such as     {curator.fault}"]
     for name in ("duplicates", "unparseable_golds"):
         lines.append(f"{name.replace('_', ' '):<18}{figures[name]:,}")
     overlap = figures["contamination"]

@@ -31,8 +31,9 @@ def wants_bars(quiet: bool) -> bool:
 def add_map(parser: ArgumentParser) -> None:
     """`--map`, to be read by `mapping_of`."""
     parser.add_argument(
-        "--map", action="append", default=[], metavar="OURS=YOURS", help="a column of the data, repeatable"
-    )
+        "--map", action="append", default=[], metavar="OURS=YOURS",
+        help="a column of the data, or a template: 'prompt={Body} {Question}'; repeatable",
+    )  # fmt: skip
 
 
 def mapping_of(pairs: Sequence[str]) -> dict[str, str]:
@@ -44,6 +45,14 @@ def mapping_of(pairs: Sequence[str]) -> dict[str, str]:
             raise InputError("is not OURS=YOURS", field="map", value=pair, fix="write --map prompt=COLUMN")
         mapping[ours] = yours
     return mapping
+
+
+def take_map(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """The mapping of a command line's `--map`, for parsers that know no such option, and the other words."""
+    parser = OneLineParser(add_help=False, allow_abbrev=False)
+    add_map(parser)
+    options, words = parser.parse_known_args(arguments)
+    return mapping_of(options.map), words
 
 
 def find_config(path: Path, *, beside: Path | None = None) -> Path:
