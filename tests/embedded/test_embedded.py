@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import random
 import re
@@ -29,7 +28,7 @@ from guided_grpo.store import rundir
 from parts import TINY
 
 # Nats a token of `held_out_loss`, of the policies in the package.
-HELD_OUT = {"embedded": 0.0, "embedded-small": 0.0, "embedded-code": 0.0}
+HELD_OUT = {"embedded": 0.2830, "embedded-small": 0.2315, "embedded-code": 0.0996}
 
 
 def recomputed(prompt: str) -> list[int]:
@@ -209,19 +208,3 @@ def test_an_unknown_embedded_policy(
     )
     assert len(error.splitlines()) == 1
     assert not any(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("rescue", [False, True])
-def test_the_specification_runs(rescue: bool, tokenizer: Any, policy: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    import argparse
-
-    importlib.import_module("test_minimal_loop")
-    from minimal_loop import train
-
-    torch.manual_seed(0)
-    options = argparse.Namespace(
-        learning_rate=1e-4, seed=0, length=9.0, steps=2, problems=2, group_size=4, ratio=0.5, max_tokens=8,
-        guidance_weight=1.0, window=2, longest=75.0, rescue=rescue,
-    )  # fmt: skip
-    train(policy, tokenizer, options)
-    assert len(re.findall(r"step +\d  length +9\.0  reward", capsys.readouterr().out)) == 2

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -241,3 +243,14 @@ def test_eq5_of_the_specification_by_hand() -> None:
 
 def test_specification_is_short() -> None:
     assert len(_PATH.read_text().splitlines()) < 300
+
+
+@pytest.mark.parametrize("rescue", [False, True])
+def test_the_specification_runs(rescue: bool, tokenizer: Any, policy: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    options = Namespace(
+        learning_rate=1e-4, seed=0, length=9.0, steps=2, problems=2, group_size=4, ratio=0.5, max_tokens=8,
+        guidance_weight=1.0, window=2, longest=75.0, rescue=rescue,
+    )  # fmt: skip
+    minimal_loop.train(policy, tokenizer, options)
+    assert len(re.findall(r"step +\d  length +9\.0  reward", capsys.readouterr().out)) == 2
