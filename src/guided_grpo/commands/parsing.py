@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 from annotated_types import Ge, Interval
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from trl import ModelConfig, TrlParser
 
 from guided_grpo.commands.options import find_config, read_yaml, take_map
@@ -198,11 +199,23 @@ def parse_into(classes: tuple[type, ...], arguments: list[str], prog: str) -> tu
                 tell(f"{names} of the config: chosen for {fields['method']}, so {method} takes its own")
             parser.set_defaults_with_config(**dict.fromkeys(yielding))
         parts: tuple[Any, ...] = parser.parse_args_into_dataclasses(words)
+        _check_trackers([name for part in parts for name in getattr(part, "report_to", None) or ()])
     except InputError:
         raise
     except (ValueError, TypeError) as error:
         raise InputError(str(error), file=path, fix="correct that field") from error
     return parts
+
+
+def _check_trackers(names: Sequence[str]) -> None:
+    """Raise `InputError` for a tracker that is unknown, or whose package is not there."""
+    for name in names:
+        if name not in INTEGRATION_TO_CALLBACK:
+            fix = f"use none, or {', '.join(INTEGRATION_TO_CALLBACK)}"
+            raise InputError("is no tracker", field="report_to", value=name, fix=fix)
+        if name not in (*get_available_reporting_integrations(), "flyte"):  # which tells only once it is used
+            fix = "install its package, or use none"
+            raise InputError("is not installed", field="report_to", value=name, fix=fix)
 
 
 def config_path(arguments: list[str]) -> tuple[Path | None, list[str]]:

@@ -110,6 +110,7 @@ def _run(settings: SftSettings, grader: Grader) -> dict[str, Any]:
     started = time.perf_counter()
     training.disable_tqdm = True  # our bar instead
     training.dataset_kwargs = {"skip_prepare_dataset": True}
+    training.include_num_input_tokens_seen = "non_padding"  # counted in every step, logged or not, and over a kill
     keeper = _Keeper(output)
     bar = progress(f"sft seed {training.seed}", quiet=settings.run.quiet)
     trainer = SFTTrainer(
@@ -129,14 +130,13 @@ def _run(settings: SftSettings, grader: Grader) -> dict[str, Any]:
     trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     save_model(trainer, output, state)
     results.evaluate("after")
-    logs = jsonl.whole_rows(output / rundir.METRICS)
     return results.finish(
         {
             "method": "sft",
             "seed": training.seed,
             "steps": trainer.state.global_step,
             "demonstrations": len(examples),
-            "tokens_trained": int(max((row.get("num_tokens") or 0 for row in logs), default=0)),
+            "tokens_trained": trainer.state.num_input_tokens_seen,
             "seconds": round(time.perf_counter() - started, 1),
         }
     )
