@@ -157,13 +157,15 @@ def test_each_policy_comes_with_the_package(name: str) -> None:
 
 @pytest.mark.slow
 def test_the_smallest_policy_begins_again_as_it_did(tmp_path: Path) -> None:
-    """The first 200 steps of its recipe give the losses that lie beside it; another CPU rounds otherwise, but the rule
-    is learned later, and until then a different recipe differs by more. The whole: `make policies`.
+    """The first 100 steps of its recipe give the losses that lie beside it. The whole: `make policies`.
+
+    With one thread in place of two, which rounds otherwise, step 100 is off by 0.3 %; with noise 0.12 in place of 0.1,
+    a tenth off the learning rate or another seed by 4–6 %. Later the rule is learned, and rounding moves when.
     """
     recipe = POLICIES["embedded-small"]
-    folder = build_base(tmp_path / "policy", replace(recipe, phases=(replace(recipe.phases[0], steps=200),)))
+    folder = build_base(tmp_path / "policy", replace(recipe, phases=(replace(recipe.phases[0], steps=100),)))
     losses, theirs = (json.loads((place / LOSSES).read_text()) for place in (folder, SHIPPED / "embedded-small"))
-    assert losses == pytest.approx({step: theirs[step] for step in ("50", "100", "150", "200")}, rel=0.01)
+    assert losses == pytest.approx({step: theirs[step] for step in ("50", "100")}, rel=0.015)
 
 
 def test_each_named_policy_has_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
