@@ -17,7 +17,8 @@ def test_chooses_b(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "5", "AB", "BB", "A, B", "A and B", "B or C", "B) or (C)", "B: C", "the first", "B" * 600, "ß", "\u0392"]
+    "text",
+    ["", "5", "AB", "BB", "A, B", "A and B", "B or C", "B) or (C)", "B: C", "the first", "B" * 600, "ß", "\u0392"],
 )
 def test_chooses_no_single_letter(text: str) -> None:
     assert choice_of(text) is None

@@ -13,32 +13,41 @@ THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 BOX = re.compile(r"\\(?:f|frame)?box(?:ed)?\s*(?=\{)|\\boxed\s+(?=[^\s{])")
 HASHES = re.compile(r"#{4,}[ \t]*:?[ \t]*")
 PROSE = re.compile(
-    r"(?:\b(?:so|thus|hence|therefore),?\s+)?(?:\*\*|__|\*)?(?<![a-zA-Z])(?:(?:the|our|my)\s+)?(?:final\s+|correct\s+|best\s+)?"
-    r"(?:answer|(?<=final )result)(?![a-zA-Z])(?:\*\*|__|\*)?\s*"
-    r"(?:(?:is|(?:would|must|should|will)\s+be)\b(?:\s+(?:therefore|thus|then|hence))?\s*:?|[:：=]|-(?=\s)|,(?=[^,\n]{1,40},\s+is\b))"
+    r"(?:\b(?:so|thus|hence|therefore),?\s+)?(?:\*\*|__|\*)?"
+    r"(?<![a-zA-Z])(?:(?:the|our|my)\s+)?(?:final\s+|correct\s+|best\s+)?"
+    r"(?:answer(?:\s+to\s+(?:the|this)\s+(?:problem|question))?|(?<=final )result)(?![a-zA-Z])(?:\*\*|__|\*)?\s*"
+    r"(?:(?:is|(?:would|must|should|will)\s+be)\b(?:\s+(?:therefore|thus|then|hence))?\s*:?"
+    r"|equals?\b|[:\uff1a=]|[-\u2013\u2014](?=\s)|,(?=[^,\n]{1,40},\s+is\b))"
     r"(?:\*\*|__|\*)?"
-    r"|^#{1,3}[ \t]*(?:the\s+)?(?:final\s+)?answer[ \t]*$|答案\s*(?:是|为|[:：])|<answer>|^(?:\*\*)?A:",
+    r"|^(?:#{1,3}[ \t]*|\*\*)(?:the\s+)?(?:final\s+)?answer(?:\*\*)?[ \t]*$"
+    r"|答案\s*(?:是|为|[:\uff1a])|<answer>|^(?:\*\*)?A:",
     re.IGNORECASE | re.MULTILINE,
 )
 FORMS = ("boxed", "hashes", "words")  # of a declaration, in the order in which they count
-_REASON = re.compile(r"(?:,|:)?\s+(?:because|since|as|so|which|where|given|is\s+final)\b.*|</answer>.*", re.DOTALL | re.I)
+_REASON = re.compile(
+    r"(?<!\bor)(?:,|:)?\s+(?:because|since|as|so|which|where|given|is\s+final)\b.*|</answer>.*", re.DOTALL | re.I
+)
 _SENTENCE = re.compile(r"[.!](?=\s|$)")  # a question declares nothing: "5? No."
-_BETWEEN = re.compile(  # boxes at the end that together are the answer: \boxed{1}, \boxed{2}; x=\boxed{1} and y=\boxed{2}
-    r"[\s$]*(?:,|;|and|or|\\text\{\s*(?:and|or)\s*\}|\\(?:quad|qquad|lor|vee)|\\[,; ])?[\s$]*(\w\s*=\s*)?[\s$]*"
+_BETWEEN = re.compile(  # boxes that together are the answer: \boxed{1}, \boxed{2}; x=\boxed{1} and y=\boxed{2}
+    r"[\s$]*(?:,?\s*(?:and|or)|,|;|,?\s*\\text\{\s*(?:and|or)\s*\}|\\(?:quad|qquad|lor|vee)|\\[,; ])?"
+    r"[\s$]*(\w\s*=\s*)?[\s$]*"
 )
 _LETTER = re.compile(r"[*_$(\[]*[A-Z][*_$)\]]*[.:](?=\s)")  # a choice before its wording, which is no new sentence
 _BOXES = 8  # at most, that together are one answer
 _LINE = 1_024  # characters of a line that are searched for a reason: the search is quadratic in blanks
+_SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which no file can hold
 _LAST_NUMBER = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?")
 
 # One character for one, so that positions in a text survive.
 SAME_LENGTH = str.maketrans({"\u2212": "-", "\u2010": "-", "\u2011": "-", "\u00a0": " ", "\u202f": " ", "\u2009": " "})
+_GREEK = "alpha beta gamma delta theta lambda mu rho sigma phi omega"
+_OVER, _UNDER = "112131234151357", "233445555668888"
 _SYMBOLS = str.maketrans(
     {
         **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff✅✓✔∎", ""),
         **{chr(0xFEE0 + code): chr(code) for code in range(0x21, 0x7F)},  # full width
-        **dict(zip("αβγδθλμρσφω", (f"\\{name} " for name in "alpha beta gamma delta theta lambda mu rho sigma phi omega".split()), strict=True)),
-        **{char: rf"\frac{digits}" for char, digits in zip("½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞", "12 13 23 14 34 15 25 35 45 16 56 18 38 58 78".split(), strict=True)},
+        **dict(zip("αβγδθλμρσφω", (rf"\{name} " for name in _GREEK.split()), strict=True)),
+        **{char: rf"\frac{over}{under}" for char, over, under in zip("½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞", _OVER, _UNDER, strict=True)},
         **dict(zip("×·⋅÷π∞°±≤≥≠≈∪∩∈∅∨→√", (
             r"\times ", r"\cdot ", r"\cdot ", "/", r"\pi ", r"\infty ", r"^{\circ}", r"\pm ", r"\le ", r"\ge ", r"\ne ",
             r"\approx ", r"\cup ", r"\cap ", r"\in ", r"\emptyset ", r"\lor ", r"\to ", r"\sqrt ",
@@ -50,12 +59,20 @@ _SYMBOLS = str.maketrans(
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "0123456789-+n")
 _LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 _WRAPPERS = (("**", "**"), ("__", "__"), ("`", "`"), (r"\(", r"\)"), (r"\[", r"\]"), ('"', '"'), ("*", "*"))
-_FONT = r"\\(?:mathbf|boldsymbol|bm|mathit|mathsf|mathcal|mathtt|textbf|textit|textsf|texttt|emph|underline|boxed)\s*(?=\{)"
+_FONT = (
+    r"\\(?:mathbf|boldsymbol|bm|mathit|mathsf|mathcal|mathtt|textbf|textit|textsf|texttt|emph|underline|boxed)\s*(?=\{)"
+)
 _REWRITES = tuple(
     (re.compile(pattern), new)
     for pattern, new in (
-        (r"\\(?:left|right|[bB]igg?[lrm]?|(?:display|text|script)style|limits|rm|bf|it|large|Large|huge|small)(?![a-zA-Z])", ""),
-        (r"\\(?:hspace|vspace|h?phantom|color)\*?\s*\{[^{}]*\}|\\textcolor\s*\{[^{}]*\}|\\(?:checkmark|blacksquare|square)\b", ""),
+        (
+            r"\\(?:left|right|[bB]igg?[lrm]?|(?:display|text|script)style|limits|rm|bf|it|[lL]arge|huge|small)(?![a-zA-Z])",
+            "",
+        ),
+        (
+            r"\\(?:hspace|vspace|h?phantom|color|textcolor)\*?\s*\{[^{}]*\}|\\(?:checkmark|blacksquare|square)(?![a-zA-Z])",
+            "",
+        ),
         (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
         (r"\{([,:=])\}|(?<![\\a-zA-Z}^_\]])\{([<>+-])\}", r"\1\2"),
         (r"\\!", ""),
@@ -68,7 +85,10 @@ _REWRITES = tuple(
         (r"(?<=\d)\s*(?:\\(?:text|mathrm|textrm)\s*\{\s*)?(?:per\s?cent\b|\\?%)\s*\}?(?=\s*$)", "%"),
         (r"(?<=\d)\s*per\s?cent\b", "%"),
         (r"_\{(\w)\}", r"_\1"),
-        (r"\\(?:mathrm|textrm|text|operatorname)\s*\{\s*([ei]|ln|lg|log|exp|sin|cos|tan|cot|arc(?:sin|cos|tan))\s*\}(?=\W|\d|$)", r" \\fn\1 "),
+        (
+            r"\\(?:mathrm|textrm|text|operatorname)\s*\{\s*([ei]|ln|lg|log|exp|sin|cos|tan|cot|arc(?:sin|cos|tan))\s*\}(?=\W|\d|$)",
+            r" \\fn\1 ",
+        ),
         (r"\\fn([ei])\b", r"\1"),
         (r"\\fn", r"\\"),
         (r"\\(?:leq|leqslant)(?![a-zA-Z])|<=", r"\\le "),
@@ -84,6 +104,8 @@ _REWRITES = tuple(
         (r"\\rbrace(?![a-zA-Z])", r"\\}"),
         (r"(?<=[\w)}])\s?\*\*\s?(?=[\w({-])", "^"),
         (r":=", "="),
+        (r"\\text\s*\{\s*infinity\s*\}|\binfinity\b", r"\\infty"),
+        (r"(?<![a-zA-Z\\])C\((\d+),\s*(\d+)\)|(?:\{\})?(?:\^|_)\{?(\d+)\}?C_\{?(\d+)\}?", r"\\binom{\1\3}{\2\4}"),
         (r"^<([^<>]*,[^<>]*)>$", r"(\1)"),
         (r"\\langle(?![a-zA-Z])", "("),
         (r"\\rangle(?![a-zA-Z])", ")"),
@@ -93,11 +115,13 @@ _REWRITES = tuple(
     )
 )
 _SPELLED_OUT = re.compile(r"\\(?:text|textrm|mathrm|mbox)\s*(?=\{)")
-_WORDS = dict(zip(
+_NUMBER_WORDS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen twenty".split(), range(21), strict=True,
-))  # fmt: skip
-_SAID_TWICE = re.compile(r"([a-zA-Z]+) \((\d{1,9})\)|(\d{1,9}) \(([a-zA-Z]+)\)")  # five (5)
+    "eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety"
+)
+_WORDS = dict(zip(_NUMBER_WORDS.split(), [*range(21), *range(30, 100, 10)], strict=True))
+_SAID_TWICE = re.compile(r"([a-zA-Z]+(?:-[a-z]+)?) \((\d{1,9})\)|(\d{1,9}) \(([a-zA-Z]+(?:-[a-z]+)?)\)")  # five (5)
+_BASE = re.compile(r"_\{\s*\\text\s*\{\s*(" + "|".join(_WORDS) + r")\s*\}\s*\}")
 _THOUSANDS = re.compile(r"(?<![\d.,])(\d{1,3})((?:[, ]\d{3})+)(?![\d,]|\s\d)")
 
 
@@ -111,7 +135,7 @@ def declared_answer(response: str, *, forms: Sequence[str] = FORMS, lenient: boo
         forms: of FORMS, those that count as a declaration.
         lenient: True = a response without a declaration gives its last number.
     """
-    text = response.rpartition(THINK_CLOSE)[2].translate(SAME_LENGTH)
+    text = _SURROGATE.sub("\ufffd", response.rpartition(THINK_CLOSE)[2].translate(SAME_LENGTH))
     for form, pattern, read in (("boxed", BOX, box_content), ("hashes", HASHES, _rest), ("words", PROSE, _said)):
         matches = list(pattern.finditer(text)) if form in forms else []
         if matches:  # the last one; a box that never closes was cut off and declares nothing
@@ -189,12 +213,19 @@ def clean(text: str, *, thousands: bool = True) -> str:
     text = re.sub(r"^\s*\u2013(?=\s*[\d.\\])", "-", text).translate(SAME_LENGTH)
     text = re.sub(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ]+", lambda match: f"^{{{match[0].translate(_RAISED)}}}", text)
     text = re.sub(r"[₀₁₂₃₄₅₆₇₈₉]+", lambda match: f"_{{{match[0].translate(_LOWERED)}}}", text).translate(_SYMBOLS)
+    text = re.sub(
+        r"\\(?:mathbf|hat|vec|boldsymbol|bm)\s*\{\s*(?:\\mathbf\s*\{)?\\?([ijk])(?:math)?\s*\}?\s*\}",
+        r"\\unit_\1 ",
+        text,
+    )
     text = _unwrap(re.sub(r"\*\*(?=\s*$)|^\s*\*\*", "", text))
     for pattern, new in _REWRITES:
         text = pattern.sub(new, text)
     previous = None
     while text != previous:
         previous = text
+        if re.search(r"\.\.|\\[lc]?dots\b", text[-8:]):  # and so on: no answer ends so
+            break
         text = text.strip(" .,;:") if not re.match(r"\s*\.\d", text) else text.rstrip(" .,;:")
         text = re.sub(r"(?:\\\\|\\\.|\\text\{[ .]*\}|\\)+$", "", text).rstrip() if not text.endswith(r"\}") else text
         for mark, close in _WRAPPERS:
@@ -210,9 +241,10 @@ def clean(text: str, *, thousands: bool = True) -> str:
                     text = inner
         declared = PROSE.match(text)
         text = text[declared.end() :] if declared else text
-    text = text.strip(" =")
+    text = _BASE.sub(lambda match: f"_{{{_WORDS[match[1]]}}}", text.strip(" ="))
     number = _SAID_TWICE.fullmatch(text)
-    if number and _WORDS.get((number[1] or number[4]).lower()) == int(number[2] or number[3]):
+    spelled = [_WORDS.get(word, -999) for word in (number[1] or number[4]).lower().split("-")] if number else []
+    if number and sum(spelled) == int(number[2] or number[3]):
         text = number[2] or number[3]
     if thousands and not text.startswith(("(", "[", "\\{")):
         text = _THOUSANDS.sub(lambda match: match[1] + re.sub("[, ]", "", match[2]), text)
@@ -242,17 +274,19 @@ def _said(text: str, start: int) -> str:
 
 # The letter alone, in brackets, or before the wording of its option: "B", "(B)", "B) 5 cm", "Option B: 5 cm".
 _CHOICE = re.compile(
-    r"(?i:(?:option|choice|answer)\s*:?\s*)?[\[(]?\s*([A-Z])\s*[\])]?(?:\s*[.:)]\s*(.*)|\s+(?=[(\d\u2013-])(.*)|\s*)", re.DOTALL
+    r"(?i:(?:option|choice|answer)\s*:?\s*)?[\[(]?\s*([A-Z])\s*[\])]?(?:\s*[.:)]\s*(.*)|\s+(?=[(\d\u2013-])(.*)|\s*)",
+    re.DOTALL,
 )
 _ANOTHER = re.compile(  # letter in what follows a choice: "C", "A, C", "5 cm or C) 6 cm", "also C"
-    r"\b(?i:or|and|also|maybe)\b.*\b[A-Z]\b|(?<![\w.])[\[(]?[A-Z]\s*[).:\]]|^[\W_]*(?:[A-Z][\W_]+)*[A-Z][\W_]*$", re.DOTALL
+    r"\b(?i:or|and|also|maybe)\b.*\b[A-Z]\b|(?<![\w.])[\[(]?[A-Z]\s*[).:\]]|^[\W_]*(?:[A-Z][\W_]+)*[A-Z][\W_]*$",
+    re.DOTALL,
 )
 
 
 def choice_of(text: str) -> str | None:
     """The letter that `text` chooses; None = none, or more than one."""
     text = re.sub(r"\\(?:text|textrm|mathrm|mbox|operatorname)\s*\{([^{}]*)\}", r"\1", text)
-    bare = clean(text).strip("{}$ .\"")
+    bare = clean(text).strip('{}$ ."')
     bare = bare.upper() if re.fullmatch(r"\(?[a-z]\)?", bare) else bare  # "b" chooses B
     match = _CHOICE.fullmatch(bare)
     return match[1] if match and not _ANOTHER.search(match[2] or match[3] or "") else None

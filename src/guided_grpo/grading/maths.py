@@ -16,7 +16,7 @@ from guided_grpo.grading.answers import choice_of, clean, declared_answer, split
 from guided_grpo.grading.exact import MAX_CHARS, LimitError, TimeLimitError, UnparseableError, check_limits, exact_value
 from guided_grpo.grading.regions import looks_like_region, read_region
 from guided_grpo.grading.units import in_degrees, plain, unit_of
-from guided_grpo.grading.values import UnreadError, number, ratio, read, same_value
+from guided_grpo.grading.values import UnreadError, near, number, ratio, read, same_value
 from guided_grpo.types import Status, Verdict
 
 MAX_ELEMENTS = 64  # of a list, tuple or set
@@ -26,7 +26,7 @@ _SEPARATOR = re.compile(
     r",|;|\\(?:text|textrm|mbox)\{\s*,?\s*(?:or|and)\s*\}|\\(?:lor|vee)(?![a-zA-Z])|(?<![a-zA-Z])(?:or|and)(?![a-zA-Z])"
 )
 _NAME = re.compile(  # x, x_1, \alpha, f(x), f^{-1}(x), P(A), |AB|, [ABC], (x, y), \angle A, \text{Area}, "Total cost"
-    r"(?:\\[a-zA-Z]+|[a-zA-Z])(?:_\w+|_\{[^{}]*\})?'?(?:\^\{-1\})?(?:\([\w\s,\\|]*\))?|\\text\{[^{}]*\}|[A-Za-z ]+"
+    r"(?:\\[a-zA-Z]+|[a-zA-Z])(?:_\w+|_\{[^{}]*\})?'?(?:\^\{-1\})?(?:\([^()=<>]*\))?|\\text\{[^{}]*\}|[A-Za-z ]+"
     r"|\([a-z](?:,\s*[a-z])+\)|\[[A-Z]+\]|\|[A-Z]+\||\\[a-zA-Z]+\s*\{?[A-Z]+\}?"
 )
 _RELATION = re.compile(r"[<>=]|\\(?:le|leq|ge|geq|ne|neq|equiv|approx)(?![a-zA-Z])")
@@ -35,8 +35,10 @@ _SIDES = re.compile(r"[<>=:]|\\(?:le|ge|ne)(?![a-zA-Z])")
 _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mbox|operatorname)\s*\{([^{}]*)\}")
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{\w+\*?\}")
 _SET = re.compile(r"\\(?:cup|cap|setminus|infty|mathbb)(?![a-zA-Z])")
+_CALCULUS = re.compile(r"\\(?:(?:int|iint|oint|lim|sum|prod|infty)(?![a-zA-Z])|begin\s*\{[vV]matrix)")
 _MATRIX = re.compile(
-    r"[(\[]?\s*\\begin\s*\{(p|b|small)?(?:matrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\s*\{(?:p|b|small)?(?:matrix|array)\}\s*[)\]]?",
+    r"[(\[]?\s*\\begin\s*\{(p|b|small)?(?:matrix|array)\}(?:\{[lcr|]*\})?(.*)"
+    r"\\end\s*\{(?:p|b|small)?(?:matrix|array)\}\s*[)\]]?",
     re.DOTALL,
 )
 _BASED = re.compile(r"\(?(\d[0-9A-F]*)\)?\s*_\{?(\d+|\\text\{\w+\})\}?")
@@ -200,12 +202,14 @@ def _same_lists(gold: str, answer: str, algebra: Algebra) -> bool:
         pair = _inside(_assigned(answer, algebra))
         return pair is not None and pair[0] == "()" and _match(golds, pair[1], algebra, ordered=True)
     if inside and inside[0] == "()" and answer_names and len(inside[1]) == len(answers):
-        return _match(inside[1], [text for _, text in sorted(zip(answer_names, answers, strict=True))], algebra, ordered=True)
+        return _match(
+            inside[1], [text for _, text in sorted(zip(answer_names, answers, strict=True))], algebra, ordered=True
+        )
     return _match(golds, answers, algebra, ordered=False)
 
 
 def _names(parts: Sequence[str]) -> list[str]:
-    """The names of two and more values that all have one of their own, else none: `x = 1, y = 2`, not `x_1 = 1, x_2 = 2`."""
+    """The names of two and more values that all have one of their own, else none: `x = 1, y = 2`."""
     heads = [re.match(r"(\\[a-zA-Z]+|[a-zA-Z])\s*=", part) for part in parts]
     names = [head[1] for head in heads if head]
     return names if len(names) == len(parts) > 1 and len(set(names)) == len(names) else []
@@ -254,11 +258,16 @@ def _same(gold: str, answer: str, algebra: Algebra) -> bool:
     (gold, percent_gold), (answer, percent_answer) = plain(gold), plain(answer, unit)
     exact_gold, exact_answer = exact_value(gold), exact_value(answer)
     if exact_gold is not None and exact_answer is not None:
-        shares = (exact_gold / 100 if percent_gold else exact_gold, exact_answer / 100 if percent_answer else exact_answer)
+        shares = (
+            exact_gold / 100 if percent_gold else exact_gold,
+            exact_answer / 100 if percent_answer else exact_answer,
+        )
         if shares[0] == shares[1]:
             return True
         # a percent sign is a unit: 25 for 25 %, and 25 % for 25, but never 0.25 % for 0.25
-        return exact_gold == exact_answer and (percent_gold > percent_answer or (not percent_gold and abs(exact_gold) > 1))
+        return exact_gold == exact_answer and (
+            percent_gold > percent_answer or (not percent_gold and abs(exact_gold) > 1)
+        )
     gold_cells, answer_cells = _cells(gold), _cells(answer)
     if gold_cells or answer_cells:
         return _same_cells(gold_cells, answer_cells, gold, answer, algebra)
@@ -279,6 +288,8 @@ def _same(gold: str, answer: str, algebra: Algebra) -> bool:
         if inside_gold[0] != inside_answer[0]:
             return False
         return _match(inside_gold[1], inside_answer[1], algebra, ordered=not inside_gold[0].startswith("\\"))
+    if inside_gold and "\\unit_" in answer:
+        return _same_components(inside_gold[1], answer, algebra)
     if ":" in gold or ":" in answer:
         return _same_ratio(gold, answer, algebra)
     if bool(inside_gold) != bool(inside_answer):
@@ -291,6 +302,10 @@ def _same(gold: str, answer: str, algebra: Algebra) -> bool:
     algebra()
     check_limits(answer)
     equal = same_value(gold, answer)
+    if (
+        equal is None and number(gold) is not None and not _CALCULUS.search(answer)
+    ):  # math-verify skips what it cannot read
+        raise UnparseableError("no expression that is known")
     return bool(algebra().symbolic_equal(gold, answer, sets_as_relations=interval)) if equal is None else equal
 
 
@@ -310,7 +325,10 @@ def _related(gold: str, answer: str, algebra: Algebra) -> bool:
     if any(len(parts) != 2 for parts in sides):
         return _squeezed(gold) == _squeezed(answer)
     (one, two), (three, four) = sides
-    sign, other = (text[len(parts[0]) : len(text) - len(parts[1])].strip() for text, parts in zip((gold, answer), sides, strict=True))
+    sign, other = (
+        text[len(parts[0]) : len(text) - len(parts[1])].strip()
+        for text, parts in zip((gold, answer), sides, strict=True)
+    )
     algebra()
     check_limits(answer)
     factor = ratio((one, two), (three, four))
@@ -325,7 +343,8 @@ def _related(gold: str, answer: str, algebra: Algebra) -> bool:
 
 
 def _same_ratio(gold: str, answer: str, algebra: Algebra) -> bool:
-    """3:4:5 is 6:8:10; a time of the day is its own."""
+    """3:4:5 is 6:8:10 and "6 to 8 to 10"; a time of the day is its own."""
+    answer = re.sub(r"\s*\\text\{\s*to\s*\}\s*|\s+to\s+", ":", answer)
     golds, answers = gold.split(":"), answer.split(":")
     if len(golds) != len(answers) or _CLOCK.fullmatch(gold):
         return re.sub(r"\s", "", gold) == re.sub(r"\s", "", answer)
@@ -334,6 +353,21 @@ def _same_ratio(gold: str, answer: str, algebra: Algebra) -> bool:
         return _match(golds, answers, algebra, ordered=True)
     one, two = ([part or 0 for part in side] for side in parts)
     return all(one[0] * b == two[0] * a for a, b in zip(one, two, strict=True)) and bool(one[0]) == bool(two[0])
+
+
+def _same_components(golds: Sequence[str], answer: str, algebra: Algebra) -> bool:
+    r"""(1, -2) is `\mathbf{i} - 2\mathbf{j}`, where the components are numbers."""
+    algebra()
+    names = [f"\\unit_{letter}" for letter in "ijk"[: len(golds)]]
+    try:
+        vector = read(answer)
+    except UnreadError:
+        return False
+    parts = [number(gold) for gold in golds]
+    if len(parts) != len(names) or None in parts or not vector.names <= set(names):
+        return False
+    scopes = [{name: int(name == unit) for name in names} for unit in names]
+    return all(near(vector.at(scope), part) for scope, part in zip(scopes, parts, strict=True))
 
 
 def _cells(text: str) -> list[list[str]] | None:
@@ -349,19 +383,23 @@ def _same_cells(
     golds: list[list[str]] | None, answers: list[list[str]] | None, gold: str, answer: str, algebra: Algebra
 ) -> bool:
     """Matrices cell by cell; a single row or column may be written as a tuple."""
-    if golds and answers:
-        same_shape = [len(row) for row in golds] == [len(row) for row in answers]
-        return same_shape and _match(*([cell for row in rows for cell in row] for rows in (golds, answers)), algebra, ordered=True)
-    inside = _inside(answer if golds else gold)
-    rows = golds or answers or []
-    if inside is None or inside[0] != "()" or (len(rows) > 1 and any(len(row) > 1 for row in rows)):
+    shapes = [[len(row) for row in rows] if rows else [] for rows in (golds, answers)]
+    left, right = ([cell for row in rows or [] for cell in row] for rows in (golds, answers))
+    if not golds or not answers:
+        inside = _inside(answer if golds else gold)
+        shape = shapes[0] or shapes[1]
+        if inside is None or inside[0] != "()" or (len(shape) > 1 and max(shape) > 1):
+            return False
+        left, right = left or inside[1], right or inside[1]
+    elif shapes[0] != shapes[1]:
         return False
-    cells = [cell for row in rows for cell in row]
-    return _match(*((cells, inside[1]) if golds else (inside[1], cells)), algebra, ordered=True)
+    return _match(left, right, algebra, ordered=True)
 
 
 def _elements(text: str) -> list[str]:
     """The answers in `text`: split at commas, semicolons, "or" and "and" outside brackets; `±` is two answers."""
+    if re.search(r"(?:^|\W)(?:or|and)\W*$", text):
+        raise UnparseableError("ends within a list")
     parts, start, depth, at = [], 0, 0, 0
     while at < len(text):
         separator = _SEPARATOR.match(text, at) if not depth else None
@@ -429,7 +467,7 @@ def _is_name(head: str) -> bool:
 
 
 def _names_a_value(head: str) -> bool:
-    r"""Whether `head` may stand left of an answer: a name, or an expression of several (`m + n`, `\frac ab`), no equation."""
+    r"""Whether `head` may stand left of an answer: an expression of several names (`m + n`), or none that is known."""
     try:
         names = read(head).names
     except UnreadError:

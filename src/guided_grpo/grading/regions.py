@@ -1,4 +1,4 @@
-r"""Sets of real numbers: `x > 5`, `(5, \infty)` and `x\in(5,\infty)` are one set; so are `|x|>1` and a union of two rays.
+r"""Sets of reals: `x > 5`, `(5, \infty)` and `x\in(5,\infty)` are one set; so are `|x|>1` and a union of two rays.
 
 A set is a sorted list of disjoint pieces with numbers for ends; what has letters for ends is not read here.
 """
@@ -17,13 +17,16 @@ from guided_grpo.grading.values import DIGITS, near, number
 _MEMBER = re.compile(r"\s*(?:(\\?[a-zA-Z]\w*)\s*(?:\\in(?![a-zA-Z])|=(?=\s*[\[(])))\s*(.*)", re.DOTALL)
 _BUILDER = re.compile(r"\\\{\s*(\\?[a-zA-Z])\s*(?:\\in\s*\\mathbb\{R\}\s*)?(?:\||:|\\mid)(.*)\\\}", re.DOTALL)
 _SIGN = re.compile(r"(<|>|\\le(?![a-zA-Z])|\\ge(?![a-zA-Z])|\\ne(?![a-zA-Z]))")
-_OR = re.compile(r"\\cup(?![a-zA-Z])|\\lor(?![a-zA-Z])|\\vee(?![a-zA-Z])|\\text\{\s*or\s*\}|(?<![a-zA-Z\\])or(?![a-zA-Z])")
+_OR = re.compile(
+    r"\\cup(?![a-zA-Z])|\\lor(?![a-zA-Z])|\\vee(?![a-zA-Z])|\\text\{\s*or\s*\}|(?<![a-zA-Z\\])or(?![a-zA-Z])"
+)
 _AND = re.compile(r"\\land(?![a-zA-Z])|\\wedge(?![a-zA-Z])|\\text\{\s*and\s*\}|(?<![a-zA-Z\\])and(?![a-zA-Z])|,")
 _CAP = re.compile(r"\\cap(?![a-zA-Z])")
 _SETMINUS = re.compile(r"\\(?:setminus|backslash)(?![a-zA-Z])")
 _COMMA = re.compile("[,;]")
 _LIKE = re.compile(
-    r"[<>]|\\(?:le|ge|ne|infty|cup|cap|setminus|backslash|emptyset)(?![a-zA-Z])|\\mathbb\s*\{?R|^\[.*\]$|^\[.*\)$|^\(.*\]$", re.DOTALL
+    r"[<>]|\\(?:le|ge|ne|infty|cup|cap|setminus|backslash|emptyset)(?![a-zA-Z])|\\mathbb\s*\{?R|^\[.*\]$|^\[.*\)$|^\(.*\]$",
+    re.DOTALL,
 )
 _ALL = re.compile(r"\\mathbb\s*\{?R\}?|(?:\\text\{)?\s*all reals?(?: numbers)?\s*\}?", re.I)
 _MAX_PIECES = 64
@@ -49,7 +52,7 @@ class Region:
 
 
 def looks_like_region(text: str) -> bool:
-    """Whether a gold answer is a set of reals and can be no tuple: `(1,2)` is a point until something says otherwise."""
+    """Whether a gold answer is a set of reals and can be no tuple: `(1,2)` alone is a point."""
     return bool(_LIKE.search(text) or _ALL.fullmatch(text))
 
 

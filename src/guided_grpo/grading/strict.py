@@ -49,6 +49,9 @@ def integer_of(text: str) -> int | None:
 
 
 _STRICT: dict[str, tuple[Callable[[str], str | int | None], str]] = {
-    "choice": (lambda text: choice_of(text) if len(text) <= MAX_CHARS else None, "single letter of a choice, such as B"),
+    "choice": (
+        lambda text: choice_of(text) if len(text) <= MAX_CHARS else None,
+        "single letter of a choice, such as B",
+    ),
     "integer": (integer_of, "whole number"),
 }

@@ -1,7 +1,7 @@
 r"""What stands behind a value: units, per cent, words of scale.
 
-A unit is not compared: `5 cm`, `5 kg` and `5` are equal. A word of scale belongs to the value: `5 million` is 5,000,000.
-A word that changes or doubts the value is no unit: `5 squared`, `5 plus two`, `5 halves`, `5 probably`.
+A unit is not compared: `5 cm`, `5 kg` and `5` are equal. A word of scale belongs to the value: `5 million` is
+5,000,000. A word that changes or doubts the value is no unit: `5 squared`, `5 plus two`, `5 halves`, `5 probably`.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from __future__ import annotations
 import re
 
 _SCALES = {
-    "dozen": "12", "score": "20", "gross": "144", "hundred": "100", "thousand": "10^{3}", "lakh": "10^{5}", "million": "10^{6}",
-    "crore": "10^{7}", "billion": "10^{9}", "trillion": "10^{12}", "tens": "10",
+    "dozen": "12", "score": "20", "gross": "144", "hundred": "100", "thousand": "10^{3}", "lakh": "10^{5}",
+    "million": "10^{6}", "crore": "10^{7}", "billion": "10^{9}", "trillion": "10^{12}", "tens": "10",
 }  # fmt: skip
 _SCALE = re.compile(r"(?<=[\d)}])\s*(?:\\text\{\s*)?(" + "|".join(_SCALES) + r")s?\b\s*(?:(?<=\W)\}|\})?")
 _POWER = r"(?:\s*\^\s*(?:\{\s*-?\d\s*\}|-?\d))?"
-_WRITTEN = rf"\\(?:text|textrm|mathrm|mbox)\s*\{{[^{{}}\d]*(?:\^\{{?\d\}}?)?\s*\}}{_POWER}"
+_WRITTEN = rf"\\(?:text|textrm|mathrm|mbox)\s*\{{[^{{}}\d]*(?:\^\{{?-?\d\}}?)?\s*\}}{_POWER}"
 _UNIT = re.compile(
     r"(?:"
-    rf"(?<=[\w)}}!|])\s*(?:{_WRITTEN}(?:\s*(?:/|\\cdot)?\s*{_WRITTEN})*|\(\s*{_WRITTEN}\s*\))"
-    rf"|(?<=[\d)}}])\s*\(?(?:cm|mm|km|kg|mg|ml|mL|mi|ft|in|lbs?|oz|hr|min|sec|mph|cents?|units?){_POWER}\)?"
+    rf"(?<=[\w)}}!|])\s*(?:\\frac\{{\s*{_WRITTEN}\s*\}}\{{\s*{_WRITTEN}\s*\}}|{_WRITTEN}(?:\s*(?:/|\\cdot)?\s*{_WRITTEN})*|\(\s*{_WRITTEN}\s*\))"
+    rf"|(?<=[\d)}}])\s*\(?(?:\\Omega|cm|mm|km|kg|mg|ml|mL|mi|ft|in|lbs?|oz|hr|min|sec|mph|cents?|units?){_POWER}\)?"
     rf"|(?<=\s)[mgslh]{_POWER}"
     rf"|(?<=[\d)}}\s])\s[a-zA-Z]{{3,}}(?:[ /-][a-zA-Z]+)*{_POWER}"
     r")$"
@@ -32,8 +32,11 @@ _NO_UNIT = re.compile(  # changes the value, or doubts it
     r"\w+(?:ths|th|ly|illions?))\b",
     re.IGNORECASE,
 )
-_MONTHS = re.compile(r"\b(?:month|months|weekly|daily|monthly|yearly|hourly|family|families|supply|assembly|depth|length|width|"
-                     r"month's|youth|earth|cloth|moth|tooth|mouth|birth|depths|lengths|widths|cloths|moths|births)\b", re.IGNORECASE)  # fmt: skip
+_UNITS_IN_TH = re.compile(  # "ly", "th": what is doubted there, and counted or measured here
+    r"\b(?:months?|weekly|daily|monthly|yearly|hourly|family|supply|assembly|depths?|lengths?|widths?|youth|earth|cloths?|"
+    r"moths?|tooth|mouth|births?)\b",
+    re.IGNORECASE,
+)
 _RESIDUE = re.compile(r"\s*(?:\\text\s*\{\s*\(mod \d+\)\s*\}|\\pmod\s*\{?\d+\}?)$")
 _PERCENT = re.compile(r"\s*\\?%$")
 _ENDS_IN_TEXT = re.compile(r"\\(?:text|textrm|mathrm|mbox)\s*\{[^{}]*\}\s*$")
@@ -52,8 +55,8 @@ def plain(text: str, unit: str = "") -> tuple[str, bool]:
     if unit and re.search(r"[\d)}\s]$", text[: -len(unit)]) and text.endswith(unit):
         text = text[: -len(unit)].strip()
     match = _UNIT.search(text)
-    if match and not _NO_UNIT.search(_MONTHS.sub(" ", match[0])) and not _ENDS_IN_TEXT.search(text[: match.start()]):
-        text = text[: match.start()].strip()
+    if match and not _NO_UNIT.search(_UNITS_IN_TH.sub(" ", match[0])):
+        text = text if _ENDS_IN_TEXT.search(text[: match.start()]) else text[: match.start()].strip()
     percent = _PERCENT.search(text)
     return (text[: percent.start()], True) if percent else (text, False)
 

@@ -35,10 +35,15 @@ _TOKEN = re.compile(
 )
 _MIXED = re.compile(r"(?<![\d.)}\]a-zA-Z])(\d+)\s*(\\frac\s*(?:\{\d+\}|\d)\s*(?:\{\d+\}|\d))")  # 2\frac12 is no product
 _GREEK = frozenset(
-    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau upsilon "
-    "phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Upsilon Phi Psi Omega ell".split()
+    re.findall(
+        r"\w+",
+        "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau "
+        "upsilon phi varphi chi psi omega unit Gamma Delta Theta Lambda Xi Sigma Upsilon Phi Psi Omega ell",
+    )
 )
-_SPELLED = re.compile(r"arcsin|arccos|arctan|sqrt|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|exp|gcd|lcm|max|min|ln|lg|pi")
+_SPELLED = re.compile(
+    r"arcsin|arccos|arctan|sqrt|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|exp|gcd|lcm|max|min|ln|lg|pi"
+)
 
 
 class UnreadError(Exception):
@@ -123,9 +128,15 @@ def same_value(gold: str, answer: str) -> bool | None:
     with mp.workdps(DIGITS):
         for scope in _points(left.names | right.names):
             one, other = left.at(scope), right.at(scope)
-            if one is None or other is None or _is_real(one) != _is_real(other) and scope:
+            if one is None or other is None or (_is_real(one) != _is_real(other) and scope):
                 continue
-            if not near(one, other, tolerance):
+            if not one or not other:  # rounding, or a tiny number? that of a zero shrinks with every digit more
+                with mp.workdps(4 * DIGITS):
+                    one, other = left.at(scope), right.at(scope)
+                    equal = max(abs(one), abs(other)) <= mpf(10) ** (10 - 4 * DIGITS)
+            else:
+                equal = near(one, other, tolerance)
+            if not equal:
                 return False
             compared += 1
     return compared >= 3 or (compared == 1 and not left.names | right.names)
@@ -444,7 +455,7 @@ def _starts_factor(command: str) -> bool:
 
 
 def _divide(over: Any, under: Any) -> Any:
-    if not under or abs(under) < mpf(10) ** (10 - DIGITS) and abs(over) > abs(under):
+    if not under or (abs(under) < mpf(10) ** (10 - DIGITS) and abs(over) > abs(under)):
         raise _UndefinedError
     return over / under
 
@@ -520,4 +531,4 @@ _FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "ln": _log, "log": _log, "lg": lambda one: _log(one) / mp.log(10),
 }  # fmt: skip
 _CALLS = frozenset("\\" + name for name in (*_FUNCTIONS, "gcd", "lcm", "max", "min", "sum", "prod"))
-_FACTORS = frozenset("\\" + name for name in "pi frac sqrt binom dbinom tbinom lfloor lceil".split())
+_FACTORS = frozenset("\\" + name for name in ["pi", "frac", "sqrt", "binom", "dbinom", "tbinom", "lfloor", "lceil"])
