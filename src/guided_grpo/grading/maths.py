@@ -36,6 +36,8 @@ _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mbox|operatorname)\s*
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{\w+\*?\}")
 _SET = re.compile(r"\\(?:cup|cap|setminus|infty|mathbb)(?![a-zA-Z])")
 _CALCULUS = re.compile(r"\\(?:(?:int|iint|oint|lim|sum|prod|infty)(?![a-zA-Z])|begin\s*\{[vV]matrix)")
+_HALF_OF_DAY = re.compile(r"\d\s*(?:\\text\{)?\s*([ap]m)\b", re.IGNORECASE)
+_POINT = re.compile(r"^[A-Z](?=\([^()]*,[^()]*\)$)")  # A(1,2)
 _MATRIX = re.compile(
     r"[(\[]?\s*\\begin\s*\{(p|b|small)?(?:matrix|array)\}(?:\{[lcr|]*\})?(.*)"
     r"\\end\s*\{(?:p|b|small)?(?:matrix|array)\}\s*[)\]]?",
@@ -181,7 +183,7 @@ def _equal(gold: str, answer: str, algebra: Algebra) -> bool:
 
 def _same_lists(gold: str, answer: str, algebra: Algebra) -> bool:
     """Equality of what may be several answers, in any order and equally many."""
-    if _squeezed(gold) == _squeezed(answer):
+    if _squeezed(gold) == _squeezed(answer) or _unwrapped(gold) == _unwrapped(answer):
         return True
     if looks_like_region(gold):
         algebra()
@@ -246,6 +248,10 @@ def _same(gold: str, answer: str, algebra: Algebra) -> bool:
         return True
     if _has_relation(gold) and _has_relation(answer) and _related(gold, answer, algebra):
         return True
+    halves = [_HALF_OF_DAY.findall(text) for text in (gold, answer)]
+    if halves[0] and halves[1] and halves[0][0].lower() != halves[1][0].lower():
+        return False
+    answer = _POINT.sub("", answer)
     whole_answer = answer
     gold = _assigned(gold, algebra, strict=True)
     if _has_relation(gold) and not looks_like_region(gold):
@@ -302,9 +308,7 @@ def _same(gold: str, answer: str, algebra: Algebra) -> bool:
     algebra()
     check_limits(answer)
     equal = same_value(gold, answer)
-    if (
-        equal is None and number(gold) is not None and not _CALCULUS.search(answer)
-    ):  # math-verify skips what it cannot read
+    if equal is None and _is_known(gold) and not _CALCULUS.search(answer):  # math-verify skips what it cannot read
         raise UnparseableError("no expression that is known")
     return bool(algebra().symbolic_equal(gold, answer, sets_as_relations=interval)) if equal is None else equal
 
@@ -313,6 +317,13 @@ def _unrelated(answer: str, algebra: Algebra) -> bool:
     """False, where `answer` is mathematics at all."""
     _check_readable(answer, algebra)
     return False
+
+
+def _is_known(text: str) -> bool:
+    try:
+        return read(text) is not None
+    except UnreadError:
+        return False
 
 
 def _has_relation(text: str) -> bool:
@@ -477,6 +488,10 @@ def _names_a_value(head: str) -> bool:
     return len(names) > 1
 
 
+def _unwrapped(text: str) -> str:
+    return " ".join(_TEXT.sub(r" \1 ", text).split())
+
+
 def _squeezed(text: str) -> str:
     return re.sub(r"\s+", "", text) if not re.search(r"\d\s+\d", text) else text
 
@@ -502,6 +517,7 @@ def _words(text: str) -> str:
     if re.search(r"\\(?!text|mathrm|mbox|operatorname)[a-zA-Z]|[+^=*]", text):
         raise UnparseableError("words and mathematics mixed")
     bare = re.sub(r"(?<=\d)(?:st|nd|rd|th)\b", "", bare.casefold())
+    bare = re.sub(r"^(?:an?|the) (?=\w{3})", "", bare)
     if re.search(r"\d", bare):  # "5 June" is "June 5"
         bare = " ".join(sorted(bare.split()))
     return _SAME_WORDS.get(bare, bare)

@@ -18,7 +18,7 @@ _WRITTEN = rf"\\(?:text|textrm|mathrm|mbox)\s*\{{[^{{}}\d]*(?:\^\{{?-?\d\}}?)?\s
 _UNIT = re.compile(
     r"(?:"
     rf"(?<=[\w)}}!|])\s*(?:\\frac\{{\s*{_WRITTEN}\s*\}}\{{\s*{_WRITTEN}\s*\}}|{_WRITTEN}(?:\s*(?:/|\\cdot)?\s*{_WRITTEN})*|\(\s*{_WRITTEN}\s*\))"
-    rf"|(?<=[\d)}}])\s*\(?(?:\\Omega|cm|mm|km|kg|mg|ml|mL|mi|ft|in|lbs?|oz|hr|min|sec|mph|cents?|units?){_POWER}\)?"
+    rf"|(?<=[\d)}}])\s*\(?(?:\\Omega|cm|mm|km|kg|mg|ml|mL|mi|ft|in|lbs?|oz|hr|min|sec|mph|[ap]m|[AP]M|cents?|units?){_POWER}\)?"
     rf"|(?<=\s)[mgslh]{_POWER}"
     rf"|(?<=[\d)}}\s])\s[a-zA-Z]{{3,}}(?:[ /-][a-zA-Z]+)*{_POWER}"
     r")$"
@@ -27,7 +27,7 @@ _NO_UNIT = re.compile(  # changes the value, or doubts it
     r"\b(?:or|and|nor|not|no|but|maybe|perhaps|possibly|else|plus|minus|times|over|by|to|into|versus|vs|point|mod|modulo|"
     r"squared|cubed|factorial|fold|tenfold|twofold|inverse|negative|half|halves|quarters?|thirds?|more|less|fewer|least|most|"
     r"above|below|under|wrong|incorrect|false|unsure|guess|approx|about|around|instead|either|unless|if|when|except|"
-    r"one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|"
+    r"ones?|twos?|threes?|fours?|fives?|six|sevens?|eights?|nines?|ten|eleven|twelve|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|"
     r"dozen|hundreds?|thousands?|millions?|billions?|trillions?|lakhs?|crores?|tens|pi|root|sqrt|is|isn|was|wait|question|"
     r"\w+(?:ths|th|ly|illions?))\b",
     re.IGNORECASE,

@@ -139,6 +139,8 @@ def same_value(gold: str, answer: str) -> bool | None:
             if not equal:
                 return False
             compared += 1
+    if not compared and re.search(r"\\(?:sum|prod)", gold + answer):  # up to a letter: for algebra
+        return None
     return compared >= 3 or (compared == 1 and not left.names | right.names)
 
 
