@@ -38,6 +38,7 @@ _SET = re.compile(r"\\(?:cup|cap|setminus|infty|mathbb)(?![a-zA-Z])")
 _CALCULUS = re.compile(r"\\(?:(?:int|iint|oint|lim|sum|prod|infty)(?![a-zA-Z])|begin\s*\{[vV]matrix)")
 _HALF_OF_DAY = re.compile(r"\d\s*(?:\\text\{)?\s*([ap]m)\b", re.IGNORECASE)
 _POINT = re.compile(r"^[A-Z](?=\([^()]*,[^()]*\)$)")  # A(1,2)
+_DECIMAL = re.compile(r"-?\d{1,15}(?:\.\d{1,15})?", re.ASCII)
 _MATRIX = re.compile(
     r"[(\[]?\s*\\begin\s*\{(p|b|small)?(?:matrix|array)\}(?:\{[lcr|]*\})?(.*)"
     r"\\end\s*\{(?:p|b|small)?(?:matrix|array)\}\s*[)\]]?",
@@ -99,7 +100,7 @@ def compare(answer: str, gold: str, algebra: Algebra = _algebra) -> Verdict:
     if not gold.strip():
         return Verdict(Status.INFRA_ERROR, answer, "the gold answer is empty")
     try:
-        if any(char.isdigit() and not char.isascii() for char in clean(answer)):
+        if not answer.isascii() and any(char.isdigit() and not char.isascii() for char in clean(answer)):
             raise UnparseableError("digits of another script")
         equal = _equal(gold, answer, algebra)
     except (LimitError, UnparseableError, TimeLimitError) as error:
@@ -168,6 +169,8 @@ def _check_readable(text: str, algebra: Algebra) -> None:
 
 def _equal(gold: str, answer: str, algebra: Algebra) -> bool:
     """Equality of gold and answer, as they were written."""
+    if _DECIMAL.fullmatch(gold) and _DECIMAL.fullmatch(answer):  # most of what is graded
+        return exact_value(gold) == exact_value(answer)
     if _LETTER.fullmatch(gold.strip("$ ")):
         chosen = choice_of(answer)
         if chosen:

@@ -15,10 +15,12 @@ _SCALES = {
 _SCALE = re.compile(r"(?<=[\d)}])\s*(?:\\text\{\s*)?(" + "|".join(_SCALES) + r")s?\b\s*(?:(?<=\W)\}|\})?")
 _POWER = r"(?:\s*\^\s*(?:\{\s*-?\d\s*\}|-?\d))?"
 _WRITTEN = rf"\\(?:text|textrm|mathrm|mbox)\s*\{{[^{{}}\d]*(?:\^\{{?-?\d\}}?)?\s*\}}{_POWER}"
+_TYPED = r"(?:cm|mm|km|kg|mg|ml|mL|mi|ft|in|lbs?|oz|hr|min|sec|mph|[ap]m|[AP]M|cents?|units?|\\Omega)"
 _UNIT = re.compile(
     r"(?:"
-    rf"(?<=[\w)}}!|])\s*(?:\\frac\{{\s*{_WRITTEN}\s*\}}\{{\s*{_WRITTEN}\s*\}}|{_WRITTEN}(?:\s*(?:/|\\cdot)?\s*{_WRITTEN})*|\(\s*{_WRITTEN}\s*\))"
-    rf"|(?<=[\d)}}])\s*\(?(?:\\Omega|cm|mm|km|kg|mg|ml|mL|mi|ft|in|lbs?|oz|hr|min|sec|mph|[ap]m|[AP]M|cents?|units?){_POWER}\)?"
+    rf"(?<=[\w)}}!|])\s*(?:\\frac\{{\s*{_WRITTEN}\s*\}}\{{\s*{_WRITTEN}\s*\}}"
+    rf"|{_WRITTEN}(?:\s*(?:/|\\cdot)?\s*{_WRITTEN})*|\(\s*{_WRITTEN}\s*\))"
+    rf"|(?<=[\d)}}])\s*\(?(?:sq\.? |square |cubic )?{_TYPED}{_POWER}\)?"
     rf"|(?<=\s)[mgslh]{_POWER}"
     rf"|(?<=[\d)}}\s])\s[a-zA-Z]{{3,}}(?:[ /-][a-zA-Z]+)*{_POWER}"
     r")$"
@@ -28,7 +30,8 @@ _NO_UNIT = re.compile(  # changes the value, or doubts it
     r"squared|cubed|factorial|fold|tenfold|twofold|inverse|negative|half|halves|quarters?|thirds?|more|less|fewer|least|most|"
     r"above|below|under|wrong|incorrect|false|unsure|guess|approx|about|around|instead|either|unless|if|when|except|"
     r"ones?|twos?|threes?|fours?|fives?|six|sevens?|eights?|nines?|ten|eleven|twelve|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|"
-    r"dozen|hundreds?|thousands?|millions?|billions?|trillions?|lakhs?|crores?|tens|pi|root|sqrt|is|isn|was|wait|question|"
+    r"dozen|hundreds?|thousands?|millions?|billions?|trillions?|lakhs?|crores?|tens|pi|root|sqrt|is|isn|was|wait|question|st|nd|rd|th|"
+    r"followed|then|through|before|after|"
     r"\w+(?:ths|th|ly|illions?))\b",
     re.IGNORECASE,
 )
