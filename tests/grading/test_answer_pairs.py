@@ -22,7 +22,7 @@ LABELLED = Path(__file__).resolve().parents[3] / "shared" / "data" / "answers" /
 PAIRS: dict[str, dict[str, list[tuple[str, str]]]] = {
     "mixed": {
         "right": [
-            ("5", "5 sq ft"), ("5", r"5\text{ sq. units}"), ("5", r"5\,\text{kg}\cdot\text{m}"), ("5", r"\sum_{k=1}^{5} 1"),
+            ("9", "f(f(1))=9"), ("10", r"\sum_{i=1}^4 i=10"), ("16", r"|A\cup B| = 16"), ("5", "5 sq ft"), ("5", r"5\text{ sq. units}"), ("5", r"5\,\text{kg}\cdot\text{m}"), ("5", r"\sum_{k=1}^{5} 1"),
             (r"0.\overline{3}", r"\frac{1}{3}"), (r"0.\overline{3}", r"0.\dot{3}"),
             (r"0.\overline{3}", r"0.\bar{3}"), (r"0.\overline{3}", "0.(3)"),
             (r"0.\overline{3}", r"0.\overline{33}"), (r"\frac{3\pi}{4}", r"135^\circ"),
@@ -84,7 +84,7 @@ PAIRS: dict[str, dict[str, list[tuple[str, str]]]] = {
             (r"\pi r^2", r"A=\pi r^2"), (r"v = \frac{d}{t}", r"\frac dt"), ("f(x)=2x", "y=2x"), ("f(x)=2x", "2x"),
         ],
         "wrong": [
-            ("5", "5th"), ("5", r"5\text{th}"), ("5", "5 followed by six"), ("5", r"5\text{ out of }7"), ("5", "5e3"),
+            ("10", r"\sum_{i=1}^4 i=11"), ("4", "4x=16"), ("7", "7=8-x"), ("5", "5th"), ("5", r"5\text{th}"), ("5", "5 followed by six"), ("5", r"5\text{ out of }7"), ("5", "5e3"),
             ("5", r"\text{5 to 6}"), ("5", r"5\%\%"), ("5", r"\int_0^5 x dx"), ("5", r"\sum_{k=1}^{5} k"),
             (r"0.\overline{3}", "0.3"), (r"0.\overline{3}", "0.33"), (r"0.\overline{36}", r"0.3\overline{6}"),
             (r"\frac{3\pi}{4}", "135"), (r"\frac{3\pi}{4}", "2.356"), (r"\frac{3\pi}{4}", r"-\frac{3\pi}{4}"),

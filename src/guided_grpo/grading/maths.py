@@ -26,7 +26,8 @@ _SEPARATOR = re.compile(
     r",|;|\\(?:text|textrm|mbox)\{\s*,?\s*(?:or|and)\s*\}|\\(?:lor|vee)(?![a-zA-Z])|(?<![a-zA-Z])(?:or|and)(?![a-zA-Z])"
 )
 _NAME = re.compile(  # x, x_1, \alpha, f(x), f^{-1}(x), P(A), |AB|, [ABC], (x, y), \angle A, \text{Area}, "Total cost"
-    r"(?:\\[a-zA-Z]+|[a-zA-Z])(?:_\w+|_\{[^{}]*\})?'?(?:\^\{-1\})?(?:\([^()=<>]*\))?|\\text\{[^{}]*\}|[A-Za-z ]+"
+    r"(?:\\[a-zA-Z]+|[a-zA-Z])(?:_\w+|_\{[^{}]*\})?'?(?:\^\{-1\})?"
+    r"(?:\((?:[^()=<>]|\([^()=<>]*\))*\))?|\\text\{[^{}]*\}|[A-Za-z ]+"
     r"|\([a-z](?:,\s*[a-z])+\)|\[[A-Z]+\]|\|[A-Z]+\||\\[a-zA-Z]+\s*\{?[A-Z]+\}?"
 )
 _RELATION = re.compile(r"[<>=]|\\(?:le|leq|ge|geq|ne|neq|equiv|approx)(?![a-zA-Z])")
@@ -468,7 +469,7 @@ def _assigned(text: str, algebra: Algebra, *, strict: bool = False) -> str:
     values = {exact_value(plain(part)[0]) for part in parts}
     if len(values) == 1 and None not in values:
         return parts[-1]
-    if re.search(r"[a-zA-Z]", text) and None in values and not any(_RELATION.search(part) for part in parts):
+    if re.search(r"[a-zA-Z]", text) and None in values and not any(map(_has_relation, parts)):
         algebra()
         chain = [plain(part)[0] for part in parts]
         if all(number(part) is not None for part in chain) and all(same_value(chain[0], part) for part in chain[1:]):
