@@ -4,6 +4,7 @@
                                        └─▶ what needs algebra ──▶ killable worker 0, 1, … ──┘
 
 A pair on which a worker makes no progress for `seconds` is a TIMEOUT: the worker is killed and another takes its place.
+Against a gold answer that is a number it is WRONG instead: what cannot be decided there is not the number.
 A worker that dies (out of memory, a crash in C) is replaced too, and the pair that it died of is tried once more; then
 it is an INFRA_ERROR, which says nothing of the response. Workers start when they are first needed.
 """
