@@ -2,6 +2,7 @@
 
     .venv/bin/python benchmarks/maths_verifier.py                          GSM8K's labelled solutions, on one core
     .venv/bin/python benchmarks/maths_verifier.py --fuzz 100000 --seed 0   random and mutated answers through MathsPool
+    .venv/bin/python benchmarks/maths_verifier.py --pairs pairs.jsonl      hand-labelled pairs: what is graded otherwise
 
 The same blocks of solutions go to each grader in turn, in an order that rotates; the figures are medians over blocks.
 """
@@ -103,6 +104,45 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
         "range": {name: [round(min(each)), round(max(each))] for name, each in rates.items()},
         "labels_agreed": {name: f"{agreed[name]}/{graded}" for name in graders},
     }
+
+
+def pairs(options: argparse.Namespace) -> dict[str, Any]:
+    """Labelled pairs graded otherwise, of this verifier (time within one warm worker) and of bare math-verify."""
+    rows = [json.loads(line) for line in options.pairs.open(encoding="utf-8")]
+    wrong = sum(not row["correct"] for row in rows)
+    report: dict[str, Any] = {"pairs": len(rows), "wrong": wrong, "right": len(rows) - wrong}
+    with MathsPool(1, seconds=options.seconds) as pool:
+        pool.check([(r"\boxed{x+x}", "2x")])  # the worker starts
+
+        def grade(completion: str, answer: str) -> str:
+            return pool.check([(completion, answer)])[0].status
+
+        def grade_bare(completion: str, answer: str) -> str:
+            return "correct" if verify(parse(f"${answer}$"), parse(completion)) else "wrong"
+
+        for name, grader in (("MathsPool", grade), ("math-verify", grade_bare)):
+            times, found = [], []
+            for row in tqdm(rows, desc=name, disable=options.json or None):
+                started = time.perf_counter()
+                found.append(str(grader(row["completion"], row["answer"])))
+                times.append(time.perf_counter() - started)
+            graded = list(zip(rows, found, strict=True))
+            masked = {"timeout", "infra_error"}
+            lists = {
+                "accepted_wrong": [row for row, status in graded if status == "correct" and not row["correct"]],
+                "rejected_right": [row for row, status in graded if status != "correct" and row["correct"]],
+                "masked": [row for row, status in graded if status in masked],
+            }
+            report[name] = {
+                **{kind: len(list_) for kind, list_ in lists.items()},
+                "median_ms": round(1e3 * statistics.median(times), 2),
+                "slowest_ms": round(1e3 * max(times)),
+            }
+            if name == "MathsPool":
+                report["left"] = {
+                    kind: [[row["answer"], row["completion"][:200]] for row in list_] for kind, list_ in lists.items()
+                }
+    return report
 
 
 def tokens(text: str) -> list[str]:
@@ -225,7 +265,8 @@ def main() -> None:
     )
     parser.add_argument("--blocks", type=int, default=9, help="repetitions, each on solutions of its own")
     parser.add_argument("--fuzz", type=int, default=0, help="invented pairs; 0 = measure the speed instead")
-    parser.add_argument("--seconds", type=float, default=6.0, help="limit of the pool for one pair while fuzzing")
+    parser.add_argument("--pairs", type=Path, help="hand-labelled pairs; compared with math-verify")
+    parser.add_argument("--seconds", type=float, default=6.0, help="limit of the pool for one pair")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--show", type=int, default=10, help="slowest pairs to print")
     parser.add_argument("--json", action="store_true", help="one JSON object and no progress")
@@ -233,7 +274,7 @@ def main() -> None:
     if not (options.data / "gsm8k" / "example_model_solutions.jsonl").is_file():
         print(f"{options.data}: no gsm8k/example_model_solutions.jsonl; fix: give --data FOLDER", file=sys.stderr)
         sys.exit(2)
-    result = fuzz(options) if options.fuzz else speed(options)
+    result = pairs(options) if options.pairs else fuzz(options) if options.fuzz else speed(options)
     print(json.dumps(result, indent=None if options.json else 2, ensure_ascii=options.json))
 
 

@@ -10,60 +10,122 @@ import re
 from collections.abc import Sequence
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
-BOX = re.compile(r"\\f?box(?:ed)?\s*(?=\{)|\\boxed\s+(?=[^\s{])")
+BOX = re.compile(r"\\(?:f|frame)?box(?:ed)?\s*(?=\{)|\\boxed\s+(?=[^\s{])")
 HASHES = re.compile(r"#{4,}[ \t]*:?[ \t]*")
 PROSE = re.compile(
-    r"(?:\b(?:so|thus|hence|therefore),?\s+)?(?:\*\*)?\b(?:the\s+)?(?:final\s+|correct\s+)?answer\b(?:\*\*)?\s*(?:is\b\s*:?|:|=)(?:\*\*)?"
-    r"|^(?:\*\*)?A:",
+    r"(?:\b(?:so|thus|hence|therefore),?\s+)?(?:\*\*|__|\*)?"
+    r"(?<![a-zA-Z])(?:(?:the|our|my)\s+)?(?:final\s+|correct\s+|best\s+)?"
+    r"(?:answer(?:\s+to\s+(?:the|this)\s+(?:problem|question))?|(?<=final )result)(?![a-zA-Z])(?:\*\*|__|\*)?\s*"
+    r"(?:(?:is|(?:would|must|should|will)\s+be)\b(?:\s+(?:therefore|thus|then|hence))?\s*:?"
+    r"|equals?\b|[:\uff1a=]|[-\u2013\u2014](?=\s)|,(?=[^,\n]{1,40},\s+is\b))"
+    r"(?:\*\*|__|\*)?"
+    r"|^(?:#{1,3}[ \t]*|\*\*)(?:the\s+)?(?:final\s+)?answer(?:\*\*)?[ \t]*$"
+    r"|答案\s*(?:是|为|[:\uff1a])|<answer>|^(?:\*\*)?A:",
     re.IGNORECASE | re.MULTILINE,
 )
 FORMS = ("boxed", "hashes", "words")  # of a declaration, in the order in which they count
-_REASON = re.compile(r",?\s+(?:because|since|as|so|which|where|given)\b.*", re.DOTALL)
-_SENTENCE = re.compile(r"[.!?](?=\s|$)")
+_REASON = re.compile(
+    r"(?<!\bor)(?:,|:)?\s+(?:because|since|as|so|which|where|given|is\s+final)\b.*|</answer>.*", re.DOTALL | re.I
+)
+_SENTENCE = re.compile(r"[.!](?=\s|$)")  # a question declares nothing: "5? No."
+_BETWEEN = re.compile(  # boxes that together are the answer: \boxed{1}, \boxed{2}; x=\boxed{1} and y=\boxed{2}
+    r"[\s$]*(?:,?\s*(?:and|or)|,|;|,?\s*\\text\{\s*(?:and|or)\s*\}|\\(?:quad|qquad|lor|vee)|\\[,; ])?"
+    r"[\s$]*(\w\s*=\s*)?[\s$]*"
+)
+_LETTER = re.compile(r"[*_$(\[]*[A-Z][*_$)\]]*[.:](?=\s)")  # a choice before its wording, which is no new sentence
+_BOXES = 8  # at most, that together are one answer
 _LINE = 1_024  # characters of a line that are searched for a reason: the search is quadratic in blanks
+_SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which no file can hold
 _LAST_NUMBER = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?")
 
 # One character for one, so that positions in a text survive.
 SAME_LENGTH = str.maketrans({"\u2212": "-", "\u2010": "-", "\u2011": "-", "\u00a0": " ", "\u202f": " ", "\u2009": " "})
+_GREEK = "alpha beta gamma delta theta lambda mu rho sigma phi omega"
+_OVER, _UNDER = "112131234151357", "233445555668888"
 _SYMBOLS = str.maketrans(
     {
-        **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff", ""),
-        "×": r"\times ",
-        "·": r"\cdot ",
-        "⋅": r"\cdot ",
-        "÷": "/",
-        "π": r"\pi ",
-        "∞": r"\infty ",
-        "°": r"^{\circ}",
-        "±": r"\pm ",
-        "≤": r"\le ",
-        "≥": r"\ge ",
-        "∪": r"\cup ",
-        "½": r"\frac12",
-        "¼": r"\frac14",
-        "¾": r"\frac34",
-        "²": "^2",
-        "³": "^3",
+        **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff✅✓✔∎", ""),
+        **{chr(0xFEE0 + code): chr(code) for code in range(0x21, 0x7F)},  # full width
+        **dict(zip("αβγδθλμρσφω", (rf"\{name} " for name in _GREEK.split()), strict=True)),
+        **{char: rf"\frac{over}{under}" for char, over, under in zip("½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞", _OVER, _UNDER, strict=True)},
+        **dict(zip("×·⋅÷π∞°±≤≥≠≈∪∩∈∅∨→√", (
+            r"\times ", r"\cdot ", r"\cdot ", "/", r"\pi ", r"\infty ", r"^{\circ}", r"\pm ", r"\le ", r"\ge ", r"\ne ",
+            r"\approx ", r"\cup ", r"\cap ", r"\in ", r"\emptyset ", r"\lor ", r"\to ", r"\sqrt ",
+        ), strict=True)),
+        "∛": r"\sqrt[3]", "∜": r"\sqrt[4]", "ℝ": r"\mathbb{R}", "⟨": r"\langle ", "⟩": r"\rangle ",
+        "\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"',
     }
+)  # fmt: skip
+_RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "0123456789-+n")
+_LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
+_WRAPPERS = (("**", "**"), ("__", "__"), ("`", "`"), (r"\(", r"\)"), (r"\[", r"\]"), ('"', '"'), ("*", "*"))
+_FONT = (
+    r"\\(?:mathbf|boldsymbol|bm|mathit|mathsf|mathcal|mathtt|textbf|textit|textsf|texttt|emph|underline|boxed)\s*(?=\{)"
 )
-_WRAPPERS = (("**", "**"), ("__", "__"), ("`", "`"), (r"\(", r"\)"), (r"\[", r"\]"))
 _REWRITES = tuple(
     (re.compile(pattern), new)
     for pattern, new in (
-        (r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|limits)(?![a-zA-Z])", ""),
+        (
+            r"\\(?:left|right|[bB]igg?[lrm]?|(?:display|text|script)style|limits|rm|bf|it|[lL]arge|huge|small)(?![a-zA-Z])",
+            "",
+        ),
+        (
+            r"\\(?:hspace|vspace|h?phantom|color|textcolor)\*?\s*\{[^{}]*\}|\\(?:checkmark|blacksquare|square)(?![a-zA-Z])",
+            "",
+        ),
         (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
-        (r"\{,\}", ","),
+        (r"\{([,:=])\}|(?<![\\a-zA-Z}^_\]])\{([<>+-])\}", r"\1\2"),
         (r"\\!", ""),
-        (r"(?<!\\)\\[,;: ]|~|\\q?quad(?![a-zA-Z])", " "),
+        (r"(?<!\\)\\[,;: ]|~|\\q?quad(?![a-zA-Z])|\\hfill\b", " "),
         (r"\\?\$|[€£¥]|\\(?:pounds|euro)(?![a-zA-Z])", ""),
-        (r"(?<!\\)\bsqrt\s*(?=\()", r"\\sqrt"),
+        (r"(?<!\\)\bsqrt\s*(?=\()|(?<=\d)sqrt\s*(?=\()", r"\\sqrt"),
         (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
         (r"\\degree(?![a-zA-Z])|\^\s*\{?\s*\\circ(?![a-zA-Z])\s*\}?", "^{\\\\circ}"),
+        (r"\\(?:text|mathrm)\s*\{\s*(\^\{\\circ\}\s*[CF]?)\s*\}", r"\1"),
+        (r"\^\{\\circ\}\s*(?:\\(?:text|mathrm|textrm)\s*\{\s*[CF]\s*\}|[CF]\b)", "^{\\\\circ}"),
+        (r"(?<=\d)\s*(?:\\(?:text|mathrm|textrm)\s*\{\s*)?(?:per\s?cent\b|\\?%)\s*\}?(?=\s*$)", "%"),
         (r"(?<=\d)\s*per\s?cent\b", "%"),
         (r"_\{(\w)\}", r"_\1"),
+        (
+            r"\\(?:mathrm|textrm|text|operatorname)\s*\{\s*([ei]|ln|lg|log|exp|sin|cos|tan|cot|arc(?:sin|cos|tan))\s*\}(?=\W|\d|$)",
+            r" \\fn\1 ",
+        ),
+        (r"\\fn([ei])\b", r"\1"),
+        (r"\\fn", r"\\"),
+        (r"\\(?:leq|leqslant)(?![a-zA-Z])|<=", r"\\le "),
+        (r"\\(?:geq|geqslant)(?![a-zA-Z])|>=", r"\\ge "),
+        (r"\\neq(?![a-zA-Z])|\\not\s*=|!=(?!=)", r"\\ne "),
+        (r"\\gt(?![a-zA-Z])", ">"),
+        (r"\\lt(?![a-zA-Z])", "<"),
+        (r"\\bigcup(?![a-zA-Z])", r"\\cup"),
+        (r"\\(?:varnothing)(?![a-zA-Z])|\\\{\s*\\\}", r"\\emptyset "),
+        (r"\\(?:lvert|rvert|vert|mid)(?![a-zA-Z])", "|"),
+        (r"\\colon(?![a-zA-Z])", ":"),
+        (r"\\lbrace(?![a-zA-Z])", r"\\{"),
+        (r"\\rbrace(?![a-zA-Z])", r"\\}"),
+        (r"(?<=[\w)}])\s?\*\*\s?(?=[\w({-])", "^"),
+        (r":=", "="),
+        (r"(?<![a-zA-Z])([aApP])\.\s?[mM]\b\.?", r"\1m"),
+        (r"(\d\.)\((\d+)\)", r"\1\\overline{\2}"),
+        (r"_\{\((\d+)\)\}|(?<=\w)\s*(?:\\text\s*\{\s*)?\(?base\s*\}?\s*(\d+)\s*\)?\s*\}?$", r"_{\1\2}"),
+        (r"\\text\s*\{\s*infinity\s*\}|\binfinity\b", r"\\infty"),
+        (r"(?<![a-zA-Z\\])C\((\d+),\s*(\d+)\)|(?:\{\})?(?:\^|_)\{?(\d+)\}?C_\{?(\d+)\}?", r"\\binom{\1\3}{\2\4}"),
+        (r"^<([^<>]*,[^<>]*)>$", r"(\1)"),
+        (r"\\langle(?![a-zA-Z])", "("),
+        (r"\\rangle(?![a-zA-Z])", ")"),
+        (r"^\\text(?:bf|rm)?\s*\{\s*(?i:(?:the |final |correct )*answer\s*(?:is|:)?)\s*:?\s*\}", ""),
+        (r"\\text\s*\{\s*(?:is|equals)\s*\}", "="),
         (r"\s+", " "),
     )
 )
+_SPELLED_OUT = re.compile(r"\\(?:text|textrm|mathrm|mbox)\s*(?=\{)")
+_NUMBER_WORDS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety"
+)
+_WORDS = dict(zip(_NUMBER_WORDS.split(), [*range(21), *range(30, 100, 10)], strict=True))
+_SAID_TWICE = re.compile(r"([a-zA-Z]+(?:-[a-z]+)?) \((\d{1,9})\)|(\d{1,9}) \(([a-zA-Z]+(?:-[a-z]+)?)\)")  # five (5)
+_BASE = re.compile(r"_\{\s*\\text\s*\{\s*(" + "|".join(_WORDS) + r")\s*\}\s*\}")
 _THOUSANDS = re.compile(r"(?<![\d.,])(\d{1,3})((?:[, ]\d{3})+)(?![\d,]|\s\d)")
 
 
@@ -77,11 +139,13 @@ def declared_answer(response: str, *, forms: Sequence[str] = FORMS, lenient: boo
         forms: of FORMS, those that count as a declaration.
         lenient: True = a response without a declaration gives its last number.
     """
-    text = response.rpartition(THINK_CLOSE)[2].translate(SAME_LENGTH)
+    text = _SURROGATE.sub("\ufffd", response.rpartition(THINK_CLOSE)[2].translate(SAME_LENGTH))
     for form, pattern, read in (("boxed", BOX, box_content), ("hashes", HASHES, _rest), ("words", PROSE, _said)):
         matches = list(pattern.finditer(text)) if form in forms else []
         if matches:  # the last one; a box that never closes was cut off and declares nothing
-            return (read(text, matches[-1].end()) or "").strip() or None
+            found = (read(text, matches[-1].end()) or "").strip()
+            again = PROSE.match(found) if form == "hashes" else None
+            return (_together(text, matches) if form == "boxed" else found[again.end() :] if again else found) or None
     numbers = _LAST_NUMBER.findall(text) if lenient else []
     return numbers[-1] if numbers else None
 
@@ -92,11 +156,47 @@ def box_content(text: str, start: int) -> str | None:
         return text[start:].split(maxsplit=1)[0].rstrip("$.,") if text[start:].strip() else None
     depth = 0
     for at in range(start, len(text)):
-        if text[at] in "{}" and text[at - 1] != "\\":
+        if text[at] in "{}" and (at - len(text[:at].rstrip("\\")) if text[at - 1] == "\\" else 0) % 2 == 0:
             depth += 1 if text[at] == "{" else -1
             if not depth:
                 return text[start + 1 : at]
     return None
+
+
+def split_outside(text: str, separator: re.Pattern[str]) -> list[str]:
+    """The parts of `text` between separators that stand in no brackets."""
+    parts, start, depth, at = [], 0, 0, 0
+    while at < len(text):
+        match = separator.match(text, at) if not depth else None
+        if match:
+            parts.append(text[start:at].strip())
+            start = at = match.end()
+            continue
+        depth += (text[at] in "([{") - (text[at] in ")]}")
+        at += 1
+    return [*parts, text[start:].strip()]
+
+
+def _together(text: str, matches: Sequence[re.Match[str]]) -> str:
+    """The content of the last box, after those of the boxes that it only continues as a list."""
+    parts: list[str] = []
+    start = len(text)
+    for match in reversed(matches[-_BOXES:]):
+        content = box_content(text, match.end())
+        if content is None:
+            break
+        end = match.end() + len(content) + 2
+        between = _BETWEEN.fullmatch(text, end, start) if parts and text[match.end()] == "{" else None
+        if parts and (between is None or end > start):
+            break
+        if between and between[1]:
+            parts[0] = between[1] + parts[0]
+        parts.insert(0, content.strip())
+        start = match.start()
+    if len(parts) > 1:
+        name = re.search(r"(?<![\w\\])(\w\s*=\s*)$", text[max(0, start - 8) : start])
+        parts[0] = (name[1] if name else "") + parts[0]
+    return ", ".join(parts) if len(dict.fromkeys(parts)) > 1 else parts[0] if parts else ""
 
 
 def line_content(text: str, start: int) -> str:
@@ -107,25 +207,63 @@ def line_content(text: str, start: int) -> str:
     return ""
 
 
-def clean(text: str) -> str:
-    """`text` without mark-up, currency, spacing commands and thousands separators; the mathematics unchanged."""
-    text = re.sub(r"^\s*\u2013(?=\s*[\d.\\])", "-", text).translate(SAME_LENGTH).translate(_SYMBOLS)
+def clean(text: str, *, thousands: bool = True) -> str:
+    """`text` without mark-up, currency and spacing commands; the mathematics unchanged.
+
+    Args:
+        text: what was declared.
+        thousands: True = `1,234` is a number; False = it is two.
+    """
+    text = re.sub(r"^\s*\u2013(?=\s*[\d.\\])", "-", text).translate(SAME_LENGTH)
+    text = re.sub(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ]+", lambda match: f"^{{{match[0].translate(_RAISED)}}}", text)
+    text = re.sub(r"[₀₁₂₃₄₅₆₇₈₉]+", lambda match: f"_{{{match[0].translate(_LOWERED)}}}", text).translate(_SYMBOLS)
+    text = re.sub(
+        r"\\(?:mathbf|hat|vec|boldsymbol|bm)\s*\{\s*(?:\\mathbf\s*\{)?\\?([ijk])(?:math)?\s*\}?\s*\}",
+        r"\\unit_\1 ",
+        text,
+    )
+    text = _unwrap(re.sub(r"\*\*(?=\s*$)|^\s*\*\*", "", text))
     for pattern, new in _REWRITES:
         text = pattern.sub(new, text)
     previous = None
     while text != previous:
         previous = text
+        if re.search(r"\.\.|\\[lc]?dots\b", text[-8:]):  # and so on: no answer ends so
+            break
         text = text.strip(" .,;:") if not re.match(r"\s*\.\d", text) else text.rstrip(" .,;:")
+        text = re.sub(r"(?:\\\\|\\\.|\\text\{[ .]*\}|\\)+$", "", text).rstrip() if not text.endswith(r"\}") else text
         for mark, close in _WRAPPERS:
             inner = text[len(mark) : -len(close)]
             if text.startswith(mark) and text.endswith(close) and inner and mark not in inner:
                 text = inner
-        match = BOX.match(text)
-        if match and box_content(text, match.end()) == text[match.end() + 1 : -1]:
-            text = text[match.end() + 1 : -1]
-    text = text.strip(" =")
-    if not text.startswith(("(", "[", "\\{")):
+        for head in (BOX.match(text), _SPELLED_OUT.match(text), re.match(r"(?=\{)", text)):
+            if head and box_content(text, head.end()) == text[head.end() + 1 : -1]:
+                inner = text[head.end() + 1 : -1]
+                if re.search(r"\\(?:choose|over)(?![a-zA-Z])", inner):
+                    continue
+                if head.re is not _SPELLED_OUT or re.search(r"\d", inner) or PROSE.match(inner):
+                    text = inner
+        declared = PROSE.match(text)
+        text = text[declared.end() :] if declared else text
+    text = _BASE.sub(lambda match: f"_{{{_WORDS[match[1]]}}}", text.strip(" ="))
+    number = _SAID_TWICE.fullmatch(text)
+    spelled = [_WORDS.get(word, -999) for word in (number[1] or number[4]).lower().split("-")] if number else []
+    if number and sum(spelled) == int(number[2] or number[3]):
+        text = number[2] or number[3]
+    if thousands and not text.startswith(("(", "[", "\\{")):
         text = _THOUSANDS.sub(lambda match: match[1] + re.sub("[, ]", "", match[2]), text)
+    return text
+
+
+def _unwrap(text: str) -> str:
+    """`text` without commands that only set a font; what they held stays, in braces where it has to."""
+    while match := re.search(_FONT, text):
+        content = box_content(text, match.end())
+        if content is None:
+            return text
+        end = match.end() + len(content) + 2
+        joined = match.start() and text[match.start() - 1] in "^_"
+        text = text[: match.start()] + (f"{{{content}}}" if joined else content) + text[end:]
     return text
 
 
@@ -135,4 +273,24 @@ def _rest(text: str, start: int) -> str:
 
 def _said(text: str, start: int) -> str:
     line = line_content(text, start).strip()[:_LINE]
-    return _REASON.sub("", _SENTENCE.split(line)[0])
+    return _REASON.sub("", line if _LETTER.match(line) else _SENTENCE.split(line)[0])
+
+
+# The letter alone, in brackets, or before the wording of its option: "B", "(B)", "B) 5 cm", "Option B: 5 cm".
+_CHOICE = re.compile(
+    r"(?i:(?:option|choice|answer)\s*:?\s*)?[\[(]?\s*([A-Z])\s*[\])]?(?:\s*[.:)]\s*(.*)|\s+(?=[(\d\u2013-])(.*)|\s*)",
+    re.DOTALL,
+)
+_ANOTHER = re.compile(  # letter in what follows a choice: "C", "A, C", "5 cm or C) 6 cm", "also C"
+    r"\b(?i:or|and|also|maybe)\b.*\b[A-Z]\b|(?<![\w.])[\[(]?[A-Z]\s*[).:\]]|^[\W_]*(?:[A-Z][\W_]+)*[A-Z][\W_]*$",
+    re.DOTALL,
+)
+
+
+def choice_of(text: str) -> str | None:
+    """The letter that `text` chooses; None = none, or more than one."""
+    text = re.sub(r"\\(?:text|textrm|mathrm|mbox|operatorname)\s*\{([^{}]*)\}", r"\1", text)
+    bare = clean(text).strip('{}$ ."')
+    bare = bare.upper() if re.fullmatch(r"\(?[a-z]\)?", bare) else bare  # "b" chooses B
+    match = _CHOICE.fullmatch(bare)
+    return match[1] if match and not _ANOTHER.search(match[2] or match[3] or "") else None

@@ -1,8 +1,9 @@
 r"""The maths verifier: does a response declare the gold answer?
 
 In this order, and each step only where the one before cannot decide: the same text; the same exact rational number
-(no tolerance, `exact.py`); the same words; the same list, tuple, interval or set, element by element; and at last
-math-verify, which sees one cleaned expression, never a whole response (`symbolic.py`). What could stall it is refused.
+(no tolerance, `exact.py`); the same words; the same list, tuple, matrix or set, element by element; the same set of
+reals (`regions.py`); the same value at every point (`values.py`); and at last math-verify, which sees one cleaned
+expression, never a whole response (`symbolic.py`). What could stall it is refused.
 """
 
 from __future__ import annotations
@@ -11,38 +12,52 @@ import re
 from collections.abc import Callable, Sequence
 from types import ModuleType
 
-from guided_grpo.grading.answers import clean, declared_answer
-from guided_grpo.grading.exact import MAX_CHARS, LimitError, TimeLimitError, UnparseableError, exact_value
+from guided_grpo.grading.answers import choice_of, clean, declared_answer, split_outside
+from guided_grpo.grading.exact import MAX_CHARS, LimitError, TimeLimitError, UnparseableError, check_limits, exact_value
+from guided_grpo.grading.regions import looks_like_region, read_region
+from guided_grpo.grading.units import in_degrees, plain, unit_of
+from guided_grpo.grading.values import UnreadError, near, number, ratio, read, same_value
 from guided_grpo.types import Status, Verdict
 
 MAX_ELEMENTS = 64  # of a list, tuple or set
 MAX_WORDS = 4  # of an answer in words
 
-_SEPARATOR = re.compile(r",|;|\\text\{\s*(?:or|and)\s*\}|(?<![a-zA-Z])(?:or|and)(?![a-zA-Z])")
-_VARIABLE = re.compile(  # x, x_1, \alpha, f(x), f^{-1}(x), \text{Area}, "Total cost"
-    r"(?:\\[a-zA-Z]+|[a-zA-Z])(?:_\w+|_\{[^{}]*\})?(?:\^\{-1\})?(?:\([a-z](?:,\s*[a-z])*\))?"
-    r"|\\text\{[^{}]*\}|[A-Za-z ]+"
+_SEPARATOR = re.compile(
+    r",|;|\\(?:text|textrm|mbox)\{\s*,?\s*(?:or|and)\s*\}|\\(?:lor|vee)(?![a-zA-Z])|(?<![a-zA-Z])(?:or|and)(?![a-zA-Z])"
+)
+_NAME = re.compile(  # x, x_1, \alpha, f(x), f^{-1}(x), P(A), |AB|, [ABC], (x, y), \angle A, \text{Area}, "Total cost"
+    r"(?:\\[a-zA-Z]+|[a-zA-Z])(?:_\w+|_\{[^{}]*\})?'?(?:\^\{-1\})?"
+    r"(?:\((?:[^()=<>]|\([^()=<>]*\))*\))?|\\text\{[^{}]*\}|[A-Za-z ]+"
+    r"|\([a-z](?:,\s*[a-z])+\)|\[[A-Z]+\]|\|[A-Z]+\||\\[a-zA-Z]+\s*\{?[A-Z]+\}?"
 )
 _RELATION = re.compile(r"[<>=]|\\(?:le|leq|ge|geq|ne|neq|equiv|approx)(?![a-zA-Z])")
+_EQUALS = re.compile(r"=|\\(?:equiv|approx|to)(?![a-zA-Z])|(?<=[a-zA-Z]) is (?=\S)")
+_SIDES = re.compile(r"[<>=:]|\\(?:le|ge|ne)(?![a-zA-Z])")
 _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mbox|operatorname)\s*\{([^{}]*)\}")
-_UNIT = re.compile(
-    r"(?<=[\d)}])\s*(?:"
-    r"\\(?:text|textrm|mathrm|mbox)\s*\{[^{}\d]*\}(?:\^\{?\d\}?)?"
-    r"|(?:cm|mm|km|kg|mg|ml|mL|mi|ft|in|lbs?|oz|hr|min|sec|mph|cents?)(?:\^\{?\d\}?)?"
-    r"|(?<=\s)[mgslh](?:\^\{?\d\}?)?"
-    r"|(?<=\s)(?!or\b|and\b|times\b|dozen|hundred|thousand|million|billion|trillion)"
-    r"[a-zA-Z]{3,}(?:[ /-][a-zA-Z]+)*(?:\^\{?\d\}?)?"
-    r")$"
-)
-_HEDGE = re.compile(r"\b(?:or|and|nor|not|no|but|maybe|perhaps|possibly|else)\b", re.IGNORECASE)  # no part of a unit
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{\w+\*?\}")
-_BASED = re.compile(r"(\d[0-9A-F]*)\s*_\{?(\d+)\}?")
-_DEGREES = "^{\\circ}"
+_SET = re.compile(r"\\(?:cup|cap|setminus|infty|mathbb)(?![a-zA-Z])")
+_CALCULUS = re.compile(r"\\(?:(?:int|iint|oint|lim|sum|prod|infty)(?![a-zA-Z])|begin\s*\{[vV]matrix)")
+_HALF_OF_DAY = re.compile(r"\d\s*(?:\\text\{)?\s*([ap]m)\b", re.IGNORECASE)
+_POINT = re.compile(r"^[A-Z](?=\([^()]*,[^()]*\)$)")  # A(1,2)
+_DECIMAL = re.compile(r"-?\d{1,15}(?:\.\d{1,15})?", re.ASCII)
+_MATRIX = re.compile(
+    r"[(\[]?\s*\\begin\s*\{(p|b|small)?(?:matrix|array)\}(?:\{[lcr|]*\})?(.*)"
+    r"\\end\s*\{(?:p|b|small)?(?:matrix|array)\}\s*[)\]]?",
+    re.DOTALL,
+)
+_BASED = re.compile(r"\(?(\d[0-9A-F]*)\)?\s*_\{?(\d+|\\text\{\w+\})\}?")
+_LETTER = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\{\s*\(?[A-Z]\)?\s*\}|\(?[A-Z]\)?")  # a gold that is a choice
+_CLOCK = re.compile(r"\d{1,2}\s*:\s*\d\d")
+_SAME_WORDS = {
+    "dne": "does not exist", "none": "no solution", "no solutions": "no solution", "no real solution": "no solution",
+    "no real solutions": "no solution", "empty set": "no solution", "emptyset": "no solution", "infinity": "infty",
+}  # fmt: skip
 _STATUS: dict[type[Exception], Status] = {
     LimitError: Status.RESOURCE,
     UnparseableError: Status.UNPARSEABLE,
     TimeLimitError: Status.TIMEOUT,
 }
+_DIGITS_ONLY = re.compile(r"\\text\{[\d\s.]*\}|e|i|\\pi")
 Algebra = Callable[[], ModuleType]  # gives symbolic.py, or refuses
 _NOTHING = {"nan", "null", "none", "n/a", "na", "inf"}  # what a missing value looks like after str()
 
@@ -86,14 +101,27 @@ def compare(answer: str, gold: str, algebra: Algebra = _algebra) -> Verdict:
     if not gold.strip():
         return Verdict(Status.INFRA_ERROR, answer, "the gold answer is empty")
     try:
-        equal = _same_lists(clean(gold), clean(answer), algebra)
+        if not answer.isascii() and any(char.isdigit() and not char.isascii() for char in clean(answer)):
+            raise UnparseableError("digits of another script")
+        equal = _equal(gold, answer, algebra)
     except (LimitError, UnparseableError, TimeLimitError) as error:
         try:
             parse_gold(gold, algebra)
         except ValueError as fault:
             return Verdict(Status.INFRA_ERROR, answer, f"the gold answer {fault}")
+        if isinstance(error, TimeLimitError) and is_simple(gold, letters=True):
+            return Verdict(Status.WRONG, answer, f"not decided against a simple answer ({error})")
         return Verdict(_STATUS[type(error)], answer, str(error))
     return Verdict(Status.CORRECT, answer, "equal") if equal else Verdict(Status.WRONG, answer, "not equal")
+
+
+def is_simple(gold: str, *, letters: bool = False) -> bool:
+    """Whether a gold answer is a number (or an expression in `letters`): what cannot be decided against it is wrong."""
+    try:
+        value = plain(_assigned(clean(gold), _no_algebra))[0]
+        return number(value) is not None or (letters and read(value) is not None)
+    except (LimitError, UnreadError, _NeedsAlgebraError):
+        return False
 
 
 def compare_exactly(answer: str, gold: str) -> Verdict | None:
@@ -117,8 +145,8 @@ def parse_gold(gold: str, algebra: Algebra = _algebra) -> None:
         for element in _elements(text):
             if _is_words(element):
                 _words(element)
-            elif exact_value(_plain(element)) is None and _inside(element) is None:
-                algebra().parsed(_assigned(element))
+            elif exact_value(plain(element)[0]) is None and _inside(element) is None and _cells(element) is None:
+                _check_readable(element, algebra)
     except (LimitError, UnparseableError, TimeLimitError) as error:
         raise ValueError(f"cannot be graded ({error})") from None
     answer = declared_answer(f"\\boxed{{{gold}}}")
@@ -127,15 +155,76 @@ def parse_gold(gold: str, algebra: Algebra = _algebra) -> None:
         raise ValueError(f"is not accepted as its own answer ({verdict.reason})")
 
 
+def _check_readable(text: str, algebra: Algebra) -> None:
+    """Raises UnparseableError where neither reader knows `text`."""
+    algebra()
+    if looks_like_region(text) and read_region(text):
+        return
+    value = plain(_assigned(text, algebra))[0]
+    try:
+        for side in split_outside(value, _SIDES):
+            read(side)
+    except UnreadError:
+        algebra().parsed(value)
+
+
+def _equal(gold: str, answer: str, algebra: Algebra) -> bool:
+    """Equality of gold and answer, as they were written."""
+    if _DECIMAL.fullmatch(gold) and _DECIMAL.fullmatch(answer):  # most of what is graded
+        return exact_value(gold) == exact_value(answer)
+    if _LETTER.fullmatch(gold.strip("$ ")):
+        chosen = choice_of(answer)
+        if chosen:
+            return chosen == choice_of(gold)
+    listed = [bool(re.search(r"\d,(?:\s|\\[,; ])+\d{3}(?!\d)", text)) for text in (gold, answer)]
+    if not listed[0] and _same_lists(clean(gold), clean(answer), algebra):
+        return True
+    listed[1] = listed[1] or answer.lstrip(" $").startswith("\\{")
+    if not any(listed):  # "100,200" may be a number or a list; one that is written as a list decides
+        return False
+    return _same_lists(clean(gold, thousands=False), clean(answer, thousands=False), algebra)
+
+
 def _same_lists(gold: str, answer: str, algebra: Algebra) -> bool:
     """Equality of what may be several answers, in any order and equally many."""
-    if _squeezed(gold) == _squeezed(answer):
+    if _squeezed(gold) == _squeezed(answer) or _unwrapped(gold) == _unwrapped(answer):
         return True
-    return _match(_members(gold), _members(answer), algebra, ordered=False)
+    if looks_like_region(gold):
+        algebra()
+        regions = read_region(gold), read_region(answer)
+        if regions[0] and regions[1]:
+            return regions[0].equals(regions[1])
+    golds, answers = _members(gold), _members(answer)
+    gold_names, answer_names = _names(golds), _names(answers)
+    if gold_names and len(golds) == len(answers):  # a = 1, b = 2: by name, or in their order
+        inside = _inside(answer)
+        if answer_names:
+            if sorted(gold_names) != sorted(answer_names):
+                return False
+            answers = [answers[answer_names.index(name)] for name in gold_names]
+        return _match(golds, inside[1] if inside else answers, algebra, ordered=True)
+    inside = _inside(gold)
+    if gold_names and len(answers) == 1:  # a = 1, b = 2 as (1, 2)
+        pair = _inside(_assigned(answer, algebra))
+        return pair is not None and pair[0] == "()" and _match(golds, pair[1], algebra, ordered=True)
+    if inside and inside[0] == "()" and answer_names and len(inside[1]) == len(answers):
+        return _match(
+            inside[1], [text for _, text in sorted(zip(answer_names, answers, strict=True))], algebra, ordered=True
+        )
+    return _match(golds, answers, algebra, ordered=False)
+
+
+def _names(parts: Sequence[str]) -> list[str]:
+    """The names of two and more values that all have one of their own, else none: `x = 1, y = 2`."""
+    heads = [re.match(r"(\\[a-zA-Z]+|[a-zA-Z])\s*=", part) for part in parts]
+    names = [head[1] for head in heads if head]
+    return names if len(names) == len(parts) > 1 and len(set(names)) == len(names) else []
 
 
 def _members(text: str) -> list[str]:
-    """The answers in a bare list, or in a set."""
+    """The answers in a bare list, or in a set, or in `x \\in` a set."""
+    member = re.match(r"(?:\\?[a-zA-Z](?:_\w+)?)\s*(?:\\in(?![a-zA-Z])|=)\s*(?=\\\{)", text)
+    text = text[member.end() :] if member else text
     inside = _inside(text)
     return inside[1] if inside and inside[0].startswith("\\") else _elements(text)
 
@@ -143,7 +232,7 @@ def _members(text: str) -> list[str]:
 def _match(golds: Sequence[str], answers: Sequence[str], algebra: Algebra, *, ordered: bool) -> bool:
     if len(golds) != len(answers):
         return False
-    if ordered:
+    if ordered or len(golds) == 1:
         return all(_same(gold, answer, algebra) for gold, answer in zip(golds, answers, strict=True))
     rest = list(answers)
     for gold in golds:
@@ -158,39 +247,174 @@ def _same(gold: str, answer: str, algebra: Algebra) -> bool:
     """Equality of two single answers."""
     gold_name, answer_name = _name(gold), _name(answer)
     if gold_name and answer_name and gold_name != answer_name and len(gold_name) == len(answer_name) == 1:
-        return False
-    gold, answer = _assigned(gold), _assigned(answer)
+        return _related(gold, answer, algebra)
     if _squeezed(gold) == _squeezed(answer):
         return True
-    degrees_gold, degrees_answer = gold.endswith(_DEGREES), answer.endswith(_DEGREES)
-    gold, answer = _plain(gold), _plain(answer)
+    if _has_relation(gold) and _has_relation(answer) and _related(gold, answer, algebra):
+        return True
+    halves = [_HALF_OF_DAY.findall(text) for text in (gold, answer)]
+    if halves[0] and halves[1] and halves[0][0].lower() != halves[1][0].lower():
+        return False
+    answer = _POINT.sub("", answer)
+    whole_answer = answer
+    gold = _assigned(gold, algebra, strict=True)
+    if _has_relation(gold) and not looks_like_region(gold):
+        return False if _has_relation(answer) else _unrelated(answer, algebra)
+    answer = _assigned(answer, algebra)
+    if _squeezed(gold) == _squeezed(answer):
+        return True
+    degrees_gold, degrees_answer = in_degrees(gold), in_degrees(answer)
+    unit = unit_of(gold)
+    (gold, percent_gold), (answer, percent_answer) = plain(gold), plain(answer, unit)
     exact_gold, exact_answer = exact_value(gold), exact_value(answer)
     if exact_gold is not None and exact_answer is not None:
-        return exact_gold == exact_answer
+        shares = (
+            exact_gold / 100 if percent_gold else exact_gold,
+            exact_answer / 100 if percent_answer else exact_answer,
+        )
+        if shares[0] == shares[1]:
+            return True
+        # a percent sign is a unit: 25 for 25 %, and 25 % for 25, but never 0.25 % for 0.25
+        return exact_gold == exact_answer and (
+            percent_gold > percent_answer or (not percent_gold and abs(exact_gold) > 1)
+        )
+    gold_cells, answer_cells = _cells(gold), _cells(answer)
+    if gold_cells or answer_cells:
+        return _same_cells(gold_cells, answer_cells, gold, answer, algebra)
     if degrees_gold != degrees_answer:  # one of them counts in radians
         gold, answer = (_radians(gold), answer) if degrees_gold else (gold, _radians(answer))
     base_gold, base_answer = _BASED.fullmatch(gold), _BASED.fullmatch(answer)
+    if base_answer and not base_gold and exact_gold is not None:
+        return base_answer[2] == "10" and exact_value(base_answer[1]) == exact_gold
     if base_gold or base_answer:  # a base counts where both write it: the question has fixed it
         digits = [based[1] if based else text for based, text in ((base_gold, gold), (base_answer, answer))]
         return digits[0] == digits[1] and not (base_gold and base_answer and base_gold[2] != base_answer[2])
-    if _is_words(gold) or _is_words(answer):
+    if _is_words(gold) or _is_words(answer) or "\\emptyset" in gold:
         if exact_gold is not None:
             raise UnparseableError("words where a number was asked for")
-        return _words(gold) == _words(answer)
+        return _words(gold) == _words(whole_answer if _is_words(gold) else answer)
     inside_gold, inside_answer = _inside(gold), _inside(answer)
     if inside_gold and inside_answer:
         if inside_gold[0] != inside_answer[0]:
             return False
         return _match(inside_gold[1], inside_answer[1], algebra, ordered=not inside_gold[0].startswith("\\"))
-    interval = gold.startswith(("(", "[")) or "\\infty" in gold or "\\cup" in gold
-    if bool(_RELATION.search(gold)) != bool(_RELATION.search(answer)) and not interval:
-        algebra().parsed(answer)
+    if inside_gold and "\\unit_" in answer:
+        return _same_components(inside_gold[1], answer, algebra)
+    if ":" in gold or ":" in answer:
+        return _same_ratio(gold, answer, algebra)
+    if bool(inside_gold) != bool(inside_answer):
         return False
-    return bool(algebra().symbolic_equal(gold, answer, sets_as_relations=interval))
+    interval = looks_like_region(gold)
+    if not interval and (_has_relation(answer) or _SET.search(answer)):
+        return _unrelated(answer, algebra)
+    if percent_gold or percent_answer:
+        gold, answer = (f"({gold})\\%" if percent_gold else gold), (f"({answer})\\%" if percent_answer else answer)
+    algebra()
+    check_limits(answer)
+    equal = same_value(gold, answer)
+    if equal is None and _is_known(gold) and not _CALCULUS.search(answer):  # math-verify skips what it cannot read
+        raise UnparseableError("no expression that is known")
+    return bool(algebra().symbolic_equal(gold, answer, sets_as_relations=interval)) if equal is None else equal
+
+
+def _unrelated(answer: str, algebra: Algebra) -> bool:
+    """False, where `answer` is mathematics at all."""
+    _check_readable(answer, algebra)
+    return False
+
+
+def _is_known(text: str) -> bool:
+    try:
+        return read(text) is not None
+    except UnreadError:
+        return False
+
+
+def _has_relation(text: str) -> bool:
+    return len(split_outside(text, _RELATION)) > 1
+
+
+def _related(gold: str, answer: str, algebra: Algebra) -> bool:
+    """Equality of two equations or inequalities in several variables: their sides differ by a constant factor."""
+    sides = [split_outside(text, _SIDES) for text in (gold, answer)]
+    if any(len(parts) != 2 for parts in sides):
+        return _squeezed(gold) == _squeezed(answer)
+    (one, two), (three, four) = sides
+    sign, other = (
+        text[len(parts[0]) : len(text) - len(parts[1])].strip()
+        for text, parts in zip((gold, answer), sides, strict=True)
+    )
+    algebra()
+    check_limits(answer)
+    factor = ratio((one, two), (three, four))
+    if factor is None or not factor:
+        return False
+    if sign in ("=", "\\ne"):
+        return sign == other
+    if factor.imag:
+        return False
+    turned = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le", "=": "=", "\\ne": "\\ne"}
+    return sign == (other if factor.real > 0 else turned[other])
+
+
+def _same_ratio(gold: str, answer: str, algebra: Algebra) -> bool:
+    """3:4:5 is 6:8:10 and "6 to 8 to 10"; a time of the day is its own."""
+    answer = re.sub(r"\s*\\text\{\s*to\s*\}\s*|\s+to\s+", ":", answer)
+    golds, answers = gold.split(":"), answer.split(":")
+    if len(golds) != len(answers) or _CLOCK.fullmatch(gold):
+        return re.sub(r"\s", "", gold) == re.sub(r"\s", "", answer)
+    parts = [[exact_value(part) for part in side] for side in (golds, answers)]
+    if any(part is None for side in parts for part in side):
+        return _match(golds, answers, algebra, ordered=True)
+    one, two = ([part or 0 for part in side] for side in parts)
+    return all(one[0] * b == two[0] * a for a, b in zip(one, two, strict=True)) and bool(one[0]) == bool(two[0])
+
+
+def _same_components(golds: Sequence[str], answer: str, algebra: Algebra) -> bool:
+    r"""(1, -2) is `\mathbf{i} - 2\mathbf{j}`, where the components are numbers."""
+    algebra()
+    names = [f"\\unit_{letter}" for letter in "ijk"[: len(golds)]]
+    try:
+        vector = read(answer)
+    except UnreadError:
+        return False
+    parts = [number(gold) for gold in golds]
+    if len(parts) != len(names) or None in parts or not vector.names <= set(names):
+        return False
+    scopes = [{name: int(name == unit) for name in names} for unit in names]
+    return all(near(vector.at(scope), part) for scope, part in zip(scopes, parts, strict=True))
+
+
+def _cells(text: str) -> list[list[str]] | None:
+    """The rows of a matrix; None where `text` is none, or a determinant."""
+    match = _MATRIX.fullmatch(text.strip())
+    if match is None:
+        return None
+    rows = [row.strip() for row in re.split(r"\\\\(?:\[[^\]]*\])?", match[2])]
+    return [[cell.strip() for cell in row.split("&")] for row in rows if row]
+
+
+def _same_cells(
+    golds: list[list[str]] | None, answers: list[list[str]] | None, gold: str, answer: str, algebra: Algebra
+) -> bool:
+    """Matrices cell by cell; a single row or column may be written as a tuple."""
+    shapes = [[len(row) for row in rows] if rows else [] for rows in (golds, answers)]
+    left, right = ([cell for row in rows or [] for cell in row] for rows in (golds, answers))
+    if not golds or not answers:
+        inside = _inside(answer if golds else gold)
+        shape = shapes[0] or shapes[1]
+        if inside is None or inside[0] != "()" or (len(shape) > 1 and max(shape) > 1):
+            return False
+        left, right = left or inside[1], right or inside[1]
+    elif shapes[0] != shapes[1]:
+        return False
+    return _match(left, right, algebra, ordered=True)
 
 
 def _elements(text: str) -> list[str]:
     """The answers in `text`: split at commas, semicolons, "or" and "and" outside brackets; `±` is two answers."""
+    if re.search(r"(?:^|\W)(?:or|and)\W*$", text):
+        raise UnparseableError("ends within a list")
     parts, start, depth, at = [], 0, 0, 0
     while at < len(text):
         separator = _SEPARATOR.match(text, at) if not depth else None
@@ -209,8 +433,7 @@ def _elements(text: str) -> list[str]:
 
 def _inside(text: str) -> tuple[str, list[str]] | None:
     r"""Kind and elements of a tuple, interval or `\{set\}`; None where one bracket does not span the whole."""
-    text = text.strip()
-    body = re.fullmatch(r"(\\\{|\(|\[)(.*)(\\\}|\)|\])", text, re.DOTALL)
+    body = re.fullmatch(r"(\\\{|\(|\[)(.*)(\\\}|\)|\])", text.strip(), re.DOTALL)
     if not body:
         return None
     depth = 0
@@ -227,32 +450,50 @@ def _name(text: str) -> str:
     return head.strip() if equals else ""
 
 
-def _assigned(text: str) -> str:
-    r"""The value of `x = 5`, `x \in [0, 1]` or a chain of equal numbers; other relations stay as they are."""
+def _assigned(text: str, algebra: Algebra, *, strict: bool = False) -> str:
+    r"""The value of `x = 5`, `5 = x`, `m + n = 5`, `x \in [0, 1]` or a chain of equal numbers; else `text`.
+
+    With `strict`, only a name may stand on the left: a gold answer `x + y = 3` is an equation.
+    """
     head, member, tail = text.partition("\\in ")
-    if member and _VARIABLE.fullmatch(head.strip()):
+    if member and _NAME.fullmatch(head.strip()):
         return tail.strip()
-    parts = [part.strip() for part in text.split("=")]
-    if len(parts) > 1 and _VARIABLE.fullmatch(parts[0]):
+    parts = split_outside(text, _EQUALS)
+    parts = parts[1:] if len(parts) > 1 and not parts[0] else parts
+    if len(parts) > 1 and (_is_name(parts[0]) or (not strict and _names_a_value(parts[0]))):
         parts = parts[1:]
+    elif len(parts) == 2 and _NAME.fullmatch(parts[1]) and exact_value(plain(parts[0])[0]) is not None:
+        parts = parts[:1]
     if len(parts) == 1:
         return parts[0]
-    values = {exact_value(_plain(part)) for part in parts}
-    return parts[-1] if len(values) == 1 and None not in values else text
+    values = {exact_value(plain(part)[0]) for part in parts}
+    if len(values) == 1 and None not in values:
+        return parts[-1]
+    if re.search(r"[a-zA-Z]", text) and None in values and not any(map(_has_relation, parts)):
+        algebra()
+        chain = [plain(part)[0] for part in parts]
+        if all(number(part) is not None for part in chain) and all(same_value(chain[0], part) for part in chain[1:]):
+            return parts[-1]
+    return text
 
 
-def _plain(text: str) -> str:
-    """Without its unit; degrees are a unit too."""
-    text = text.removesuffix(_DEGREES).strip()
-    unit = _UNIT.search(text)
-    if unit is None or _HEDGE.search(unit[0]) or _ends_in_words(text[: unit.start()]):
-        return text
-    return text[: unit.start()].strip()
+def _is_name(head: str) -> bool:
+    return _NAME.fullmatch(head) is not None and _DIGITS_ONLY.fullmatch(head) is None
 
 
-def _ends_in_words(text: str) -> bool:
-    """Whether `text` ends with a `\\text{…}`: what follows that is no unit, but more words."""
-    return any(match.end() == len(text.rstrip()) for match in _TEXT.finditer(text))
+def _names_a_value(head: str) -> bool:
+    r"""Whether `head` may stand left of an answer: an expression of several names (`m + n`), or none that is known."""
+    try:
+        names = read(head).names
+    except UnreadError:
+        return bool(re.search(r"[a-zA-Z]", head)) and not re.search(r"[<>]|\\(?:le|ge|ne|pm)(?![a-zA-Z])", head)
+    except LimitError:
+        return False
+    return len(names) > 1
+
+
+def _unwrapped(text: str) -> str:
+    return " ".join(_TEXT.sub(r" \1 ", text).split())
 
 
 def _squeezed(text: str) -> str:
@@ -265,19 +506,25 @@ def _is_words(text: str) -> bool:
     words = re.findall(r"[^\W\d_]+", re.sub(r"\\[a-zA-Z]+", " ", bare))
     return (
         any(len(word) >= 4 for word in words)
-        or bool(re.fullmatch(r"\(?[A-Z]\)?", text))
+        or any(len(word) == 3 and (len(set(word)) < 3 or re.search("[aeiou]", word[1:])) for word in words)
+        or bool(re.fullmatch(r"\(?[A-Z]\)?|[Nn][Oo]|DNE", text))
         or (text.startswith("\\text") and _TEXT.fullmatch(text) is not None and not re.search(r"\d", text))
     )
 
 
 def _words(text: str) -> str:
     """The words to compare; raises UnparseableError for prose or a mixture of words and mathematics."""
+    text = text.replace("\\emptyset", "no solution")
     bare = " ".join(re.sub(r"[^\w\s<>&%#@|]", " ", _TEXT.sub(r" \1 ", text)).split())
     if len(bare.split()) > MAX_WORDS:
         raise UnparseableError(f"more than {MAX_WORDS} words")
     if re.search(r"\\(?!text|mathrm|mbox|operatorname)[a-zA-Z]|[+^=*]", text):
         raise UnparseableError("words and mathematics mixed")
-    return bare.casefold()
+    bare = re.sub(r"(?<=\d)(?:st|nd|rd|th)\b", "", bare.casefold())
+    bare = re.sub(r"^(?:an?|the) (?=\w{3})", "", bare)
+    if re.search(r"\d", bare):  # "5 June" is "June 5"
+        bare = " ".join(sorted(bare.split()))
+    return _SAME_WORDS.get(bare, bare)
 
 
 def _radians(degrees: str) -> str:

@@ -4,6 +4,7 @@
                                        └─▶ what needs algebra ──▶ killable worker 0, 1, … ──┘
 
 A pair on which a worker makes no progress for `seconds` is a TIMEOUT: the worker is killed and another takes its place.
+Against a gold answer that is a number it is WRONG instead: what cannot be decided there is not the number.
 A worker that dies (out of memory, a crash in C) is replaced too, and the pair that it died of is tried once more; then
 it is an INFRA_ERROR, which says nothing of the response. Workers start when they are first needed.
 """
@@ -22,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from guided_grpo.grading.answers import declared_answer
-from guided_grpo.grading.maths import compare_exactly, undeclared
+from guided_grpo.grading.maths import compare_exactly, is_simple, undeclared
 from guided_grpo.types import Status, Verdict
 
 Pair = tuple[str, str]  # response, or declared answer, and gold answer
@@ -100,7 +101,7 @@ class MathsPool:
                     self._hand_out(worker, waiting, pairs)
                 self._collect(verdicts)
                 for worker in list(self._workers):
-                    self._bury(worker, waiting, tries, verdicts)
+                    self._bury(worker, pairs, waiting, tries, verdicts)
         except BaseException:  # an interrupt: verdicts on their way belong to nobody any more
             self.close()
             raise
@@ -162,7 +163,14 @@ class MathsPool:
             worker.served += 1
         worker.deadline = time.monotonic() + self.seconds
 
-    def _bury(self, worker: _Worker, waiting: deque[int], tries: list[int], verdicts: list[Verdict | None]) -> None:
+    def _bury(
+        self,
+        worker: _Worker,
+        pairs: list[Pair],
+        waiting: deque[int],
+        tries: list[int],
+        verdicts: list[Verdict | None],
+    ) -> None:
         """Replace a worker that died or is over its deadline; what it had in hand goes back, but for the first pair."""
         dead = worker.process.poll() is not None or worker.deadline == 0.0
         if not dead and not (worker.busy and time.monotonic() > worker.deadline):
@@ -179,7 +187,8 @@ class MathsPool:
         waiting.extendleft(reversed(worker.batch))
         tries[first] += 1
         if not dead:
-            verdicts[first] = Verdict(Status.TIMEOUT, None, f"no verdict within {self.seconds:g} s")
+            status = Status.WRONG if is_simple(pairs[first][1]) else Status.TIMEOUT
+            verdicts[first] = Verdict(status, None, f"no verdict within {self.seconds:g} s")
         elif tries[first] >= _TRIES:
             verdicts[first] = Verdict(Status.INFRA_ERROR, None, "the worker died of it twice")
         else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from guided_grpo.grading.answers import clean
+from guided_grpo.grading.answers import choice_of, clean
 from guided_grpo.grading.exact import MAX_CHARS
 from guided_grpo.grading.maths import compare
 from guided_grpo.types import Status, Verdict
@@ -17,10 +17,6 @@ from guided_grpo.types import Status, Verdict
 KINDS = ("math", "choice", "integer")  # how an answer is compared; the column `answer_kind`
 
 _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}")
-# The letter alone, in brackets, or before the wording of its option: "B", "(B)", "B) 5 cm", "Option B: 5 cm".
-_CHOICE = re.compile(
-    r"(?i:(?:option|choice|answer)\s*:?\s*)?[\[(]?\s*([A-Z])\s*[\])]?(?:\s*[.:)]\s*(.*)|\s*)", re.DOTALL
-)
 _INTEGER = re.compile(r"[-+]?\d+")
 
 
@@ -44,18 +40,6 @@ def check_gold(kind: str, gold: str) -> None:
         raise ValueError(f"is no {_STRICT[kind][1]}")
 
 
-def choice_of(text: str) -> str | None:
-    """The letter that `text` chooses; None = none, or more than one."""
-    if len(text) > MAX_CHARS:
-        return None
-    bare = clean(_TEXT.sub(r"\1", text)).strip("{}$ .")
-    match = _CHOICE.fullmatch(bare) or _CHOICE.fullmatch(_title(bare))
-    if match is None:
-        return None
-    another = re.search(r"\b(?:or|and)\s+[\[(]?[A-Z][\])]?$", (match[2] or "").rstrip())
-    return None if another else match[1]
-
-
 def integer_of(text: str) -> int | None:
     """The whole number that `text` is; None = it is something else, a sum or 73.0 included."""
     if len(text) > MAX_CHARS:
@@ -64,12 +48,10 @@ def integer_of(text: str) -> int | None:
     return int(bare) if _INTEGER.fullmatch(bare) and bare.isascii() else None
 
 
-def _title(text: str) -> str:
-    """With its first letter raised where nothing else is written: "b" chooses B."""
-    return text.upper() if re.fullmatch(r"\(?[a-z]\)?", text) else text
-
-
 _STRICT: dict[str, tuple[Callable[[str], str | int | None], str]] = {
-    "choice": (choice_of, "single letter of a choice, such as B"),
+    "choice": (
+        lambda text: choice_of(text) if len(text) <= MAX_CHARS else None,
+        "single letter of a choice, such as B",
+    ),
     "integer": (integer_of, "whole number"),
 }
