@@ -10,7 +10,7 @@ import pytest
 
 from guided_grpo.grading.code import declared_code
 from guided_grpo.grading.code_forms import ByReference, parse_tests, read_tests
-from guided_grpo.grading.code_tests import CallTest, CodeTests, Equal, EqualJson, StdinTest
+from guided_grpo.grading.code_tests import CallTest, CodeTests, Equal, EqualJson, Script, StdinTest
 
 NINE = (CallTest("f(3)", Equal(9)),)
 
@@ -20,7 +20,7 @@ NINE = (CallTest("f(3)", Equal(9)),)
     ('["assert f(3) == 9"]', CodeTests(calls=NINE)),
     (["import math", "assert f(3) == 9"], CodeTests(calls=NINE, setup="import math")),
     ("import math\nassert f(3) == 9\n", CodeTests(calls=NINE, setup="import math")),
-    ("[f(1)]\nassert f(3) == 9", CodeTests(calls=NINE, setup="[f(1)]")),  # Python that begins with a bracket
+    ("[f(1)]\nassert f(3) == 9", CodeTests(script=Script("[f(1)]\nassert f(3) == 9", ("f",), 1))),  # Python that begins with a bracket
     ("def check(c):\n    assert c(3) == 9\ncheck(f)", CodeTests(calls=(CallTest("c(3)", Equal(9)),), setup="\nc = f")),
     ([{"input": "1\n", "output": "2", "type": "stdin_stdout", "fn_name": None}], CodeTests(stdin=(StdinTest("1\n", "2"),))),
     ({"inputs": ["1", ["1", "2"]], "outputs": ["2", "3"]}, CodeTests(stdin=(StdinTest("1", "2"), StdinTest("1\n2", "3")))),

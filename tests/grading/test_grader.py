@@ -93,7 +93,8 @@ def test_program_over_its_time_is_wrong_and_a_grader_over_its_time_is_not_counte
             0.25,
         ),
         ({"code_weak": False}, CodeVerdict(Status.CORRECT, "", "", passed=4, total=4, weak=1), 0.0),
-        ({}, CodeVerdict(Status.CORRECT, "", "", passed=4, total=4, weak=1), 1.0),
+        ({"code_weak": True}, CodeVerdict(Status.CORRECT, "", "", passed=4, total=4, weak=1), 1.0),
+        ({}, CodeVerdict(Status.CORRECT, "", "", passed=4, total=4, weak=1), 0.0),
         ({}, CodeVerdict(Status.INFRA_ERROR, "", "", passed=3, total=4), None),
         ({"code_partial": True}, CodeVerdict(Status.NO_ANSWER, None, "", total=4), 0.0),
         (

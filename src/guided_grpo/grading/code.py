@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from guided_grpo.grading.answers import THINK_CLOSE
+from guided_grpo.grading.code_judge import Trial, hold
 from guided_grpo.grading.code_runs import Runs, settle
 from guided_grpo.grading.code_tests import CallTest, Close, CodeTests, Equal
 from guided_grpo.sandbox import End, Job, Kind, Outcome, Result, SandboxPool, decode
@@ -87,7 +88,15 @@ def check_programs(pool: SandboxPool, programs: Sequence[str], tests: Sequence[C
         runs[row].receive([next(stream) for _ in first])
         outcomes[row] = [next(stream) for _ in others]
     settle(pool, list(runs.values()))
-    verdicts = {row: _verdict(programs[row], tests[row], each.outcomes + outcomes[row]) for row, each in runs.items()}
+    trials = {row: Trial(programs[row], tests[row].setup, script) for row in runs if (script := tests[row].script)}
+    hold(pool, list(trials.values()))
+    whole = [row for row, trial in trials.items() if not trial.portable]
+    alone = [Job(programs[row], setup=tests[row].setup, checks=(trials[row].script.whole,)) for row in whole]
+    forgeable = dict(zip(whole, pool.run(alone) if alone else [], strict=True))
+    verdicts = {
+        row: _verdict(programs[row], tests[row], each.outcomes + outcomes[row], trials.get(row), forgeable.get(row))
+        for row, each in runs.items()
+    }
     return [verdicts[firsts[program, id(each)]] for program, each in zip(programs, tests, strict=True)]
 
 
@@ -143,13 +152,14 @@ def _runs(program: str, tests: CodeTests) -> Runs:
 
 
 def _jobs(program: str, tests: CodeTests) -> list[Job]:
-    jobs = []
-    if tests.calls:
-        jobs.append(Job(program, setup=tests.setup, calls=tuple(test.call for test in tests.calls)))
-    return jobs + [Job(program, setup=tests.setup, checks=(check,)) for check in tests.weak]
+    calls = tuple(test.call for test in tests.calls)
+    return [Job(program, setup=tests.setup, calls=calls)] if calls else []
 
 
-def _verdict(program: str, tests: CodeTests, outcomes: Sequence[Outcome]) -> CodeVerdict:
+def _verdict(
+    program: str, tests: CodeTests, outcomes: Sequence[Outcome], trial: Trial | None, whole: Outcome | None
+) -> CodeVerdict:
+    """From the outcomes of input and output and of calls, of a script's trial, and of a script run with the program."""
     stream = iter(outcomes)
     failures: list[tuple[Status, str]] = []
     for test in tests.stdin:
@@ -165,16 +175,33 @@ def _verdict(program: str, tests: CodeTests, outcomes: Sequence[Outcome]) -> Cod
                 failures.append(_failure(outcome, result))
             elif not call.expected.accepts(result.value):
                 failures.append((Status.WRONG, f"wrong value of {_short(call.call)}"))
-    weak = 0
-    for _, outcome in zip(tests.weak, stream, strict=True):
-        if outcome.results[0].kind is Kind.PASSED and outcome.end is End.EXITED:
-            weak += 1
-        else:
-            failures.append(_failure(outcome, outcome.results[0]))
-    total = len(tests)
+    total, weak = len(tests), 0
+    if whole is not None:
+        total = weak = 1
+        if whole.results[0].kind is not Kind.PASSED or whole.end is not End.EXITED:
+            weak = 0
+            failures.append(_failure(whole, whole.results[0]))
+    elif trial is not None:
+        total += len(trial.results) - (tests.script.count if tests.script else 0) if trial.results else 0
+        weak = sum(result[0] == "forged" for result in trial.results)
+        failures += [_fault(trial, result) for result in trial.results if result[0] not in ("passed", "forged")]
+        if trial.judgement is not None:
+            failures.append(_failure(trial.judgement, trial.judgement.results[0]))
+        elif not trial.results:
+            failures.append((Status.WRONG, "no test ran"))
     ours = next((failure for failure in failures if failure[0] is Status.INFRA_ERROR), None)
     status, reason = ours or (failures[0] if failures else (Status.CORRECT, f"{total} tests passed"))
-    return CodeVerdict(status, program, reason, passed=total - len(failures), total=total, weak=weak)
+    return CodeVerdict(status, program, reason, passed=max(0, total - len(failures)), total=total, weak=weak)
+
+
+def _fault(trial: Trial, result: Sequence[Any]) -> tuple[Status, str]:
+    """Why a test of a script failed: what the program raised, or the test."""
+    fault, outcome = result[-1], trial.outcome
+    if outcome is not None and (outcome.error or outcome.end is End.INFRA_ERROR):
+        return _failure(outcome, Result(Kind.ABSENT))
+    if outcome is not None and isinstance(fault, int) and 0 <= fault < len(outcome.results):
+        return _failure(outcome, outcome.results[fault])
+    return Status.WRONG, str(result[1])
 
 
 _ENDS = {

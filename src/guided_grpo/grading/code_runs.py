@@ -1,20 +1,16 @@
 """The runs of programs that read standard input: which run decides each test.
 
 A process per test is what the right verdict is measured by. The sandbox takes several inputs in one process
-(`sandbox/inputs.py`), and a program's tests go there first. What happens there decides, except that
-
-- a test without a clean end there (a limit, a crash, `os._exit`, a thread left behind, …) is run alone;
-- where a wrong test has other output alone, and the same again alone, the program needs processes of its own: then all
-  its tests are run so. Where not, it is wrong, or it guesses.
+(`sandbox/inputs.py`), and a program's tests go there first. What happens there decides, but a test without a clean end
+there (a limit, a crash, `os._exit`, a thread left behind, …) is run alone. Nothing else is run again: each test is
+decided by one run, chosen without a look at what is expected. Otherwise a program that tells a shared process from one
+of its own would have two chances.
 
 Why a test that passes there is passed. Expected outputs are not in the sandbox, so that to pass a program must have
 written them from what it read, in a part of the time that one run may take. What earlier runs leave to a program that
 means to use it is no more than the inputs of other tests (it can read them all) and what it made of them; the order of
-the inputs is drawn anew each time, so that to count the runs tells nothing. An honest program that is right only after
-an earlier run would have to rely on what `sandbox/inputs.py` neither puts back nor finds.
-
-Why what is wrong is not simply run again: whoever guesses would have two chances at each test. So each test is decided
-by one run, chosen without a look at what is expected, but for the programs shown to need processes of their own.
+the inputs is drawn anew each time, so that to count the runs tells nothing. An honest program must not rely on what
+`sandbox/inputs.py` neither puts back nor finds.
 """
 
 from __future__ import annotations
@@ -60,11 +56,6 @@ class Runs:
         self.absent = sorted(index for index, run in by_index.items() if run is None)
         self.outcomes = [by_index[index] or Outcome(End.INFRA_ERROR) for index in range(len(self.inputs))]
 
-    def witness(self) -> int | None:
-        """The wrong one among shared runs that had the most runs before it; None = there is none."""
-        shared = [index for index in reversed(self._order) if index not in self.absent and self._together]
-        return next((index for index in shared if not self.right(index, self.outcomes[index])), None)
-
     def alone(self, index: int) -> Job:
         """One input in a process of its own."""
         return Job(self.program, stdin=self.inputs[index])
@@ -73,25 +64,6 @@ class Runs:
 def settle(pool: SandboxPool, programs: Sequence[Runs]) -> None:
     """Complete the outcomes of programs that have received those of their first jobs on `pool`."""
     absent = [(each, index) for each in programs for index in each.absent]
-    witnesses = [(each, index) for each in programs if (index := each.witness()) is not None]
-    outcomes = _run(pool, [each.alone(index) for each, index in absent + witnesses])
-    for (each, index), outcome in zip(absent, outcomes, strict=False):
+    outcomes = pool.run([each.alone(index) for each, index in absent]) if absent else []
+    for (each, index), outcome in zip(absent, outcomes, strict=True):
         each.outcomes[index] = outcome
-    doubtful = [
-        (each, index, outcome)
-        for (each, index), outcome in zip(witnesses, outcomes[len(absent) :], strict=True)
-        if outcome.end is not End.INFRA_ERROR and _differ(outcome, each.outcomes[index])
-    ]
-    again = _run(pool, [each.alone(index) for each, index, _ in doubtful])
-    own = [each for (each, _, first), second in zip(doubtful, again, strict=True) if not _differ(first, second)]
-    stream = iter(_run(pool, [each.alone(index) for each in own for index in range(len(each.inputs))]))
-    for each in own:
-        each.outcomes = [next(stream) for _ in each.inputs]
-
-
-def _run(pool: SandboxPool, jobs: list[Job]) -> list[Outcome]:
-    return pool.run(jobs) if jobs else []
-
-
-def _differ(one: Outcome, other: Outcome) -> bool:
-    return (one.end, one.exit_code, one.stdout) != (other.end, other.exit_code, other.stdout)

@@ -92,6 +92,7 @@ class Result:
     kind: Kind
     value: Any = None  # of a VALUE: in the form of values.py, for `same(expected, value)`
     error: str = ""  # of a RAISED: "ValueError: …"
+    classes: tuple[str, ...] = ()  # of a RAISED: names of its class and of those above it
 
 
 @dataclass(frozen=True)

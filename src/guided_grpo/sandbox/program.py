@@ -1,7 +1,7 @@
 """What runs inside the sandbox: the program of one job, and the writing of its results.
 
 The results are written by the process that ran the program, so they are claims. They are one JSON array a line:
-["value", …], ["passed"], ["raised", "TypeError: …"], and ["failed", "SyntaxError: …"] for the program itself.
+["value", …], ["passed"], ["raised", ["TypeError: …", names of its classes]], and ["failed", "SyntaxError: …"] for the program itself.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ def run_program(request: dict[str, Any], results: int) -> NoReturn:
         try:
             write(results, ["value", encode(eval(compile(call, "call.py", "eval", dont_inherit=True), space))])
         except BaseException as error:  # it ran what a policy wrote, and the methods of a returned object
-            write(results, ["raised", _describe(error)])
+            write(results, ["raised", [_describe(error), [kind.__name__[:100] for kind in type(error).__mro__][:20]]])
     for check in request["checks"]:
         try:
             exec(compile(check, "check.py", "exec", dont_inherit=True), space)
             write(results, ["passed"])
         except BaseException as error:  # as above
-            write(results, ["raised", _describe(error)])
+            write(results, ["raised", [_describe(error), []]])
     os._exit(finish({}, 0))
 
 

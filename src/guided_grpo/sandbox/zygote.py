@@ -28,6 +28,7 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from guided_grpo.sandbox import jail, kernel, seccomp
+from guided_grpo.sandbox import stand_ins  # noqa: F401 - loaded once here, not in every job
 from guided_grpo.sandbox.inputs import SEED, place_inputs, remember_modules, run_inputs
 from guided_grpo.sandbox.program import run_program
 
@@ -35,7 +36,7 @@ REQUEST = struct.Struct("=dd5Q")
 FIELDS = ("cpu_seconds", "wall_seconds", "memory_bytes", "output_bytes", "disk_bytes", "threads", "steps")
 DESCRIPTORS = 4
 _PRELOADED = (
-    "abc bisect cmath collections collections.abc copy dataclasses datetime decimal enum fractions functools hashlib "
+    "abc ast bisect cmath collections collections.abc copy dataclasses datetime decimal enum fractions functools hashlib "
     "heapq io itertools json math operator re statistics string textwrap threading time traceback types typing"
 )
 _LONGEST_SLEEP, _SHORTEST_SLEEP = 1.0, 0.005  # seconds between two looks at a job's CPU clock
