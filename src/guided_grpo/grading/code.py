@@ -7,27 +7,18 @@ source of a test, with what it expects, is never beside a call whose value count
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from guided_grpo.grading.answers import THINK_CLOSE
+from guided_grpo.grading.code_blocks import declared_code
 from guided_grpo.grading.code_judge import Trial, hold
 from guided_grpo.grading.code_runs import Runs, settle
 from guided_grpo.grading.code_tests import CallTest, Close, CodeTests, Equal
 from guided_grpo.sandbox import End, Job, Kind, Outcome, Result, SandboxPool, decode
 from guided_grpo.types import Status, Verdict
-
-# How a program begins, behind blanks, comments and decorators: a response without any block is one where it begins so.
-_BARE = re.compile(
-    r"(?>\s*(?:[#@][^\n]*\n\s*)*)(?:"
-    r"(?:def|class|async def|for|while|if|try|with)\b[^\n]*:|import\s|from\s+\S+\s+import\b"
-    r"|print\(|[A-Za-z_]\w*\s*=(?!=))"
-)
-_FENCE = re.compile(r"[ \t]*```[ \t]*(\w*)[^`]*")
-_PYTHON = {"", "python", "python3", "py"}
-
 
 @dataclass(frozen=True)
 class CodeVerdict(Verdict):
@@ -36,27 +27,6 @@ class CodeVerdict(Verdict):
     passed: int = 0
     total: int = 0
     weak: int = 0  # of the passed ones: those that the program could have forged
-
-
-def declared_code(response: str) -> str | None:
-    """The program of `response`, after its thinking: its last closed block of Python, or all of it where there is no
-    block and it begins like a program; None = there is none."""
-    text = response.rpartition(THINK_CLOSE)[2]
-    if "```" not in text:
-        return text if _BARE.match(text) else None
-    program = None
-    block: list[str] | None = None  # lines of the open block
-    language = ""
-    for line in text.split("\n"):  # by lines: a search for the pair would be quadratic in fences that never close
-        fence = _FENCE.fullmatch(line.rstrip("\r"))
-        if block is None:
-            block, language = ([], fence[1]) if fence else (None, "")
-        elif fence and not line.replace("```", "", 1).strip():
-            program = "".join(block) if language.lower() in _PYTHON else program
-            block = None
-        else:
-            block.append(line + "\n")
-    return program
 
 
 def check_code(pool: SandboxPool, responses: Sequence[str], tests: Sequence[CodeTests]) -> list[CodeVerdict]:
@@ -127,13 +97,38 @@ def reference_tests(
     return CodeTests(calls=tuple(tests), setup=setup)
 
 
-def same_output(expected: str, received: bytes) -> bool:
-    """Equality of whole outputs, line by line; blanks at the ends of lines and blank lines at the end do not count."""
+def same_output(expected: str, received: bytes, *, exact: bool = False) -> bool:
+    """Equality of whole outputs, line by line; blanks at the ends of lines and blank lines at the end do not count.
+
+    Within a line, as the judges of programming contests compare: word by word, a number with a decimal point to a
+    relative and absolute 1e-6. With `exact`, and where the expected output sets its words out by blanks, as they stand.
+    """
     try:
         text = received.decode()
     except UnicodeDecodeError:
         return False
-    return _lines(expected) == _lines(text)
+    ours, theirs = _lines(expected), _lines(text)
+    if ours == theirs or exact or len(ours) != len(theirs) or any(_LAYOUT.search(line) for line in ours):
+        return ours == theirs
+    return all(_same_words(*pair) for pair in zip(ours, theirs, strict=True))
+
+
+_LAYOUT = re.compile(r"^[ \t]|[ \t]{2}")
+_DECIMAL = re.compile(r"[+-]?(?:\d+\.\d*|\.\d+|\d+(?=[eE]))(?:[eE][+-]?\d{1,3})?", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(?:\d{1,400}\.?\d{0,400}|\.\d{1,400})(?:[eE][+-]?\d{1,3})?", re.ASCII)
+
+
+def _same_words(expected: str, received: str) -> bool:
+    ours, theirs = expected.split(), received.split()
+    return len(ours) == len(theirs) and all(
+        one == other
+        or (
+            _DECIMAL.fullmatch(one) is not None
+            and _NUMBER.fullmatch(other) is not None
+            and math.isclose(float(one), float(other), rel_tol=1e-6, abs_tol=1e-6)
+        )
+        for one, other in zip(ours, theirs, strict=True)
+    )
 
 
 def _lines(text: str) -> list[str]:
@@ -146,7 +141,7 @@ def _lines(text: str) -> list[str]:
 def _runs(program: str, tests: CodeTests) -> Runs:
     def right(index: int, outcome: Outcome) -> bool:
         clean = outcome.end is End.EXITED and outcome.exit_code == 0
-        return clean and same_output(tests.stdin[index].expected, outcome.stdout)
+        return clean and same_output(tests.stdin[index].expected, outcome.stdout, exact=tests.stdin[index].exact)
 
     return Runs(program, [test.stdin.encode(errors="replace") for test in tests.stdin], right)
 
@@ -166,7 +161,7 @@ def _verdict(
         outcome = next(stream)
         if outcome.end is not End.EXITED or outcome.exit_code != 0:
             failures.append(_failure(outcome, Result(Kind.ABSENT)))
-        elif not same_output(test.expected, outcome.stdout):
+        elif not same_output(test.expected, outcome.stdout, exact=test.exact):
             failures.append((Status.WRONG, f"wrong output for {_short(test.stdin)}"))
     if tests.calls:
         outcome = next(stream)

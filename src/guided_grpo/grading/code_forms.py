@@ -99,19 +99,21 @@ def _mapping(tests: Mapping[str, Any], entry_point: str, setup: str) -> CodeTest
     if not isinstance(inputs, Sequence) or not isinstance(outputs, Sequence) or len(inputs) != len(outputs):
         raise ValueError("hold no inputs and outputs, or not equally many")
     name = tests.get("fn_name")
-    cases = [{"input": i, "output": o, "fn_name": name} for i, o in zip(inputs, outputs, strict=True)]
+    cases = [{"input": i, "output": o, "fn_name": name, "compare": tests.get("compare")} for i, o in zip(inputs, outputs, strict=True)]
     return _cases(cases, setup)
 
 
 def _cases(cases: Sequence[Mapping[str, Any]], setup: str) -> CodeTests:
     stdin, calls = [], []
+    outputs = [case.get("output") for case in cases]
+    wrapped = all(isinstance(output, list) and len(output) == 1 for output in outputs)  # as APPS and TACO have them
     for case in cases:
         if not {"input", "output"} <= case.keys():
             raise ValueError("hold a test without input and output")
         if case.get("fn_name"):
-            calls.append(_call(str(case["fn_name"]), case["input"], case["output"]))
+            calls.append(_call(str(case["fn_name"]), case["input"], case["output"], wrapped=wrapped))
         else:
-            stdin.append(StdinTest(_lines(case["input"]), _lines(case["output"])))
+            stdin.append(StdinTest(_lines(case["input"]), _lines(case["output"]), case.get("compare") == "exact"))
     if stdin and not any(test.expected.strip() for test in stdin):
         raise ValueError("expect no output at all: a program that does nothing would pass")
     return CodeTests(stdin=tuple(stdin), calls=tuple(calls), setup=setup)
@@ -122,15 +124,24 @@ def _lines(value: Any) -> str:
     return "\n".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
-def _call(name: str, arguments: Any, expected: Any) -> CallTest:
-    if isinstance(arguments, str):  # one argument a line, as LiveCodeBench writes them
+def _call(name: str, arguments: Any, expected: Any, *, wrapped: bool) -> CallTest:
+    text = isinstance(arguments, str)
+    if text:  # one argument a line, as LiveCodeBench writes them; then the result is JSON too
         arguments = [_json(line) for line in arguments.splitlines() if line.strip()]
+        expected = _json(expected) if isinstance(expected, str) else expected
     if not isinstance(arguments, (list, tuple)):
         raise ValueError(f"hold a call of {name} without a list of arguments")
     if not all(part.isidentifier() for part in name.split(".")):
         raise ValueError(f"name no function: {name!r}")
-    call = f"{name}({', '.join(map(repr, arguments))})"
-    return CallTest(call, EqualJson(_json(expected) if isinstance(expected, str) else expected))
+    call = f"{name}({', '.join(repr(_int_keys(argument)) for argument in arguments)})"
+    return CallTest(call, EqualJson(expected, wrapped=wrapped))
+
+
+def _int_keys(argument: Any) -> Any:
+    """JSON has no other keys than strings: those of whole numbers were numbers, as APPS reads them."""
+    if isinstance(argument, dict) and argument and all(key.lstrip("-").isdigit() for key in argument):
+        return {int(key): value for key, value in argument.items()}
+    return argument
 
 
 def _json(text: str) -> Any:
