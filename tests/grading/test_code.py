@@ -128,7 +128,12 @@ def test_weak_tests_are_told_apart(pool: SandboxPool) -> None:
     point = "class P:\n    def __init__(self, x): self.x = x\n    def __eq__(self, other): return self.x == other.x"
     forgeable = parse_tests("assert P(1) == P(1)\nassert P(1).x == 1")
     [objects] = check_programs(pool, [point], [forgeable])
-    assert (objects.status, objects.weak, worth(objects, code_weak=True), worth(objects)) == (Status.CORRECT, 1, 1.0, 0.0)
+    assert (objects.status, objects.weak, worth(objects, code_weak=True), worth(objects)) == (
+        Status.CORRECT,
+        1,
+        1.0,
+        0.0,
+    )
 
 
 @pytest.mark.parametrize(("source", "expected"), [

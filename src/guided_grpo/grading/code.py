@@ -16,9 +16,10 @@ from typing import Any
 from guided_grpo.grading.code_blocks import declared_code
 from guided_grpo.grading.code_judge import Trial, hold
 from guided_grpo.grading.code_runs import Runs, settle
-from guided_grpo.grading.code_tests import CallTest, Close, CodeTests, Equal
+from guided_grpo.grading.code_tests import CallTest, Close, CodeTests, Equal, EqualJson, Near
 from guided_grpo.sandbox import End, Job, Kind, Outcome, Result, SandboxPool, decode
 from guided_grpo.types import Status, Verdict
+
 
 @dataclass(frozen=True)
 class CodeVerdict(Verdict):
@@ -29,7 +30,9 @@ class CodeVerdict(Verdict):
     weak: int = 0  # of the passed ones: those that the program could have forged
 
 
-def check_code(pool: SandboxPool, responses: Sequence[str], tests: Sequence[CodeTests]) -> list[CodeVerdict]:
+def check_code(
+    pool: SandboxPool, responses: Sequence[str], tests: Sequence[CodeTests], *, partial: bool = True
+) -> list[CodeVerdict]:
     """Grade responses, each against its tests, in one batch; repeated pairs run once.
 
     Args:
@@ -37,15 +40,19 @@ def check_code(pool: SandboxPool, responses: Sequence[str], tests: Sequence[Code
             each test of input and output (but see `code_runs.py`).
         responses: what the policy wrote (_B).
         tests: of each response's problem (_B).
+        partial: False = only whether all tests pass is asked for; the first that fails ends a program.
     """
     codes = [declared_code(response) for response in responses]
+    verdicts = check_programs(pool, [code or "" for code in codes], tests, partial=partial)
     return [
         CodeVerdict(Status.NO_ANSWER, None, "no block of Python", total=len(each)) if code is None else verdict
-        for code, each, verdict in zip(codes, tests, check_programs(pool, [c or "" for c in codes], tests), strict=True)
+        for code, each, verdict in zip(codes, tests, verdicts, strict=True)
     ]
 
 
-def check_programs(pool: SandboxPool, programs: Sequence[str], tests: Sequence[CodeTests]) -> list[CodeVerdict]:
+def check_programs(
+    pool: SandboxPool, programs: Sequence[str], tests: Sequence[CodeTests], *, partial: bool = True
+) -> list[CodeVerdict]:
     """As `check_code`, for bare programs."""
     firsts: dict[tuple[str, int], int] = {}
     for row, (program, each) in enumerate(zip(programs, tests, strict=True)):
@@ -57,11 +64,18 @@ def check_programs(pool: SandboxPool, programs: Sequence[str], tests: Sequence[C
     for row, (first, others) in jobs.items():
         runs[row].receive([next(stream) for _ in first])
         outcomes[row] = [next(stream) for _ in others]
-    settle(pool, list(runs.values()))
-    trials = {row: Trial(programs[row], tests[row].setup, script) for row in runs if (script := tests[row].script)}
+    settle(pool, list(runs.values()), partial=partial)
+    trials = {
+        row: Trial(programs[row], _prelude(programs[row], tests[row]), tests[row].setup, script)
+        for row in runs
+        if (script := tests[row].script)
+    }
     hold(pool, list(trials.values()))
     whole = [row for row, trial in trials.items() if not trial.portable]
-    alone = [Job(programs[row], setup=tests[row].setup, checks=(trials[row].script.whole,)) for row in whole]
+    alone = [
+        Job(programs[row], prelude=trials[row].prelude, setup=tests[row].setup, checks=(trials[row].script.whole,))
+        for row in whole
+    ]
     forgeable = dict(zip(whole, pool.run(alone) if alone else [], strict=True))
     verdicts = {
         row: _verdict(programs[row], tests[row], each.outcomes + outcomes[row], trials.get(row), forgeable.get(row))
@@ -80,7 +94,7 @@ def reference_tests(
         reference: the solution.
         entry_point: name of its function.
         inputs: the arguments of each call, plain data.
-        tolerance: absolute, for results that are a float; 0 = exact.
+        tolerance: absolute, for floats, in containers too; 0 = exact. A NaN of the reference equals itself.
 
     Raises ValueError where the reference does not answer every input with plain data.
     """
@@ -92,8 +106,11 @@ def reference_tests(
         if result.kind is not Kind.VALUE:
             raise ValueError(f"the reference has no result for {_short(call)}: {_failure(outcome, result)[1]}")
         value = decode(result.value)
-        close = tolerance > 0 and isinstance(value, float)
-        tests.append(CallTest(call, Close(value, tolerance) if close else Equal(value)))
+        if tolerance > 0 and isinstance(value, float) and math.isfinite(value):
+            expected: Equal | Close = Close(value, tolerance)
+        else:
+            expected = Near(value, tolerance) if _has_float(value, nan=not tolerance) else Equal(value)
+        tests.append(CallTest(call, expected))
     return CodeTests(calls=tuple(tests), setup=setup)
 
 
@@ -111,6 +128,14 @@ def same_output(expected: str, received: bytes, *, exact: bool = False) -> bool:
     if ours == theirs or exact or len(ours) != len(theirs) or any(_LAYOUT.search(line) for line in ours):
         return ours == theirs
     return all(_same_words(*pair) for pair in zip(ours, theirs, strict=True))
+
+
+def _has_float(value: Any, *, nan: bool) -> bool:
+    """Whether a float (`nan`: a NaN) is in it."""
+    if isinstance(value, float):
+        return value != value or not nan
+    inside = [*value.values()] if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else []
+    return any(_has_float(each, nan=nan) for each in inside)
 
 
 _LAYOUT = re.compile(r"^[ \t]|[ \t]{2}")
@@ -141,14 +166,47 @@ def _lines(text: str) -> list[str]:
 def _runs(program: str, tests: CodeTests) -> Runs:
     def right(index: int, outcome: Outcome) -> bool:
         clean = outcome.end is End.EXITED and outcome.exit_code == 0
-        return clean and same_output(tests.stdin[index].expected, outcome.stdout, exact=tests.stdin[index].exact)
+        test = tests.stdin[index]
+        return clean and same_output(test.expected, outcome.stdout, exact=test.exact)
 
-    return Runs(program, [test.stdin.encode(errors="replace") for test in tests.stdin], right)
+    inputs = [test.stdin.encode(errors="replace") for test in tests.stdin]
+    longest = max((len(test.expected.encode(errors="replace")) for test in tests.stdin), default=0)
+    return Runs(program, inputs, right, prelude=_prelude(program, tests), output_bytes=longest)
 
 
 def _jobs(program: str, tests: CodeTests) -> list[Job]:
     calls = tuple(test.call for test in tests.calls)
-    return [Job(program, setup=tests.setup, calls=calls)] if calls else []
+    return [Job(program, prelude=_prelude(program, tests), setup=_setup(tests), calls=calls)] if calls else []
+
+
+_MODULES = "bisect collections copy functools heapq itertools math operator os random re statistics string sys"
+_NAMES = (
+    "from typing import *\nfrom collections import *\nfrom heapq import *\nfrom bisect import *\n"
+    "from itertools import *\nfrom functools import *\nfrom math import inf, gcd, ceil, floor, sqrt, log, log2, comb"
+)
+
+
+def _prelude(program: str, tests: CodeTests) -> str:
+    """What the benchmarks run before a program: the names of annotations; for methods of `Solution`, and functions by
+    name, also the modules that their sites import."""
+    named = any(isinstance(test.expected, EqualJson) or "Solution" in test.call for test in tests.calls)
+    if named or "class Solution" in program:
+        return "\n".join([*(f"import {name}" for name in _MODULES.split()), _NAMES])
+    return "from typing import *" if _TYPING.search(program) and "typing" not in program else ""
+
+
+_TYPING = re.compile(r"\b(?:List|Dict|Set|Tuple|Optional|Union|Callable|Iterable|Any)\b")
+
+
+def _setup(tests: CodeTests) -> str:
+    """The set-up; a function that is called by name may be a method of `Solution`, as on LeetCode."""
+    names = dict.fromkeys(test.call.partition("(")[0] for test in tests.calls if isinstance(test.expected, EqualJson))
+    lines = [
+        f"if 'Solution' in globals() and {name!r} not in globals(): {name} = lambda *a: Solution().{name}(*a)"
+        for name in names
+        if name.isidentifier()
+    ]
+    return "\n".join(filter(None, [*lines, tests.setup]))
 
 
 def _verdict(

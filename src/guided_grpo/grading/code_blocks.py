@@ -18,7 +18,9 @@ _BARE = re.compile(
     r"|[A-Za-z_]\w{0,99}(?:\s*,\s*\*?[A-Za-z_]\w{0,99}){1,9}\s*=(?!=))"
 )
 _FENCE = re.compile(r"(?:<answer>)?([ \t]*)(`{3,}|~{3,})(.*)", re.DOTALL)
-_DEFINES = re.compile(r"^(?:[ \t]*)(?:async def|def|class)\b|^[A-Za-z_]\w* *= *lambda\b|\binput\(|\bstdin\b|\bopen\(0", re.MULTILINE)
+_DEFINES = re.compile(
+    r"^(?:[ \t]*)(?:async def|def|class)\b|^[A-Za-z_]\w* *= *lambda\b|\binput\(|\bstdin\b|\bopen\(0", re.MULTILINE
+)
 _PYTHON = {"", "python", "python3", "py", "python2", "pypy", "pypy3"}
 _TAGS = re.compile(r"\A\s*<answer>|</answer>\s*\Z")
 
@@ -38,6 +40,7 @@ def declared_code(response: str) -> str | None:
     if blocks is None:
         blocks = _blocks(text, docstrings=False) or []
     programs = [(language, code.removeprefix("\ufeff")) for language, code in blocks if language in _PYTHON]
+    programs = [each for each in programs if each[1].strip()] or programs
     best = [code for _, code in programs if _DEFINES.search(code)]
     best = best or [code for language, code in programs if language] or [code for _, code in programs]
     return best[-1] if best else None
@@ -54,6 +57,9 @@ def _blocks(text: str, *, docstrings: bool) -> list[tuple[str, str]] | None:
     for line in text.split("\n"):
         fence = _FENCE.fullmatch(line)
         if block is None:
+            at = line.find("```")
+            if not fence and line.count("```") == 1 and _language(line[at + 3 :]) in _PYTHON - {""}:  # behind words
+                fence = _FENCE.fullmatch(line[at:])
             if fence and fence[2][0] not in fence[3].rstrip("\r").strip():
                 block, (indent, mark), quote = [], (fence[1], fence[2]), ""
                 language = _language(fence[3])
@@ -61,7 +67,9 @@ def _blocks(text: str, *, docstrings: bool) -> list[tuple[str, str]] | None:
         code, closed = line.removeprefix(indent), False
         if not quote and fence and fence[2].startswith(mark):
             words = fence[3].rstrip("\r")
-            if words.strip() and _language(words) in _PYTHON and words.strip().isidentifier():  # one that was not closed
+            if (
+                words.strip() and _language(words) in _PYTHON and words.strip().isidentifier()
+            ):  # one that was not closed
                 block, language = [], _language(words)
                 continue
             if not words[:1].isidentifier():

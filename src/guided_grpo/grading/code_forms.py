@@ -99,7 +99,10 @@ def _mapping(tests: Mapping[str, Any], entry_point: str, setup: str) -> CodeTest
     if not isinstance(inputs, Sequence) or not isinstance(outputs, Sequence) or len(inputs) != len(outputs):
         raise ValueError("hold no inputs and outputs, or not equally many")
     name = tests.get("fn_name")
-    cases = [{"input": i, "output": o, "fn_name": name, "compare": tests.get("compare")} for i, o in zip(inputs, outputs, strict=True)]
+    cases = [
+        {"input": i, "output": o, "fn_name": name, "compare": tests.get("compare")}
+        for i, o in zip(inputs, outputs, strict=True)
+    ]
     return _cases(cases, setup)
 
 
@@ -139,7 +142,7 @@ def _call(name: str, arguments: Any, expected: Any, *, wrapped: bool) -> CallTes
 
 def _int_keys(argument: Any) -> Any:
     """JSON has no other keys than strings: those of whole numbers were numbers, as APPS reads them."""
-    if isinstance(argument, dict) and argument and all(key.lstrip("-").isdigit() for key in argument):
+    if isinstance(argument, dict) and argument and all(key.lstrip("-").isdecimal() for key in argument):
         return {int(key): value for key, value in argument.items()}
     return argument
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from guided_grpo.grading.code_tests import Script
-from guided_grpo.sandbox import Job, Kind, Outcome, Result, SandboxPool
+from guided_grpo.sandbox import End, Job, Kind, Outcome, Result, SandboxPool
+from guided_grpo.sandbox.jobs import MAX_STEPS
 
 TURNS = 40
 _ABSENT = Result(Kind.ABSENT)
@@ -25,11 +26,13 @@ class Trial:
     """One program before one script; `results` has an entry of `stand_ins.run_tests` for each test."""
 
     program: str
+    prelude: str
     setup: str
     script: Script
     questions: list[tuple[str, bool]] = field(default_factory=list)
     outcome: Outcome | None = None  # of the program's process with these questions
     results: list[list[Any]] = field(default_factory=list)
+    cpu_seconds: float = 0.0  # that the program has used so far
     judgement: Outcome | None = None  # of the tests' process, where it failed
 
     @property
@@ -39,14 +42,19 @@ class Trial:
 
     def inquiry(self) -> Job:
         """The questions, for the program."""
-        return Job(self.program, setup=self.setup, calls=tuple(question for question, _ in self.questions))
+        return Job(
+            self.program,
+            prelude=self.prelude,
+            setup=self.setup,
+            calls=tuple(question for question, _ in self.questions),
+        )
 
     def hearing(self) -> Job:
         """The tests, with the program's answers."""
         written = [_answer(result) for result in self.outcome.results] if self.outcome else []
         script = self.script
         arguments = (script.source, script.shared, script.names, script.entry_point, self.questions)
-        call = f"run_tests({', '.join(map(ascii, arguments))}, {ascii(json.dumps(written))})"
+        call = f"run_tests({', '.join(map(ascii, arguments))}, {json.dumps(written)!a})"
         return Job("from guided_grpo.sandbox.stand_ins import run_tests", calls=(call,))
 
     def take(self, outcome: Outcome) -> bool:
@@ -73,14 +81,19 @@ def hold(pool: SandboxPool, trials: Sequence[Trial]) -> None:
         return
     first: dict[Script, Outcome] = {}
     scripts = list(dict.fromkeys(trial.script for trial in trials))
-    first.update(zip(scripts, pool.run([Trial("", "", script).hearing() for script in scripts]), strict=True))
+    first.update(zip(scripts, pool.run([Trial("", "", "", script).hearing() for script in scripts]), strict=True))
     left = [trial for trial in trials if not trial.take(first[trial.script])]
     for _ in range(TURNS):
         if not left:
             return
         for trial, outcome in zip(left, pool.run([trial.inquiry() for trial in left]), strict=True):
             trial.outcome = outcome
+            trial.cpu_seconds += outcome.cpu_seconds
         hearings = pool.run([trial.hearing() for trial in left])
         left = [trial for trial, outcome in zip(left, hearings, strict=True) if not trial.take(outcome)]
+        spent = [trial for trial in left if trial.cpu_seconds > MAX_STEPS * pool.limits.cpu_seconds]
+        for trial in spent:
+            trial.judgement, trial.results = Outcome(End.CPU, results=(_ABSENT,)), []
+        left = [trial for trial in left if trial not in spent]
     for trial in left:
         trial.results = [["failed", "the tests ask ever more of the program", -1]]

@@ -1,8 +1,8 @@
 """Tests of a code problem, taken apart: what enters the sandbox, and the expected values, which never do.
 
-`assert f(x) == y` becomes the call `f(x)`, evaluated in the sandbox, and the value y, compared outside. Where one of the
-tests is more than that (a loop, a helper, an order that counts), all of them are a `Script`, which `code_judge.py` runs
-apart from the program. `code_forms.py` reads the forms in which data sets write tests.
+`assert f(x) == y` becomes the call `f(x)`, evaluated in the sandbox, and the value y, compared outside. Where one of
+the tests is more than that (a loop, a helper, an order that counts), all of them are a `Script`, which `code_judge.py`
+runs apart from the program. `code_forms.py` reads the forms in which data sets write tests.
 """
 
 from __future__ import annotations
@@ -35,6 +35,16 @@ class Equal:
 
     def accepts(self, received: Any) -> bool:
         return same(self.value, received)
+
+
+@dataclass(frozen=True)
+class Near(Equal):
+    """As a reference returned it: floats in it to an absolute tolerance, a NaN equal to itself."""
+
+    tolerance: float = 0.0
+
+    def accepts(self, received: Any) -> bool:
+        return same(self.value, received, tolerance=self.tolerance)
 
 
 @dataclass(frozen=True)
@@ -89,11 +99,11 @@ class Close:
 
     def accepts(self, received: Any) -> bool:
         number = number_of(received)
-        if not isinstance(number, (int, float)):
+        if number is None or isinstance(number, complex):
             return False
         try:
             number = float(number)
-        except OverflowError:  # an integer beyond all floats is close to none
+        except (OverflowError, ValueError):  # an integer beyond all floats is close to none
             return False
         slack = self.absolute + self.relative * max(abs(number), abs(self.value))
         return number == self.value or (math.isfinite(number) and abs(number - self.value) <= slack)
@@ -197,16 +207,20 @@ def _is_call(node: ast.expr) -> bool:
     of the program could answer in its own way."""
     if isinstance(node, ast.UnaryOp):
         return isinstance(node.op, ast.Not) and _is_call(node.operand)
-    if isinstance(node, ast.Call) and ast.unparse(node.func) in _CONVERSIONS and len(node.args) == 1:
-        if not node.keywords and _is_call(node.args[0]):
-            return True
+    converts = isinstance(node, ast.Call) and ast.unparse(node.func) in _CONVERSIONS and not node.keywords
+    if converts and isinstance(node, ast.Call) and len(node.args) == 1 and _is_call(node.args[0]):
+        return True
     called = False
     at: ast.expr = node
     while isinstance(at, (ast.Call, ast.Attribute, ast.Subscript)):
         called = called or isinstance(at, ast.Call)
         plain_parts = [*at.args, *(word.value for word in at.keywords)] if isinstance(at, ast.Call) else []
         plain_parts += [at.slice] if isinstance(at, ast.Subscript) else []
-        if any(isinstance(part, (ast.Compare, ast.Lambda, ast.NamedExpr)) for each in plain_parts for part in ast.walk(each)):
+        if any(
+            isinstance(part, (ast.Compare, ast.Lambda, ast.NamedExpr))
+            for each in plain_parts
+            for part in ast.walk(each)
+        ):
             return False
         at = at.func if isinstance(at, ast.Call) else at.value
     return called and isinstance(at, ast.Name)

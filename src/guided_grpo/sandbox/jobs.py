@@ -49,6 +49,7 @@ class Job:
 
     program: str
     stdin: bytes = b""
+    prelude: str = ""  # runs before the program, in its name space
     setup: str = ""
     calls: tuple[str, ...] = ()  # expressions, whose values come back
     checks: tuple[str, ...] = ()  # statements, of which only "raised nothing" comes back: the program can forge that

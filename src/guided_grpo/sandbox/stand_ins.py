@@ -15,6 +15,7 @@ import sys
 import types
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from guided_grpo.sandbox.values import decode
@@ -56,7 +57,8 @@ class Asked:
     def call(self, function: str, arguments: Sequence[Any], named: dict[str, Any]) -> Any:
         """The answer of a function; lists, dicts and sets that it is given are as it leaves them."""
         number = len(self.questions)
-        parts, changed = [], []
+        parts: list[str] = []
+        changed: list[Any] = []
         for value in (*arguments, *named.values()):
             text = value._path if isinstance(value, Unknown) and value._path else source_of(value)
             if isinstance(value, _COLLECTIONS):
@@ -96,7 +98,6 @@ class Asked:
             raise _exception(*content)
         raise Absent
 
-
     def _value(self, content: Any, path: str) -> Any:
         """Plain data; objects in lists, tuples and dicts under their path in the program's process."""
         kind = next(iter(content)) if type(content) is dict else ""
@@ -127,7 +128,7 @@ def _update(argument: Any, change: Any) -> None:
         return
     if type(value) is type(argument) and value != argument:
         argument.clear()
-        argument.extend(value) if isinstance(argument, (list, bytearray)) else argument.update(value)
+        argument.extend(value) if isinstance(argument, (list, bytearray)) else argument.update(value)  # type: ignore[arg-type]
 
 
 def _exception(text: str, names: Sequence[str]) -> BaseException:
@@ -150,7 +151,7 @@ def _exception(text: str, names: Sequence[str]) -> BaseException:
 def source_of(value: Any) -> str:
     """An expression for a value; Absent where it is not known yet, TypeError where there is none."""
     if isinstance(value, StandIn):
-        return object.__getattribute__(value, "path")
+        return str(object.__getattribute__(value, "path"))
     if isinstance(value, Unknown):
         raise Absent
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
@@ -343,9 +344,10 @@ class Unknown:
     __hash__ = None  # type: ignore[assignment]
 
 
-for _name in (
-    "eq ne lt le gt ge add radd sub rsub mul rmul truediv rtruediv floordiv mod pow and or xor abs neg round getitem"
-).split():
+_ANY = """
+eq ne lt le gt ge add radd sub rsub mul rmul truediv rtruediv floordiv mod pow and or xor abs neg round getitem
+"""
+for _name in _ANY.split():
     setattr(Unknown, f"__{_name}__", lambda self, *_: Unknown(self._asked))
 for _name in ("int", "float", "index", "str", "repr", "format"):
     setattr(Unknown, f"__{_name}__", lambda self, *_: next(iter(self)))
@@ -452,7 +454,8 @@ class _Rewrite(ast.NodeTransformer):
 
     def visit_Lambda(self, node: ast.Lambda) -> ast.AST:
         text = ast.unparse(node)
-        return ast.Call(ast.Name("_Text", ast.Load()), [self.generic_visit(node), ast.Constant(text)], [])
+        self.generic_visit(node)
+        return ast.Call(ast.Name("_Text", ast.Load()), [node, ast.Constant(text)], [])
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> Any:
         names = [alias.asname or alias.name for alias in node.names]
@@ -498,14 +501,14 @@ def run_tests(
     if "unittest" in source:
         import unittest
 
-        unittest.main = lambda *_, **__: None  # type: ignore[assignment,misc]  # its tests are run below
-        unittest.TestCase.assertRaises = lambda self, *kinds: raises(*kinds)  # type: ignore[assignment,misc]
+        unittest.main = lambda *_, **__: None  # type: ignore[assignment]  # its tests are run below
+        unittest.TestCase.assertRaises = lambda self, *kinds: raises(*kinds)  # type: ignore[assignment]
     program = type("Program", (), {"__getattr__": lambda _, name: StandIn(asked, name)})()
     space: dict[str, Any] = {"__name__": "__main__", "_name": lambda name: StandIn(asked, name), "_program": program}
 
     def pending() -> Unknown:
         if asked.valid and asked.exact:
-            raise  # noqa: PLE0704 - what is being handled: the program ended before it answered
+            raise
         return Unknown(asked)
 
     space |= {"_Text": Text, "_Absent": Absent, "_pending": pending, **{name: StandIn(asked, name) for name in names}}
@@ -538,7 +541,10 @@ def run_tests(
     for node in body:
         test(execute(node), counts=is_test(node, body))
     if entry_point:
-        test(lambda: space["check"](space[entry_point] if entry_point in space else eval(entry_point, space)), counts=True)
+        test(
+            lambda: space["check"](space[entry_point] if entry_point in space else eval(entry_point, space)),
+            counts=True,
+        )
     for node in body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and is_collected(node, body):
             for action in _tests_of(space.get(node.name)):
@@ -582,16 +588,21 @@ def asserts(node: ast.AST) -> bool:
 
 def _tests_of(definition: Any) -> list[Callable[[], object]]:
     if not isinstance(definition, type):
-        return [lambda case=case: definition(**case) for case in getattr(definition, "cases", [{}])]
-    actions = []
-    for name in [name for name in dir(definition) if name.startswith("test")]:
-        for case in getattr(getattr(definition, name), "cases", [{}]):
-            actions.append(lambda name=name, case=case: _run_method(definition, name, case))
-    return actions
+        return [partial(definition, **case) for case in getattr(definition, "cases", [{}])]
+    return [
+        partial(_run_method, definition, name, case)
+        for name in dir(definition)
+        if name.startswith("test")
+        for case in getattr(getattr(definition, name), "cases", [{}])
+    ]
 
 
 def _run_method(definition: Any, name: str, case: dict[str, Any]) -> None:
-    instance = definition(name) if "unittest" in sys.modules and issubclass(definition, sys.modules["unittest"].TestCase) else definition()
+    instance = (
+        definition(name)
+        if "unittest" in sys.modules and issubclass(definition, sys.modules["unittest"].TestCase)
+        else definition()
+    )
     for before in ("setUpClass", "setup_class", "setUp"):
         getattr(instance, before, lambda: None)()
     getattr(instance, "setup_method", lambda *_: None)(*[None][: _arguments(getattr(instance, "setup_method", None))])

@@ -89,7 +89,9 @@ class Worker:
 
     def start(self, job: Job, limits: Limits) -> None:
         """Send one job; raises OSError where the worker is gone or no memory file can be made."""
-        request: dict[str, Any] = {"program": job.program, "setup": job.setup, "calls": job.calls, "checks": job.checks}
+        request: dict[str, Any] = {
+            name: getattr(job, name) for name in ("prelude", "program", "setup", "calls", "checks")
+        }
         request["inputs"] = [len(each) for each in job.inputs]  # which follow each other in `stdin`
         source = _sealed(json.dumps(request).encode())
         self._files = [os.memfd_create("results"), os.memfd_create("stdout")]

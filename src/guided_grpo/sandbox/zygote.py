@@ -27,8 +27,13 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, NoReturn
 
-from guided_grpo.sandbox import jail, kernel, seccomp
-from guided_grpo.sandbox import stand_ins  # noqa: F401 - loaded once here, not in every job
+from guided_grpo.sandbox import (
+    idioms,
+    jail,
+    kernel,
+    seccomp,
+    stand_ins,  # noqa: F401 - loaded once here, not in every job
+)
 from guided_grpo.sandbox.inputs import SEED, place_inputs, remember_modules, run_inputs
 from guided_grpo.sandbox.program import run_program
 
@@ -36,8 +41,8 @@ REQUEST = struct.Struct("=dd5Q")
 FIELDS = ("cpu_seconds", "wall_seconds", "memory_bytes", "output_bytes", "disk_bytes", "threads", "steps")
 DESCRIPTORS = 4
 _PRELOADED = (
-    "abc ast bisect cmath collections collections.abc copy dataclasses datetime decimal enum fractions functools hashlib "
-    "heapq io itertools json math operator re statistics string textwrap threading time traceback types typing"
+    "abc ast bisect cmath collections collections.abc copy dataclasses datetime decimal enum fractions functools "
+    "hashlib heapq io itertools json math operator re statistics string textwrap threading time traceback types typing"
 )
 _LONGEST_SLEEP, _SHORTEST_SLEEP = 1.0, 0.005  # seconds between two looks at a job's CPU clock
 
@@ -74,6 +79,7 @@ def main(control: int, trainer: int, tier: str) -> None:
         for name in _PRELOADED.split():
             import_module(name)
         vars(builtins).update(exit=sys.exit, quit=sys.exit)  # what `site` would bring
+        idioms.install()
         if tier == "A":
             jail.enter_namespaces(readable)
         else:
@@ -178,7 +184,7 @@ def _become_job(place: Place, limits: dict[str, float], descriptors: list[int], 
         os.write(report, f"{type(error).__name__}: {error}".encode()[:1_000] or b"failed")
         os._exit(1)
     if inputs:
-        run_inputs(job["program"], inputs, results)
+        run_inputs(job["prelude"], job["program"], inputs, results)
     run_program(job, results)
 
 

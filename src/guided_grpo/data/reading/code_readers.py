@@ -90,13 +90,13 @@ def read_humaneval(record: Record) -> Draft:
 def _helpers(head: str, entry_point: str, tests: str) -> str:
     """Functions of the head that the tests call: theirs, since a response may write them anew."""
     try:
-        body = ast.parse(head).body
+        body, test = ast.parse(head).body, ast.parse(tests)
     except (SyntaxError, ValueError):
         return ""
-    used = {part.id for part in ast.walk(ast.parse(tests)) if isinstance(part, ast.Name)} - {entry_point}
+    used = {part.id for part in ast.walk(test) if isinstance(part, ast.Name)} - {entry_point}
     helpers = [part for part in body if isinstance(part, ast.FunctionDef) and part.name in used]
     imports = [part for part in body if isinstance(part, ast.Import | ast.ImportFrom)]
-    return "".join(f"{ast.unparse(part)}\n" for part in imports + helpers) if helpers else ""  # type: ignore[operator]
+    return "".join(f"{ast.unparse(part)}\n" for part in [*imports, *helpers]) if helpers else ""
 
 
 def read_mbpp(record: Record) -> Draft:
