@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from guided_grpo.errors import InputError
 from guided_grpo.grading.code import check_programs, declared_code, same_output
 from guided_grpo.grading.code_forms import ByReference, parse_tests, read_tests
 from guided_grpo.grading.code_tests import CallTest, CodeTests, Equal, EqualJson, Script, StdinTest
@@ -121,7 +122,8 @@ def test_forms_of_sites(pool: SandboxPool) -> None:
     calls = {"inputs": [[[1, 2]], [[3]]], "outputs": [3, 3], "fn_name": "f"}
     right, wrong = method.format("sum(a)"), method.format("max(a)")
     assert graded(pool, calls, right, wrong, "def f(a: List[int]): return sum(a)") == [True, False, True]
-    assert graded(pool, ["assert Solution().f([1, 2]) == 3"], right, wrong) == [True, False]
+    for called in ("Solution().f", "f"):  # as LeetCode has it, and by name
+        assert graded(pool, [f"assert {called}([1, 2]) == 3"], right, wrong) == [True, False]
     assert graded(pool, calls, method.format("Counter(a) and reduce(lambda x, y: x + y, a)")) == [True]
     wrapped = {"inputs": [[3], [4]], "outputs": [[9], [16]], "fn_name": "f"}
     assert graded(pool, wrapped, *(f"def f(x): return {each}" for each in ("x * x", "[x * x]", "x", "[[x * x]]"))) == [
@@ -170,3 +172,18 @@ def test_ordinary_runtime(pool: SandboxPool, read: str) -> None:
 def test_output_as_long_as_the_expected(pool: SandboxPool) -> None:
     tests = [{"input": "", "output": "ab " * 700_000}]
     assert graded(pool, tests, "print('ab ' * 700_000)", "print('ab ' * 699_999)") == [True, False]
+
+
+def test_named_packages_and_no_others() -> None:
+    pytest.importorskip("numpy")
+    tests = parse_tests([{"input": f"{n}\n", "output": f"{n * n}"} for n in (2, 3)])
+    program = "import numpy\nn = int(input())\nprint(int(numpy.prod([n, n])))"
+    beside = "import os, numpy\nn = int(input())\nprint(n * n if all(name.startswith('numpy') for name in os.listdir(os.path.dirname(os.path.dirname(numpy.__file__)))) else 0)"
+    writes = "import os, numpy\nn = int(input())\nopen(os.path.join(os.path.dirname(numpy.__file__), 'x'), 'w')\nprint(n * n)"
+    with SandboxPool(1, "A", packages=["numpy"]) as pool:
+        verdicts = check_programs(pool, [program, beside, writes, "import torch"], [tests] * 4)
+    assert [v.status is Status.CORRECT for v in verdicts] == [True, True, False, False]
+    with SandboxPool(1, "A") as pool:
+        assert check_programs(pool, [program], [tests])[0].status is Status.WRONG
+    with pytest.raises(InputError, match="no package that is installed here"):
+        SandboxPool(1, "A", packages=["no_such_package"])

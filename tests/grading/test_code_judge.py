@@ -40,6 +40,7 @@ PAIRS = {  # tests, a right program, a wrong one
     "any": ("assert any([f(2) == 4])", SQUARE, YES),
     "a comparison of a comparison": ("assert (f(3) == 9) is True\nassert bool(f(3) == 9)", SQUARE, YES),
     "a difference": ("assert f(3) ^ 9 == 0", SQUARE, YES),
+    "a comparison by its own name": ("assert f(3).__eq__(9)", SQUARE, YES),
     "a distance": ("import math\nassert math.dist([f(3)], [9]) < 1e-6", SQUARE, YES),
     "a reference": ("def ref(x): return sum(x for _ in range(x))\nfor n in range(1, 6): assert f(n) == ref(n)", SQUARE, "def f(x): return ref(x)"),
     "a reference that is replaced": ("def ref(x): return x * x\nassert [f(n) for n in (2, 3)] == [ref(n) for n in (2, 3)]", SQUARE, "class R:\n    def __eq__(s, o): return True\ndef f(x): return R()\nref = f"),

@@ -176,7 +176,7 @@ def _runs(program: str, tests: CodeTests) -> Runs:
 
 def _jobs(program: str, tests: CodeTests) -> list[Job]:
     calls = tuple(test.call for test in tests.calls)
-    return [Job(program, prelude=_prelude(program, tests), setup=_setup(tests), calls=calls)] if calls else []
+    return [Job(program, prelude=_prelude(program, tests), setup=_setup(program, tests), calls=calls)] if calls else []
 
 
 _MODULES = "bisect collections copy functools heapq itertools math operator os random re statistics string sys"
@@ -198,12 +198,14 @@ def _prelude(program: str, tests: CodeTests) -> str:
 _TYPING = re.compile(r"\b(?:List|Dict|Set|Tuple|Optional|Union|Callable|Iterable|Any)\b")
 
 
-def _setup(tests: CodeTests) -> str:
+def _setup(program: str, tests: CodeTests) -> str:
     """The set-up; a function that is called by name may be a method of `Solution`, as on LeetCode."""
-    names = dict.fromkeys(test.call.partition("(")[0] for test in tests.calls if isinstance(test.expected, EqualJson))
+    if "class Solution" not in program:
+        return tests.setup
     lines = [
-        f"if 'Solution' in globals() and {name!r} not in globals(): {name} = lambda *a: Solution().{name}(*a)"
-        for name in names
+        f"if {name!r} not in globals() and hasattr(globals().get('Solution'), {name!r}):\n"
+        f"    {name} = lambda *a, **k: Solution().{name}(*a, **k)"
+        for name in dict.fromkeys(test.call.removeprefix("not ").partition("(")[0] for test in tests.calls)
         if name.isidentifier()
     ]
     return "\n".join(filter(None, [*lines, tests.setup]))

@@ -222,6 +222,8 @@ def _is_call(node: ast.expr) -> bool:
             for part in ast.walk(each)
         ):
             return False
+        if isinstance(at, ast.Attribute) and at.attr.startswith("__"):  # a comparison by its own name
+            return False
         at = at.func if isinstance(at, ast.Call) else at.value
     return called and isinstance(at, ast.Name)
 

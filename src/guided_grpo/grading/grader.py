@@ -193,7 +193,12 @@ class Grader:
     def _programs(self) -> SandboxPool:
         if self._code is None:
             settings = self.settings
-            self._code = SandboxPool(settings.code_workers, settings.code_tier, limits=settings.code_limits)
+            self._code = SandboxPool(
+                settings.code_workers,
+                settings.code_tier,
+                limits=settings.code_limits,
+                packages=settings.code_packages,
+            )
         return self._code
 
     def _count(self, verdicts: Sequence[Verdict]) -> None:

@@ -52,6 +52,9 @@ class GradingSettings:
     code_memory_mb: Annotated[int, Gt(0)] = setting(
         Limits.memory_bytes // MIB, "MiB of memory of a program, interpreter included (about 40)"
     )
+    code_packages: list[str] = setting(
+        [], "packages that programs may import beside the standard library, and all that these need"
+    )
     code_partial: bool = setting(False, "reward the share of tests passed")
     code_weak: bool = setting(False, "count tests that a program could forge; false = they count as failed")
     repeat_ngram: Annotated[int, Ge(1)] = setting(3, "tokens, of reward repetition")

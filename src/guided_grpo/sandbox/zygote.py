@@ -59,13 +59,14 @@ class Place:
     pid: int  # of the zygote, as its children see it
 
 
-def main(control: int, trainer: int, tier: str) -> None:
+def main(control: int, trainer: int, tier: str, packages: dict[str, str]) -> None:
     """The launcher: make the zygote, and end it with the trainer.
 
     Args:
         control: descriptor of the control socket.
         trainer: process id of the trainer.
         tier: "A", "B" or "C".
+        packages: names and folders of what programs may import beside the standard library.
     """
     os.environ.clear()  # the interpreter itself sets LC_CTYPE
     channel = socket.socket(fileno=control)
@@ -73,7 +74,8 @@ def main(control: int, trainer: int, tier: str) -> None:
     if os.getppid() != trainer:
         return
     try:
-        readable = jail.interpreter_paths()
+        beside = [f"{path}.libs" for path in packages.values()]  # shared libraries of wheels
+        readable = jail.interpreter_paths([*packages.values(), *beside])
         landlock = kernel.landlock_version()
         _check_kernel(tier, landlock)
         for name in _PRELOADED.split():
@@ -85,6 +87,7 @@ def main(control: int, trainer: int, tier: str) -> None:
         else:
             jail.become_ordinary()
         jail.check_readable(readable)
+        _import_packages(packages)
     except jail.JailError as error:
         channel.send(json.dumps({"missing": error.missing, "fix": error.fix}).encode()[:4_000])
         return
@@ -101,6 +104,21 @@ def main(control: int, trainer: int, tier: str) -> None:
     poll.poll()
     os.kill(zygote, signal.SIGKILL)
     os.waitpid(zygote, 0)
+
+
+def _import_packages(packages: dict[str, str]) -> None:
+    """Once, for all jobs; from behind the walls, where nothing else of their folder is."""
+    sys.path += dict.fromkeys(os.path.dirname(path) for path in packages.values())
+    os.environ.update(dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
+    for name in packages:
+        try:
+            import_module(name)
+        except Exception as error:
+            raise jail.JailError(
+                f"the package {name} cannot be imported ({type(error).__name__}: {str(error)[:300]})",
+                "name what it needs among the packages too, or leave it out",
+            ) from None
+    os.environ.clear()
 
 
 def _check_kernel(tier: str, landlock: int) -> None:
