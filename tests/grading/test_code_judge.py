@@ -59,6 +59,11 @@ PAIRS = {  # tests, a right program, a wrong one
     "a generator": ("assert len(list(f(3))) == 3\nassert sum(f(3)) == 3", "def f(n):\n    for i in range(n): yield i", "def f(n): yield 3"),
     "a function of the test": ("assert f(lambda v: v + 1, [1, 2]) == [2, 3]\nassert not f(lambda v: v, [])", "def f(g, a): return [g(x) for x in a]", "def f(g, a): return a"),
     "chains": ("assert 8 < f(3) < 10\nassert f(2) != 5 and f(2) in (3, 4)", SQUARE, YES),
+    "a fixture": ("import pytest\n@pytest.fixture\ndef n(): return 3\n@pytest.mark.parametrize('k', [1, 2])\ndef test_a(n, k): assert f(n * k) == 9 * k * k", SQUARE, YES),
+    "an exit": ("if f(3) != 9:\n    print('no')\n    exit(1)", SQUARE, YES),
+    "a class of the program": ("assert isinstance(Stack(), Stack)\ns = Stack()\nassert s.items == []\ns.push(1)\nassert s.items == [1]", STACK, STACK.replace("append(x)", "clear()")),
+    "dates and queues": ("from datetime import date\nfrom collections import deque\nassert f(3) == (date(2020, 1, 3), deque([3]))", "import datetime, collections\ndef f(d): return datetime.date(2020, 1, d), collections.deque([d])", "import datetime\ndef f(d): return datetime.date(2020, 1, d), [d]"),
+    "a check within a test": ("def check(c):\n    assert c(3) == 9\ndef test_it():\n    check(f)", SQUARE, YES),
     "views": ("assert f(2).keys() == {0, 1}\nassert f(2).items() >= {(0, 0)}", "def f(n): return {i: i for i in range(n)}", "def f(n): return {}"),
 }  # fmt: skip
 

@@ -72,7 +72,7 @@ def _text(text: str, entry_point: str, setup: str) -> CodeTests | ByReference:
             return read_tests(json.loads(text), entry_point=entry_point, setup=setup)
         except json.JSONDecodeError:
             pass  # Python may begin with a bracket too
-    if not any(word in text for word in ("assert", "raise", "check", "test")):
+    if not any(word in text for word in ("assert", "raise", "check", "test", "exit(")):
         module_of(text)
         raise ValueError("hold neither check(candidate) nor an assert")
     return read_module(text, entry_point=entry_point, setup=setup)

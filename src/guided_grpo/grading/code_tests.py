@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from guided_grpo.sandbox import number_of, plain, same
-from guided_grpo.sandbox.stand_ins import asserts, is_collected, is_test
+from guided_grpo.sandbox.stand_ins import asserts, is_collected, is_test, reaches
 from guided_grpo.sandbox.values import MAX_DEPTH
 
 MAX_FACTOR, MAX_EXPONENT = 10_000, 1_000  # in the arithmetic of an expected value
@@ -328,6 +328,8 @@ def _free(call: str, body: Sequence[ast.stmt]) -> bool:
 def _split_check(body: Sequence[ast.stmt], check: ast.FunctionDef, entry_point: str, setup: str) -> CodeTests | None:
     """The asserts of a `check(candidate)` that holds nothing else, in a module that holds nothing else that runs."""
     name = entry_point or _called(body)
+    if not name and any(isinstance(part, ast.Name) and part.id == "check" for each in body for part in ast.walk(each)):
+        return None  # another function calls it
     if len(check.args.args) != 1 or not name:
         raise ValueError("hold a check of other than one argument, or no entry point is given")
     inside = [part for part in check.body if not isinstance(part, ast.Pass) and not _says_nothing(part)]
@@ -356,11 +358,12 @@ def _script(
 ) -> Script:
     runs = [part for part in body if is_test(part, body)]
     definitions = [part for part in body if isinstance(part, (ast.FunctionDef, ast.ClassDef)) and asserts(part)]
-    collected = [part for part in definitions if is_collected(part, body)]
-    checks = check is not None and not _called(body)
+    runners = [part for part in body if isinstance(part, (ast.FunctionDef, ast.ClassDef)) and is_collected(part, body)]
+    collected = [part for part in runners if reaches(part, body)]
+    names = {part.id for each in body for part in ast.walk(each) if isinstance(part, ast.Name)}
+    checks = check is not None and "check" not in names
     if checks and not entry_point:
         raise ValueError("hold a check, and no entry point is given")
-    names = {part.id for each in body for part in ast.walk(each) if isinstance(part, ast.Name)}
     idle = [part.name for part in definitions if part not in collected and part.name not in names]
     idle = [name for name in idle if not (checks and name == "check")]
     if idle:

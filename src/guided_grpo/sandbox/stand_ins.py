@@ -251,6 +251,11 @@ class StandIn:
     def __exit__(self, *_: object) -> None:
         _asked(self).ask(f"{source_of(self)}.__exit__(None, None, None)")
 
+    def __instancecheck__(self, value: Any) -> bool:  # of a class of the program
+        return isinstance(value, StandIn) and bool(
+            _asked(self).ask(f"isinstance({source_of(value)}, {source_of(self)})")
+        )
+
     def __contains__(self, value: Any) -> bool:
         return value in _value(self) if "." in source_of(self) else value in list(self)
 
@@ -431,9 +436,12 @@ def _pytest() -> types.ModuleType:
 
         return mark
 
+    def fixture(function: Any = None, **_: Any) -> Any:
+        return function or fixture
+
     module = types.ModuleType("pytest")
     names = {"raises": raises, "approx": Approx, "main": lambda *_, **__: 0, "param": lambda *values, **__: values}
-    vars(module).update(names, mark=types.SimpleNamespace(parametrize=parametrize), fixture=lambda function: function)
+    vars(module).update(names, mark=types.SimpleNamespace(parametrize=parametrize), fixture=fixture)
     return module
 
 
@@ -563,10 +571,14 @@ def is_collected(node: ast.FunctionDef | ast.ClassDef, body: Sequence[ast.stmt])
 
 def is_test(node: ast.stmt, body: Sequence[ast.stmt]) -> bool:
     """Whether a statement of the module tests something when it runs: it asserts, or calls a function that does."""
-    if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-        return False
+    return not isinstance(node, (ast.FunctionDef, ast.ClassDef)) and reaches(node, body)
+
+
+def reaches(node: ast.AST, body: Sequence[ast.stmt]) -> bool:
+    """Whether it asserts, or names a function of the module that does."""
     functions = {part.name: part for part in body if isinstance(part, ast.FunctionDef)}
-    names, seen = [node], set[str]()
+    names: list[ast.AST] = [node]
+    seen = set[str]()
     while names:
         part = names.pop()
         if asserts(part):
@@ -581,20 +593,34 @@ def asserts(node: ast.AST) -> bool:
     """Whether it holds what can fail a test."""
     return any(
         isinstance(part, (ast.Assert, ast.Raise))
-        or (isinstance(part, ast.Call) and ast.unparse(part.func).rpartition(".")[2].startswith(("assert", "raises")))
+        or (
+            isinstance(part, ast.Call)
+            and ast.unparse(part.func).rpartition(".")[2].startswith(("assert", "raises", "exit"))
+        )
         for part in ast.walk(node)
     )
 
 
 def _tests_of(definition: Any) -> list[Callable[[], object]]:
     if not isinstance(definition, type):
-        return [partial(definition, **case) for case in getattr(definition, "cases", [{}])]
+        return [partial(_run_function, definition, case) for case in getattr(definition, "cases", [{}])]
     return [
         partial(_run_method, definition, name, case)
         for name in dir(definition)
         if name.startswith("test")
         for case in getattr(getattr(definition, name), "cases", [{}])
     ]
+
+
+def _run_function(function: Any, case: dict[str, Any]) -> None:
+    """With its case, and with the fixtures that it names."""
+    code, space = function.__code__, function.__globals__
+    fixtures = {}
+    for name in code.co_varnames[: code.co_argcount]:
+        if name not in case and name in space:
+            value = space[name]()
+            fixtures[name] = next(value) if isinstance(value, types.GeneratorType) else value
+    function(**fixtures, **case)
 
 
 def _run_method(definition: Any, name: str, case: dict[str, Any]) -> None:

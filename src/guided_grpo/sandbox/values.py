@@ -8,6 +8,8 @@ so: 1 == 1.0 == True, a list is no tuple, a subclass counts as its plain base.
 
 from __future__ import annotations
 
+import datetime
+from collections import deque
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -34,6 +36,11 @@ def encode(value: object, depth: int = 0) -> Any:
         return {"fraction": [int.__format__(value.numerator, "x"), int.__format__(value.denominator, "x")]}
     if type(value) is Decimal:
         return {"decimal": Decimal.__str__(value)}
+    if type(value) in _MOMENTS:
+        fields = (getattr(value, name) for name in _MOMENTS[type(value)])
+        return {type(value).__name__: [encode(field) for field in fields]}
+    if type(value) is deque:
+        return {"deque": [encode(element, depth + 1) for element in value]}
     if type(value) in _VIEWS:
         value = set(value)  # type: ignore[call-overload]
     if type(value) is range:
@@ -52,6 +59,13 @@ def encode(value: object, depth: int = 0) -> Any:
     return {"opaque": type(value).__name__[:100]}
 
 
+_DAY, _TIME = ("year", "month", "day"), ("hour", "minute", "second", "microsecond")
+_MOMENTS: dict[type, tuple[str, ...]] = {
+    datetime.date: _DAY,
+    datetime.datetime: (*_DAY, *_TIME),
+    datetime.time: _TIME,
+    datetime.timedelta: ("days", "seconds", "microseconds"),
+}
 _VIEWS: tuple[type, ...] = (type({}.keys()), type({}.items()))
 Number = complex | Fraction | Decimal  # as Python's own types have it: bool, int and float too
 
@@ -114,6 +128,11 @@ def decode(received: Any) -> Any:
         return bytes.fromhex(content)
     if kind == "range":
         return range(*content)
+    if kind == "deque":
+        return deque(map(decode, content))
+    moment = next((each for each in _MOMENTS if each.__name__ == kind), None)
+    if moment is not None:
+        return moment(**dict(zip(_MOMENTS[moment], content, strict=True)))
     if kind in ("tuple", "set"):
         elements = [decode(element) for element in content]
         return tuple(elements) if kind == "tuple" else {frozenset(e) if isinstance(e, set) else e for e in elements}
