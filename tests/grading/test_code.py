@@ -116,16 +116,24 @@ def test_right_output(pool: SandboxPool) -> None:
 
 
 def test_weak_tests_are_told_apart(pool: SandboxPool) -> None:
-    """A loop over cases cannot be split: it can be forged, and its verdict says so."""
+    """What only the program's own == can say can be forged, and its verdict says so; a loop over cases can not."""
     tests = parse_tests(
         "def check(candidate):\n    for n in range(5):\n        assert candidate(n) == n * n\n", entry_point="f"
     )
-    assert (len(tests.calls), len(tests.weak)) == (0, 1)
     right, wrong, leaver = check_programs(
         pool, ["def f(x): return x * x", "def f(x): return x", "import os; os._exit(0)"], [tests] * 3
     )
-    assert (right.status, right.weak, worth(right), worth(right, code_weak=False)) == (Status.CORRECT, 1, 1.0, 0.0)
+    assert (right.status, right.weak, worth(right)) == (Status.CORRECT, 0, 1.0)
     assert (wrong.status, leaver.status) == (Status.WRONG, Status.WRONG)
+    point = "class P:\n    def __init__(self, x): self.x = x\n    def __eq__(self, other): return self.x == other.x"
+    forgeable = parse_tests("assert P(1) == P(1)\nassert P(1).x == 1")
+    [objects] = check_programs(pool, [point], [forgeable])
+    assert (objects.status, objects.weak, worth(objects, code_weak=True), worth(objects)) == (
+        Status.CORRECT,
+        1,
+        1.0,
+        0.0,
+    )
 
 
 @pytest.mark.parametrize(("source", "expected"), [
@@ -155,9 +163,9 @@ def test_split(source: str, expected: CallTest) -> None:
         "x = 1\nassert f(x) == 1",
     ],
 )
-def test_what_cannot_be_split_is_weak(source: str) -> None:
+def test_what_cannot_be_split_runs_whole(source: str) -> None:
     tests = parse_tests([source])
-    assert (len(tests.calls), len(tests.weak)) == (0, 1)
+    assert tests.script is not None and (len(tests.calls), tests.script.count) == (0, 1)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +204,7 @@ def test_humaneval_references_and_empty_bodies(patient: SandboxPool) -> None:
     empty = check_programs(patient, [row["prompt"] + "    pass\n" for row in rows], tests)
     assert [row["task_id"] for row, v in zip(rows, right, strict=True) if v.status is not Status.CORRECT] == []
     assert [row["task_id"] for row, v in zip(rows, empty, strict=True) if v.status is not Status.WRONG] == []
-    assert sum(bool(each.weak) for each in tests) == 7 and len(rows) == 164
+    assert sum(v.weak for v in right) == 3 and len(rows) == 164  # they rely on a helper of the prompt, 32, 38 and 50
 
 
 def test_mbpp_references(patient: SandboxPool) -> None:

@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
-from guided_grpo.grading.code import declared_code
+from guided_grpo.errors import InputError
+from guided_grpo.grading.code import check_programs, declared_code, same_output
 from guided_grpo.grading.code_forms import ByReference, parse_tests, read_tests
-from guided_grpo.grading.code_tests import CallTest, CodeTests, Equal, EqualJson, StdinTest
+from guided_grpo.grading.code_tests import CallTest, CodeTests, Equal, EqualJson, Script, StdinTest
+from guided_grpo.sandbox import SandboxPool
+from guided_grpo.types import Status
 
 NINE = (CallTest("f(3)", Equal(9)),)
 
@@ -20,7 +23,7 @@ NINE = (CallTest("f(3)", Equal(9)),)
     ('["assert f(3) == 9"]', CodeTests(calls=NINE)),
     (["import math", "assert f(3) == 9"], CodeTests(calls=NINE, setup="import math")),
     ("import math\nassert f(3) == 9\n", CodeTests(calls=NINE, setup="import math")),
-    ("[f(1)]\nassert f(3) == 9", CodeTests(calls=NINE, setup="[f(1)]")),  # Python that begins with a bracket
+    ("[f(1)]\nassert f(3) == 9", CodeTests(script=Script("[f(1)]\nassert f(3) == 9", ("f",), 1))),  # Python that begins with a bracket
     ("def check(c):\n    assert c(3) == 9\ncheck(f)", CodeTests(calls=(CallTest("c(3)", Equal(9)),), setup="\nc = f")),
     ([{"input": "1\n", "output": "2", "type": "stdin_stdout", "fn_name": None}], CodeTests(stdin=(StdinTest("1\n", "2"),))),
     ({"inputs": ["1", ["1", "2"]], "outputs": ["2", "3"]}, CodeTests(stdin=(StdinTest("1", "2"), StdinTest("1\n2", "3")))),
@@ -78,6 +81,24 @@ def test_json_equality_takes_tuples_for_lists_and_nothing_else() -> None:
     ("The function is def f(x): return x", None),
     ("for instance this", None),
     ("", None),
+    ("```python\ndef f(): 1\n```\nIt prints\n```\n1\n```", "def f(): 1\n"),  # a printout
+    ("```py\nclass A: pass\n```\nUse it:\n```py\nprint(A())\n```", "class A: pass\n"),
+    ("```py\nprint(1)\n```\n```py\nn = int(input())\n```", "n = int(input())\n"),
+    ("```py\ndef f(): 1\n```\nNo:\n```\ndef f(): 2\n```", "def f(): 2\n"),
+    ("1. so\n   ```python\n   def f():\n       1\n   ```", "def f():\n    1\n"),
+    ("\t~~~python\n\ta = 1\n\t~~~", "a = 1\n"),
+    ("```python\na = 1```", "a = 1\n"),
+    ("```python\na = 1\n``` That is all.", "a = 1\n"),
+    ("Here: ```python\na = 1\n```", "a = 1\n"),
+    ("````python\na = '```'\n````", "a = '```'\n"),
+    ("\ufeff```python\n\ufeffa = 1\n```", "a = 1\n"),
+    ("<answer>```python\na = 1\n```</answer>", "a = 1\n"),
+    ("<answer>a = 1</answer>", "a = 1"),
+    ("```python\ndef f():\n    \'\'\'\n    ```\n    f()\n    ```\n    \'\'\'\n```", "def f():\n    \'\'\'\n    ```\n    f()\n    ```\n    \'\'\'\n"),
+    ('"""What it does."""\nprint(1)', '"""What it does."""\nprint(1)'),
+    ("limit: int = 5\nprint(limit)", "limit: int = 5\nprint(limit)"),
+    ("a, *b = map(int, input().split())", "a, *b = map(int, input().split())"),
+    ("```text\nno program\n```", None),
 ])  # fmt: skip
 def test_where_the_program_stands(response: str, code: str | None) -> None:
     assert declared_code(response) == code
@@ -90,3 +111,79 @@ def test_finding_it_takes_linear_time(text: str) -> None:
     start = time.process_time()
     declared_code(text)
     assert time.process_time() - start < 20  # a tenth of a second; quadratic time would be minutes
+
+
+def graded(pool: SandboxPool, tests: Any, *programs: str) -> list[bool]:
+    return [v.status is Status.CORRECT for v in check_programs(pool, programs, [parse_tests(tests)] * len(programs))]
+
+
+def test_forms_of_sites(pool: SandboxPool) -> None:
+    method = "class Solution:\n    def f(self, a: List[int]) -> Optional[int]:\n        return {}"
+    calls = {"inputs": [[[1, 2]], [[3]]], "outputs": [3, 3], "fn_name": "f"}
+    right, wrong = method.format("sum(a)"), method.format("max(a)")
+    assert graded(pool, calls, right, wrong, "def f(a: List[int]): return sum(a)") == [True, False, True]
+    for called in ("Solution().f", "f"):  # as LeetCode has it, and by name
+        assert graded(pool, [f"assert {called}([1, 2]) == 3"], right, wrong) == [True, False]
+    assert graded(pool, calls, method.format("Counter(a) and reduce(lambda x, y: x + y, a)")) == [True]
+    wrapped = {"inputs": [[3], [4]], "outputs": [[9], [16]], "fn_name": "f"}
+    assert graded(pool, wrapped, *(f"def f(x): return {each}" for each in ("x * x", "[x * x]", "x", "[[x * x]]"))) == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    unwrapped = {"inputs": [[1], [2]], "outputs": [[1], [1, 2]], "fn_name": "f"}
+    assert graded(
+        pool, unwrapped, "def f(x): return list(range(1, x + 1))", "def f(x): return 1 if x == 1 else [1, 2]"
+    ) == [True, False]
+    text = {"inputs": [[5], [2]], "outputs": ["101", "10"], "fn_name": "f"}
+    assert graded(pool, text, "def f(x): return f'{x:b}'", "def f(x): return int(f'{x:b}')") == [True, False]
+    keys = {"inputs": [[{"3": 4}]], "outputs": [{"4": 3}], "fn_name": "f"}
+    swap = "def f(d): return {v: k for k, v in d.items() if type(k) is int}"
+    assert graded(pool, keys, swap, "def f(d): return {4: '3'}") == [True, False]
+
+
+@pytest.mark.parametrize(("expected", "received", "same"), [
+    ("1 2", "1   2", True), ("1.50", "1.5", True), ("0.3", "0.30000000000000004", True), ("1e3", "1000", True), ("YES 0.5\n2", "YES  .5\n2 ", True),
+    ("1 2", "1\n2", False), ("12", "1 2", False), ("0.3", "0.31", False), ("3", "3.0", False), ("a  b", "a b", False), ("  *", "*", False),
+    ("0.5", "nan", False), ("0.5", "0.5.", False), ("0.5", "1_0", False), ("1.0", "1.0 2", False), ("\n1", "1", False),
+])  # fmt: skip
+def test_output_word_by_word(expected: str, received: str, same: bool) -> None:
+    assert same_output(expected, received.encode()) is same
+    assert not same_output(expected, received.encode(), exact=True) or expected.split() == received.split()
+
+
+def test_exact_output_where_the_tests_say_so(pool: SandboxPool) -> None:
+    tests = [{"input": "", "output": "2.50", "compare": "exact"}]
+    assert graded(pool, tests, "print('2.50')", "print('2.5')") == [True, False]
+
+
+@pytest.mark.parametrize("read", [
+    "open('/dev/stdin').readline()", "next(open('/dev/fd/0'))", "__import__('pathlib').Path('/dev/stdin').read_text()", "__file__ and input()",
+    "(__import__('resource').setrlimit(3, (-1, -1)), input())[1]", "(__import__('threading').stack_size(2**29), input())[1]",
+])  # fmt: skip
+def test_ordinary_runtime(pool: SandboxPool, read: str) -> None:
+    tests = [{"input": f"{n}\n", "output": f"{n * n}"} for n in (2, 3)]
+    program = f"import inspect\ndef f(n):\n    return n * n\nassert 'n * n' in inspect.getsource(f)\nx = f(int({read}))\nopen('/dev/stdout', 'w').write(str(x))"
+    threads = f"import sys, threading\nthreading.stack_size(2**28)\nsys.setrecursionlimit(10**6)\nt = threading.Thread(target=lambda: print(int({read}) ** 2))\nt.start()\nt.join()"
+    assert graded(pool, tests, program, threads, program.replace("* n", "+ n")) == [True, True, False]
+
+
+def test_output_as_long_as_the_expected(pool: SandboxPool) -> None:
+    tests = [{"input": "", "output": "ab " * 700_000}]
+    assert graded(pool, tests, "print('ab ' * 700_000)", "print('ab ' * 699_999)") == [True, False]
+
+
+def test_named_packages_and_no_others() -> None:
+    pytest.importorskip("numpy")
+    tests = parse_tests([{"input": f"{n}\n", "output": f"{n * n}"} for n in (2, 3)])
+    program = "import numpy\nn = int(input())\nprint(int(numpy.prod([n, n])))"
+    beside = "import os, numpy\nn = int(input())\nprint(n * n if all(name.startswith('numpy') for name in os.listdir(os.path.dirname(os.path.dirname(numpy.__file__)))) else 0)"
+    writes = "import os, numpy\nn = int(input())\nopen(os.path.join(os.path.dirname(numpy.__file__), 'x'), 'w')\nprint(n * n)"
+    with SandboxPool(1, "A", packages=["numpy"]) as pool:
+        verdicts = check_programs(pool, [program, beside, writes, "import torch"], [tests] * 4)
+    assert [v.status is Status.CORRECT for v in verdicts] == [True, True, False, False]
+    with SandboxPool(1, "A") as pool:
+        assert check_programs(pool, [program], [tests])[0].status is Status.WRONG
+    with pytest.raises(InputError, match="no package that is installed here"):
+        SandboxPool(1, "A", packages=["no_such_package"])

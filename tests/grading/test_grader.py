@@ -93,7 +93,8 @@ def test_program_over_its_time_is_wrong_and_a_grader_over_its_time_is_not_counte
             0.25,
         ),
         ({"code_weak": False}, CodeVerdict(Status.CORRECT, "", "", passed=4, total=4, weak=1), 0.0),
-        ({}, CodeVerdict(Status.CORRECT, "", "", passed=4, total=4, weak=1), 1.0),
+        ({"code_weak": True}, CodeVerdict(Status.CORRECT, "", "", passed=4, total=4, weak=1), 1.0),
+        ({}, CodeVerdict(Status.CORRECT, "", "", passed=4, total=4, weak=1), 0.0),
         ({}, CodeVerdict(Status.INFRA_ERROR, "", "", passed=3, total=4), None),
         ({"code_partial": True}, CodeVerdict(Status.NO_ANSWER, None, "", total=4), 0.0),
         (
@@ -324,3 +325,18 @@ def test_grade_code_from_the_command_line(sandbox: None, tmp_path: Path, capsys:
     assert main(["grade", "--data", str(data), "--task", "code", "--output", str(out)]) == 2
     assert f"{data}:2: field 'tests': [] are no tests" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [data]
+
+
+def test_a_lone_surrogate_ends_no_grading(sandbox: None, tmp_path: Path) -> None:
+    """In an error's message, in a program, in an answer: the output is JSON that gives them back."""
+    lines = [
+        {"completion": "def f(x): raise ValueError(chr(0xD800))", "tests": ["assert f(1) == 1"]},
+        {"completion": "def f(x): return '\udfff'", "tests": ["assert f(1) == 1"]},
+        {"completion": "def f(x): return 1", "tests": ["assert f(1) == 1"]},
+    ]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    arguments = ["--data", str(tmp_path / "in.jsonl"), "--task", "code", "--output", str(tmp_path / "out.jsonl")]
+    assert main(["grade", *arguments, "--quiet"]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [row["verdict"] for row in rows] == ["wrong", "wrong", "correct"]
+    assert "\ud800" in rows[0]["reason"] and "\udfff" in rows[1]["extracted"]

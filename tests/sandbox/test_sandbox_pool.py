@@ -294,7 +294,7 @@ def test_auto_says_that_it_takes_tier_b(monkeypatch: pytest.MonkeyPatch, caplog:
     class OnlyB:
         landlock, uid, closed = 1, 1000, False
 
-        def __init__(self, tier: str) -> None:
+        def __init__(self, tier: str, packages: object = None) -> None:
             if tier == "A":
                 raise JailError("user namespaces are not allowed here", "allow them")
             self.tier = tier

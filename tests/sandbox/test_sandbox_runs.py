@@ -171,8 +171,6 @@ HOSTILE = {  # and how many of the six tests pass
     "atexit prints": (f"import atexit\n{RIGHT}atexit.register(print, 'more')", 0),
     "atexit fails": (f"import atexit, os\n{RIGHT}atexit.register(os._exit, 1)", 0),
     "exit in a thread": ("import os, threading\nt = threading.Thread(target=os._exit, args=(0,))\nt.start(); t.join()", 0),
-    "forged results": (FORGED, 0),
-    "forged results, then the end": (f"{FORGED}os._exit(0)", 0),
     "no results": ("import os\nos.close(3)\nos.ftruncate(1, 0)", 0),
     "endless output": ("while True: print('6\\n' * 1000)", 0),
     "kills": ("import os\nfor pid in (-1, 0, 1, 2, os.getpid()):\n    try: os.kill(pid, 9)\n    except OSError: pass\nprint('6')", 1),
@@ -192,7 +190,6 @@ HOSTILE = {  # and how many of the six tests pass
     "endless loop on one": (f"{N}while n == 5: pass\nprint(2 * n)", 5),
     "a memory bomb on one": (f"{N}x = bytearray(2**33) if n == 5 else 1\nprint(2 * n)", 5),
     "slow": (f"import time\n{N}while time.process_time() < 0.15: pass\nprint(2 * n)", 6),
-    "wrong from the second run on, hidden": (f"{HIDDEN}{N}print(2 * n if k == 1 else 0)", 6),
     "wrong on one": (f"{N}print(2 * n if n != 5 else 0)", 5),
 }  # fmt: skip
 
@@ -207,6 +204,14 @@ def test_the_same_verdict_as_one_process_each(name: str, pool: SandboxPool) -> N
     shared, each = graded(pool, program), graded(OneEach(pool), program)
     assert (shared.status, shared.passed) == (each.status, each.passed)
     assert shared.passed == passed and (shared.status is Status.CORRECT) == (passed == 6)
+
+
+@pytest.mark.parametrize("end", ["", "os._exit(0)"])
+def test_forged_ends_of_runs_are_guesses(pool: SandboxPool, end: str) -> None:
+    """Where the output of a run ends is the program's own claim: it wins a guess for each test, and no second one."""
+    verdicts = check_programs(pool, [f"{FORGED}{end}# {n}" for n in range(30)], [DOUBLES] * 30)
+    assert all(verdict.status is Status.WRONG and verdict.passed <= 3 for verdict in verdicts)
+    assert sum(verdict.passed for verdict in verdicts) < 45  # three of six by chance: 15
 
 
 def test_one_endless_sleep(pool: SandboxPool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,6 +242,24 @@ def test_counting_the_runs_tells_nothing(pool: SandboxPool) -> None:
     assert sum(verdict.passed for verdict in verdicts) < 90  # 1 of 6 on average
 
 
+@pytest.mark.parametrize("shared", [
+    "__import__('os').fstat(64)", "__import__('os').readlink('/proc/self/fd/65')", "next(iter({}.__class__(k)))", "k['math']['k']",
+])  # fmt: skip
+def test_a_program_that_tells_a_shared_process_from_its_own_passes_one_of_two_tests(
+    pool: SandboxPool, shared: str
+) -> None:
+    """Answers that contradict each other, and a program that gives one in each kind of process."""
+    detect = f"try:\n    {shared}\n    here = True\nexcept Exception:\n    here = False\n"
+    for first, second in (("1", "2"), ("2", "1")):
+        source = f"k = {{}}\n{detect}print({first} if here else {second})"
+        sets = [parse_tests([{"input": f"{n}\n", "output": output} for n in range(4)]) for output in "12"]
+        verdicts = [check_programs(pool, [source], [tests])[0] for tests in sets]
+        assert sorted(verdict.passed for verdict in verdicts) == [0, 4]
+        leaver = f"{source}\nif here: import os; os._exit(0)"
+        verdicts = [check_programs(pool, [leaver], [tests])[0] for tests in sets]
+        assert sum(verdict.passed for verdict in verdicts) <= 4
+
+
 def test_a_guess_has_one_chance(pool: SandboxPool) -> None:
     """Two tests, a coin for each: a quarter passes; were what is wrong run again, nine in sixteen would."""
     tests = parse_tests([{"input": f"{n}\n", "output": "1"} for n in range(2)])
@@ -262,7 +285,7 @@ def test_all_runs_share_a_part_of_one_limit(pool: SandboxPool, monkeypatch: pyte
     assert job.limits == Limits(cpu_seconds=SHARE * 20.0, wall_seconds=SHARE * 100.0)
     jobs.clear()
     assert graded(Watched(pool), "print(8)").passed == 1
-    assert [len(job.inputs) for job in jobs] == [6, 0]  # of a wrong program one test is looked at a second time
+    assert [len(job.inputs) for job in jobs] == [6]  # of a wrong program no test is looked at a second time
     endless = Job("while True: pass", inputs=INPUTS, limits=Limits(cpu_seconds=0.5))
     [outcome] = pool.run([endless])
     assert outcome.end is End.CPU and outcome.runs == (None,) * ALL

@@ -42,7 +42,7 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
     with (
         Grader(settings) as grader,
         tqdm(total=total, unit="line", disable=not wants_bars(options.quiet)) as bar,
-        partial.open("w", encoding="utf-8") as out,
+        partial.open("w", encoding="utf-8", errors="backslashreplace") as out,
     ):
         grader.start([options.task])
         submissions = _submissions(options)

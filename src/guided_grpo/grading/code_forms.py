@@ -13,13 +13,12 @@ Each may be the JSON text of its value, as in columns of mixed tests.
 
 from __future__ import annotations
 
-import ast
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from guided_grpo.grading.code_tests import CallTest, CodeTests, EqualJson, StdinTest, module_of, split_all
+from guided_grpo.grading.code_tests import CallTest, CodeTests, EqualJson, StdinTest, module_of, read_module
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,9 @@ def read_tests(tests: Any, *, entry_point: str = "", setup: str = "") -> CodeTes
     elif isinstance(tests, Mapping):
         result = _mapping(tests, entry_point, setup)
     elif isinstance(tests, Sequence) and tests and all(isinstance(test, str) for test in tests):
-        result = _asserts(tests, setup)
+        for test in tests:
+            module_of(test)  # each is whole by itself
+        result = read_module("\n".join(tests), entry_point=entry_point, setup=setup)
     elif isinstance(tests, Sequence) and tests and all(isinstance(test, Mapping) for test in tests):
         result = _cases(tests, setup)
     else:
@@ -71,45 +72,10 @@ def _text(text: str, entry_point: str, setup: str) -> CodeTests | ByReference:
             return read_tests(json.loads(text), entry_point=entry_point, setup=setup)
         except json.JSONDecodeError:
             pass  # Python may begin with a bracket too
-    module = module_of(text)
-    check = next((part for part in module.body if isinstance(part, ast.FunctionDef) and part.name == "check"), None)
-    if check is not None:
-        return _check_function(text, check, entry_point or _called(module), setup)
-    body = module.body
-    first = next((n for n, part in enumerate(body) if isinstance(part, ast.Assert)), None)
-    if first is None:
+    if not any(word in text for word in ("assert", "raise", "check", "test", "exit(")):
+        module_of(text)
         raise ValueError("hold neither check(candidate) nor an assert")
-    before = "\n".join(filter(None, [setup, *map(ast.unparse, body[:first])]))
-    return _asserts([ast.unparse(part) for part in body[first:]], before)
-
-
-def _asserts(statements: Sequence[str], setup: str) -> CodeTests:
-    modules = [module_of(statement) for statement in statements]
-    tests = [each for each in modules if any(isinstance(part, (ast.Assert, ast.Raise)) for part in ast.walk(each))]
-    rest = [ast.unparse(each) for each in modules if each not in tests]  # an import, a helper: it tests nothing
-    calls, weak = split_all([each.body[0] for each in tests if len(each.body) == 1])
-    together = tuple(ast.unparse(each) for each in tests if len(each.body) > 1)
-    return CodeTests(calls=calls, weak=weak + together, setup="\n".join(filter(None, [setup, *rest])))
-
-
-def _check_function(source: str, check: ast.FunctionDef, entry_point: str, setup: str) -> CodeTests:
-    """The asserts that open `check(candidate)` one by one; where more than asserts follows, all of it."""
-    if len(check.args.args) != 1 or not entry_point:
-        raise ValueError("hold a check of other than one argument, or no entry point is given")
-    before = [n for n, part in enumerate(check.body) if not isinstance(part, (ast.Assert, ast.Expr, ast.Pass))]
-    calls, weak = split_all(check.body[: before[0] if before else None])
-    if before or weak:
-        weak = (f"{source}\ncheck({entry_point})",)
-    return CodeTests(calls=calls, weak=weak, setup=f"{setup}\n{check.args.args[0].arg} = {entry_point}")
-
-
-def _called(module: ast.Module) -> str:
-    """The function that a last line `check(f)` names; "" = there is none."""
-    for part in module.body:
-        call = part.value if isinstance(part, ast.Expr) else None
-        if isinstance(call, ast.Call) and ast.unparse(call.func) == "check" and len(call.args) == 1:
-            return ast.unparse(call.args[0])
-    return ""
+    return read_module(text, entry_point=entry_point, setup=setup)
 
 
 def _mapping(tests: Mapping[str, Any], entry_point: str, setup: str) -> CodeTests | ByReference:
@@ -133,19 +99,24 @@ def _mapping(tests: Mapping[str, Any], entry_point: str, setup: str) -> CodeTest
     if not isinstance(inputs, Sequence) or not isinstance(outputs, Sequence) or len(inputs) != len(outputs):
         raise ValueError("hold no inputs and outputs, or not equally many")
     name = tests.get("fn_name")
-    cases = [{"input": i, "output": o, "fn_name": name} for i, o in zip(inputs, outputs, strict=True)]
+    cases = [
+        {"input": i, "output": o, "fn_name": name, "compare": tests.get("compare")}
+        for i, o in zip(inputs, outputs, strict=True)
+    ]
     return _cases(cases, setup)
 
 
 def _cases(cases: Sequence[Mapping[str, Any]], setup: str) -> CodeTests:
     stdin, calls = [], []
+    outputs = [case.get("output") for case in cases]
+    wrapped = all(isinstance(output, list) and len(output) == 1 for output in outputs)  # as APPS and TACO have them
     for case in cases:
         if not {"input", "output"} <= case.keys():
             raise ValueError("hold a test without input and output")
         if case.get("fn_name"):
-            calls.append(_call(str(case["fn_name"]), case["input"], case["output"]))
+            calls.append(_call(str(case["fn_name"]), case["input"], case["output"], wrapped=wrapped))
         else:
-            stdin.append(StdinTest(_lines(case["input"]), _lines(case["output"])))
+            stdin.append(StdinTest(_lines(case["input"]), _lines(case["output"]), case.get("compare") == "exact"))
     if stdin and not any(test.expected.strip() for test in stdin):
         raise ValueError("expect no output at all: a program that does nothing would pass")
     return CodeTests(stdin=tuple(stdin), calls=tuple(calls), setup=setup)
@@ -156,15 +127,24 @@ def _lines(value: Any) -> str:
     return "\n".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
-def _call(name: str, arguments: Any, expected: Any) -> CallTest:
-    if isinstance(arguments, str):  # one argument a line, as LiveCodeBench writes them
+def _call(name: str, arguments: Any, expected: Any, *, wrapped: bool) -> CallTest:
+    text = isinstance(arguments, str)
+    if text:  # one argument a line, as LiveCodeBench writes them; then the result is JSON too
         arguments = [_json(line) for line in arguments.splitlines() if line.strip()]
+        expected = _json(expected) if isinstance(expected, str) else expected
     if not isinstance(arguments, (list, tuple)):
         raise ValueError(f"hold a call of {name} without a list of arguments")
     if not all(part.isidentifier() for part in name.split(".")):
         raise ValueError(f"name no function: {name!r}")
-    call = f"{name}({', '.join(map(repr, arguments))})"
-    return CallTest(call, EqualJson(_json(expected) if isinstance(expected, str) else expected))
+    call = f"{name}({', '.join(repr(_int_keys(argument)) for argument in arguments)})"
+    return CallTest(call, EqualJson(expected, wrapped=wrapped))
+
+
+def _int_keys(argument: Any) -> Any:
+    """JSON has no other keys than strings: those of whole numbers were numbers, as APPS reads them."""
+    if isinstance(argument, dict) and argument and all(key.lstrip("-").isdecimal() for key in argument):
+        return {int(key): value for key, value in argument.items()}
+    return argument
 
 
 def _json(text: str) -> Any:

@@ -171,7 +171,9 @@ class Grader:
                 verdicts[key] = CodeVerdict(Status.INFRA_ERROR, None, f"the tests {error}")
         if tests:
             responses = [submissions[key].response for key in tests]
-            verdicts |= zip(tests, check_code(self._programs(), responses, list(tests.values())), strict=True)
+            partial = self.settings.code_partial
+            graded = check_code(self._programs(), responses, list(tests.values()), partial=partial)
+            verdicts |= zip(tests, graded, strict=True)
         return verdicts
 
     def _tests_of(self, key: Key) -> CodeTests:
@@ -191,7 +193,12 @@ class Grader:
     def _programs(self) -> SandboxPool:
         if self._code is None:
             settings = self.settings
-            self._code = SandboxPool(settings.code_workers, settings.code_tier, limits=settings.code_limits)
+            self._code = SandboxPool(
+                settings.code_workers,
+                settings.code_tier,
+                limits=settings.code_limits,
+                packages=settings.code_packages,
+            )
         return self._code
 
     def _count(self, verdicts: Sequence[Verdict]) -> None:

@@ -52,8 +52,11 @@ class GradingSettings:
     code_memory_mb: Annotated[int, Gt(0)] = setting(
         Limits.memory_bytes // MIB, "MiB of memory of a program, interpreter included (about 40)"
     )
+    code_packages: list[str] = setting(
+        [], "packages that programs may import beside the standard library, and all that these need"
+    )
     code_partial: bool = setting(False, "reward the share of tests passed")
-    code_weak: bool = setting(True, "count tests that a program could forge; false = they count as failed")
+    code_weak: bool = setting(False, "count tests that a program could forge; false = they count as failed")
     repeat_ngram: Annotated[int, Ge(1)] = setting(3, "tokens, of reward repetition")
     repeat_penalty: Annotated[float, Le(0)] = setting(-1.0, "of a response that only repeats itself")
     overlong_tokens: Annotated[int, Ge(0)] = setting(

@@ -68,16 +68,17 @@ def place_inputs(lengths: list[int]) -> list[int]:
     return files
 
 
-def run_inputs(program: str, inputs: list[int], results: int) -> NoReturn:
+def run_inputs(prelude: str, program: str, inputs: list[int], results: int) -> NoReturn:
     """Run `program` on each of the `inputs` (descriptors) and write a line for each run to `results`."""
     try:
         codes: list[CodeType] = []
+        first = compile(prelude, "prelude.py", "exec", dont_inherit=True)
         stopped, error = attempt(lambda: codes.append(compile(program, "program.py", "exec", dont_inherit=True)))
         state = _State(_names(codes))
         for file in inputs:
             os.dup2(file, 0)
             os.close(file)
-            exit_code, error = _run(codes[0]) if codes else (stopped or 0, error)
+            exit_code, error = _run(first, codes[0], program) if codes else (stopped or 0, error)
             size = os.fstat(_OUTPUT).st_size
             if error.startswith("MemoryError") or _thread._count() or os.lseek(_OUTPUT, 0, os.SEEK_CUR) != size:
                 break
@@ -88,7 +89,7 @@ def run_inputs(program: str, inputs: list[int], results: int) -> NoReturn:
         os._exit(0)
 
 
-def _run(code: CodeType) -> tuple[int, str]:
+def _run(prelude: CodeType, code: CodeType, program: str) -> tuple[int, str]:
     """Exit code and exception of one run."""
     for descriptor, (name, mode, errors) in enumerate(_STREAMS):  # as the interpreter makes them
         buffer: Any = open(descriptor, f"{mode}b", closefd=False)  # noqa: SIM115 - the program's, to the end of its run
@@ -96,7 +97,8 @@ def _run(code: CodeType) -> tuple[int, str]:
         stream: Any = io.TextIOWrapper(buffer, "utf-8", errors, newline="\n", line_buffering=name == "stderr")
         stream.mode = mode
         vars(sys)[name] = vars(sys)[f"__{name}__"] = stream
-    space = new_space("__main__")
+    space = new_space("__main__", program)
+    exec(prelude, space)
     stopped, error = attempt(lambda: exec(code, space))
     return finish(space, stopped or 0), error
 

@@ -15,6 +15,7 @@ import os
 import platform
 import resource
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 
 from guided_grpo.sandbox import kernel
@@ -43,12 +44,14 @@ class JailError(Exception):
         self.missing, self.fix = missing, fix
 
 
-def interpreter_paths() -> list[str]:
-    """What the interpreter reads: its standard library and the shared libraries, no folder inside another."""
+def interpreter_paths(further: Sequence[str] = ()) -> list[str]:
+    """What the interpreter reads: its standard library, the shared libraries, `further`; no folder inside another."""
     paths = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), os.path.dirname(os.__file__)}
     with open("/proc/self/maps") as maps:
         paths |= {os.path.dirname(line.split()[-1]) for line in maps if ".so" in line and line.split()[-1][0] == "/"}
-    paths = {os.path.realpath(path) for path in paths} | {path for path in _SYSTEM_LIBRARIES if os.path.exists(path)}
+    paths = {os.path.realpath(path) for path in paths} | {
+        path for path in (*_SYSTEM_LIBRARIES, *further) if os.path.exists(path)
+    }
     top = [path for path in paths if not any(str(parent) in paths for parent in Path(path).parents)]
     return sorted(path for path in top if os.path.exists(path) and path != "/")
 

@@ -49,6 +49,7 @@ class Job:
 
     program: str
     stdin: bytes = b""
+    prelude: str = ""  # runs before the program, in its name space
     setup: str = ""
     calls: tuple[str, ...] = ()  # expressions, whose values come back
     checks: tuple[str, ...] = ()  # statements, of which only "raised nothing" comes back: the program can forge that
@@ -92,6 +93,7 @@ class Result:
     kind: Kind
     value: Any = None  # of a VALUE: in the form of values.py, for `same(expected, value)`
     error: str = ""  # of a RAISED: "ValueError: …"
+    classes: tuple[str, ...] = ()  # of a RAISED: names of its class and of those above it
 
 
 @dataclass(frozen=True)

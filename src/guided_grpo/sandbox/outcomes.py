@@ -64,7 +64,7 @@ def _read_results(job: Job, written: bytes) -> tuple[str, tuple[Result, ...]]:
         if tag == kind:
             results.append(Result(kind, value=content))
         elif tag == "raised":
-            results.append(Result(Kind.RAISED, error=_text(content)))
+            results.append(_exception(content))
         else:
             break
     return "", tuple(results + [Result(Kind.ABSENT)] * (len(expected) - len(results)))
@@ -97,6 +97,12 @@ def _line(line: bytes) -> tuple[str, Any]:
     if type(entry) is not list or not 1 <= len(entry) <= 2 or type(entry[0]) is not str:
         return "", None
     return entry[0], entry[1] if len(entry) == 2 else None
+
+
+def _exception(content: Any) -> Result:
+    text, classes = content if type(content) is list and len(content) == 2 else ("", [])
+    names = classes if type(classes) is list and all(type(name) is str for name in classes) else []
+    return Result(Kind.RAISED, error=_text(text), classes=tuple(names[:20]))
 
 
 def _text(content: Any) -> str:

@@ -20,7 +20,7 @@ from guided_grpo.sandbox.canaries import canaries, weakness
 from guided_grpo.sandbox.jail import JailError
 from guided_grpo.sandbox.jobs import Job, Limits, Outcome
 from guided_grpo.sandbox.outcomes import outcome_of
-from guided_grpo.sandbox.worker import Worker
+from guided_grpo.sandbox.worker import Worker, package_paths
 
 ATTEMPTS = 2  # per job, where the sandbox itself failed
 PATIENCE = 30.0  # seconds past a job's wall limit after which its worker counts as lost
@@ -37,7 +37,13 @@ class SandboxPool:
     """
 
     def __init__(
-        self, workers: int | None = None, tier: str = "auto", *, limits: Limits | None = None, unsafe: bool = False
+        self,
+        workers: int | None = None,
+        tier: str = "auto",
+        *,
+        limits: Limits | None = None,
+        unsafe: bool = False,
+        packages: Sequence[str] = (),
     ) -> None:
         """Start the workers and see that nothing escapes from the first of them.
 
@@ -47,6 +53,7 @@ class SandboxPool:
                 warning), "C" (resource limits alone: no boundary).
             limits: of each job that brings none; None = `Limits()`.
             unsafe: True = tier "C" may be used.
+            packages: which programs may import beside the standard library, read-only; name what they need too.
 
         Raises InputError where the tier cannot be had or a canary escapes: what is missing, and the fix.
         """
@@ -68,6 +75,7 @@ class SandboxPool:
         self._lock = threading.Lock()
         self._owner = os.getpid()
         self._closing = False
+        self._packages = package_paths(packages)
         first = self._first_worker(tier)
         self.tier = first.tier
         self.landlock = first.landlock  # ABI version; 0 = tier A goes without
@@ -75,7 +83,7 @@ class SandboxPool:
         try:
             if self.tier != "C":
                 self._release_canaries()
-            self._workers += [Worker(self.tier) for _ in range(count - 1)]
+            self._workers += [Worker(self.tier, self._packages) for _ in range(count - 1)]
         except BaseException:
             self.close()
             raise
@@ -116,7 +124,7 @@ class SandboxPool:
         failures: list[JailError] = []
         for name in tiers:
             try:
-                worker = Worker(name)
+                worker = Worker(name, self._packages)
             except JailError as error:
                 failures.append(error)
                 continue
@@ -179,7 +187,7 @@ class SandboxPool:
             limits = jobs[index].limits or self.limits
             try:
                 if worker.closed:
-                    worker = self._workers[slot] = Worker(self.tier)
+                    worker = self._workers[slot] = Worker(self.tier, self._packages)
                 worker.start(jobs[index], limits)
             except (JailError, OSError) as error:  # a worker that was killed while idle, or no memory to make one
                 worker.close()

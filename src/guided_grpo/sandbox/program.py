@@ -1,7 +1,8 @@
 """What runs inside the sandbox: the program of one job, and the writing of its results.
 
 The results are written by the process that ran the program, so they are claims. They are one JSON array a line:
-["value", …], ["passed"], ["raised", "TypeError: …"], and ["failed", "SyntaxError: …"] for the program itself.
+["value", …], ["passed"], ["raised", ["TypeError: …", names of its classes]], and ["failed", "SyntaxError: …"] for the
+program itself.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import atexit
 import builtins
 import json
+import linecache
 import os
 import sys
 import threading
@@ -24,10 +26,10 @@ MAX_ERROR = 300  # characters of an exception
 def run_program(request: dict[str, Any], results: int) -> NoReturn:
     """Run the program of `request` and write its results to the descriptor `results`."""
     called = bool(request["calls"] or request["checks"])
-    space = new_space("program" if called else "__main__")
+    space = new_space("program" if called else "__main__", request["program"])
 
     def load() -> None:
-        for part in ("program", "setup"):
+        for part in ("prelude", "program", "setup"):
             exec(compile(request[part], f"{part}.py", "exec", dont_inherit=True), space)
 
     stopped, error = attempt(load)
@@ -39,19 +41,21 @@ def run_program(request: dict[str, Any], results: int) -> NoReturn:
         try:
             write(results, ["value", encode(eval(compile(call, "call.py", "eval", dont_inherit=True), space))])
         except BaseException as error:  # it ran what a policy wrote, and the methods of a returned object
-            write(results, ["raised", _describe(error)])
+            write(results, ["raised", [_describe(error), [kind.__name__[:100] for kind in type(error).__mro__][:20]]])
     for check in request["checks"]:
         try:
             exec(compile(check, "check.py", "exec", dont_inherit=True), space)
             write(results, ["passed"])
         except BaseException as error:  # as above
-            write(results, ["raised", _describe(error)])
+            write(results, ["raised", [_describe(error), []]])
     os._exit(finish({}, 0))
 
 
-def new_space(name: str) -> dict[str, Any]:
+def new_space(name: str, program: str) -> dict[str, Any]:
     """The name space of a new module, `name`, of a program that was started without arguments."""
     module = ModuleType(name)
+    module.__file__ = "program.py"
+    linecache.cache["program.py"] = (len(program), None, program.splitlines(True), "program.py")  # for `inspect`
     sys.modules[name] = module
     sys.argv = sys.orig_argv = ["program.py"]
     space = module.__dict__

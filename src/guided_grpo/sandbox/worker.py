@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import fcntl
+import importlib.util
 import json
 import os
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from guided_grpo.errors import InputError
 from guided_grpo.sandbox.jail import JailError
 from guided_grpo.sandbox.jobs import Job, Limits
 from guided_grpo.sandbox.zygote import FIELDS, REQUEST
@@ -26,7 +29,7 @@ for name, path in (("guided_grpo", sys.argv[4]), ("guided_grpo.sandbox", sys.arg
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__path__ = [path]
 from guided_grpo.sandbox.zygote import main
-main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], dict(part.split("=", 1) for part in sys.argv[5:]))
 """
 
 
@@ -42,8 +45,8 @@ class WorkerReply:
 class Worker:
     """A running worker. `start` a job, wait until it is readable, take the `reply`."""
 
-    def __init__(self, tier: str) -> None:
-        """Start it; raises JailError."""
+    def __init__(self, tier: str, packages: Mapping[str, str] | None = None) -> None:
+        """Start it, with `packages` (names and folders); raises JailError."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket = ours
         self._files: list[int] = []
@@ -51,6 +54,7 @@ class Worker:
         home = str(Path(__file__).resolve().parents[1])
         interpreter = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)  # not a venv's link
         command = [interpreter, "-I", "-S", "-B", "-c", _BOOTSTRAP, str(theirs.fileno()), str(os.getpid()), tier, home]
+        command += [f"{name}={path}" for name, path in (packages or {}).items()]
         complaints = os.memfd_create("complaints")
         try:
             self._process = subprocess.Popen(
@@ -89,7 +93,9 @@ class Worker:
 
     def start(self, job: Job, limits: Limits) -> None:
         """Send one job; raises OSError where the worker is gone or no memory file can be made."""
-        request: dict[str, Any] = {"program": job.program, "setup": job.setup, "calls": job.calls, "checks": job.checks}
+        request: dict[str, Any] = {
+            name: getattr(job, name) for name in ("prelude", "program", "setup", "calls", "checks")
+        }
         request["inputs"] = [len(each) for each in job.inputs]  # which follow each other in `stdin`
         source = _sealed(json.dumps(request).encode())
         self._files = [os.memfd_create("results"), os.memfd_create("stdout")]
@@ -143,6 +149,18 @@ class Worker:
     def _drop_files(self) -> None:
         while self._files:
             os.close(self._files.pop())
+
+
+def package_paths(names: Sequence[str]) -> dict[str, str]:
+    """Where packages of this interpreter are. Raises InputError for one that is not there."""
+    paths = {}
+    for name in names:
+        spec = importlib.util.find_spec(name) if name.isidentifier() else None
+        places = (spec.submodule_search_locations or [spec.origin or ""]) if spec else []
+        if not places or not os.path.exists(places[0]):
+            raise InputError("is no package that is installed here", field="packages", value=name, fix="install it")
+        paths[name] = os.path.realpath(places[0])
+    return paths
 
 
 def _sealed(content: bytes) -> int:

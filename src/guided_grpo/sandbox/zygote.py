@@ -27,7 +27,13 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, NoReturn
 
-from guided_grpo.sandbox import jail, kernel, seccomp
+from guided_grpo.sandbox import (
+    idioms,
+    jail,
+    kernel,
+    seccomp,
+    stand_ins,  # noqa: F401 - loaded once here, not in every job
+)
 from guided_grpo.sandbox.inputs import SEED, place_inputs, remember_modules, run_inputs
 from guided_grpo.sandbox.program import run_program
 
@@ -35,8 +41,8 @@ REQUEST = struct.Struct("=dd5Q")
 FIELDS = ("cpu_seconds", "wall_seconds", "memory_bytes", "output_bytes", "disk_bytes", "threads", "steps")
 DESCRIPTORS = 4
 _PRELOADED = (
-    "abc bisect cmath collections collections.abc copy dataclasses datetime decimal enum fractions functools hashlib "
-    "heapq io itertools json math operator re statistics string textwrap threading time traceback types typing"
+    "abc ast bisect cmath collections collections.abc copy dataclasses datetime decimal enum fractions functools "
+    "hashlib heapq io itertools json math operator re statistics string textwrap threading time traceback types typing"
 )
 _LONGEST_SLEEP, _SHORTEST_SLEEP = 1.0, 0.005  # seconds between two looks at a job's CPU clock
 
@@ -53,13 +59,14 @@ class Place:
     pid: int  # of the zygote, as its children see it
 
 
-def main(control: int, trainer: int, tier: str) -> None:
+def main(control: int, trainer: int, tier: str, packages: dict[str, str]) -> None:
     """The launcher: make the zygote, and end it with the trainer.
 
     Args:
         control: descriptor of the control socket.
         trainer: process id of the trainer.
         tier: "A", "B" or "C".
+        packages: names and folders of what programs may import beside the standard library.
     """
     os.environ.clear()  # the interpreter itself sets LC_CTYPE
     channel = socket.socket(fileno=control)
@@ -67,17 +74,20 @@ def main(control: int, trainer: int, tier: str) -> None:
     if os.getppid() != trainer:
         return
     try:
-        readable = jail.interpreter_paths()
+        beside = [f"{path}.libs" for path in packages.values()]  # shared libraries of wheels
+        readable = jail.interpreter_paths([*packages.values(), *beside])
         landlock = kernel.landlock_version()
         _check_kernel(tier, landlock)
         for name in _PRELOADED.split():
             import_module(name)
         vars(builtins).update(exit=sys.exit, quit=sys.exit)  # what `site` would bring
+        idioms.install()
         if tier == "A":
             jail.enter_namespaces(readable)
         else:
             jail.become_ordinary()
         jail.check_readable(readable)
+        _import_packages(packages)
     except jail.JailError as error:
         channel.send(json.dumps({"missing": error.missing, "fix": error.fix}).encode()[:4_000])
         return
@@ -94,6 +104,21 @@ def main(control: int, trainer: int, tier: str) -> None:
     poll.poll()
     os.kill(zygote, signal.SIGKILL)
     os.waitpid(zygote, 0)
+
+
+def _import_packages(packages: dict[str, str]) -> None:
+    """Once, for all jobs; from behind the walls, where nothing else of their folder is."""
+    sys.path += dict.fromkeys(os.path.dirname(path) for path in packages.values())
+    os.environ.update(dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
+    for name in packages:
+        try:
+            import_module(name)
+        except Exception as error:
+            raise jail.JailError(
+                f"the package {name} cannot be imported ({type(error).__name__}: {str(error)[:300]})",
+                "name what it needs among the packages too, or leave it out",
+            ) from None
+    os.environ.clear()
 
 
 def _check_kernel(tier: str, landlock: int) -> None:
@@ -177,7 +202,7 @@ def _become_job(place: Place, limits: dict[str, float], descriptors: list[int], 
         os.write(report, f"{type(error).__name__}: {error}".encode()[:1_000] or b"failed")
         os._exit(1)
     if inputs:
-        run_inputs(job["program"], inputs, results)
+        run_inputs(job["prelude"], job["program"], inputs, results)
     run_program(job, results)
 
 

@@ -49,8 +49,8 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """`write_bytes` of UTF-8."""
-    write_bytes(path, text.encode())
+    """`write_bytes` of UTF-8; a lone surrogate, which a model may write, becomes its escape, as in JSON."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_json(path: Path, data: object) -> None:

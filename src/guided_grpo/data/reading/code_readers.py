@@ -79,12 +79,24 @@ def read_humaneval(record: Record) -> Draft:
         raise RejectedError("missing-field", "no prompt")
     return Draft(
         problem=f"Complete this function:\n\n{fence(head)}",
-        tests=text_of(record, "test"),
+        tests=_helpers(head, text_of(record, "entry_point"), text_of(record, "test")) + text_of(record, "test"),
         traces=[Trace(fence(head + body), "canonical_solution")] if isinstance(body, str) and body.strip() else [],
         task="code",
         instruction=FUNCTION,
         columns={"entry_point": text_of(record, "entry_point"), "id": str(record.get("task_id", ""))},
     )
+
+
+def _helpers(head: str, entry_point: str, tests: str) -> str:
+    """Functions of the head that the tests call: theirs, since a response may write them anew."""
+    try:
+        body, test = ast.parse(head).body, ast.parse(tests)
+    except (SyntaxError, ValueError):
+        return ""
+    used = {part.id for part in ast.walk(test) if isinstance(part, ast.Name)} - {entry_point}
+    helpers = [part for part in body if isinstance(part, ast.FunctionDef) and part.name in used]
+    imports = [part for part in body if isinstance(part, ast.Import | ast.ImportFrom)]
+    return "".join(f"{ast.unparse(part)}\n" for part in [*imports, *helpers]) if helpers else ""
 
 
 def read_mbpp(record: Record) -> Draft:
