@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from guided_grpo.train.config import SETTINGS, GuidedGRPOConfig
 from guided_grpo.train.presets import DEFAULTS, METHODS
