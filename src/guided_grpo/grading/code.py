@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from guided_grpo.grading.code_blocks import declared_code
-from guided_grpo.grading.code_judge import Trial, hold
+from guided_grpo.grading.code_judge import Hearing, hold
 from guided_grpo.grading.code_runs import Runs, settle
 from guided_grpo.grading.code_tests import CallTest, Close, CodeTests, Equal, EqualJson, Near
 from guided_grpo.sandbox import End, Job, Kind, Outcome, Result, SandboxPool, decode
@@ -66,7 +66,7 @@ def check_programs(
         outcomes[row] = [next(stream) for _ in others]
     settle(pool, list(runs.values()), partial=partial)
     trials = {
-        row: Trial(programs[row], _prelude(programs[row], tests[row]), tests[row].setup, script)
+        row: Hearing(programs[row], _prelude(programs[row], tests[row]), tests[row].setup, script)
         for row in runs
         if (script := tests[row].script)
     }
@@ -212,7 +212,7 @@ def _setup(program: str, tests: CodeTests) -> str:
 
 
 def _verdict(
-    program: str, tests: CodeTests, outcomes: Sequence[Outcome], trial: Trial | None, whole: Outcome | None
+    program: str, tests: CodeTests, outcomes: Sequence[Outcome], trial: Hearing | None, whole: Outcome | None
 ) -> CodeVerdict:
     """From the outcomes of input and output and of calls, of a script's trial, and of a script run with the program."""
     stream = iter(outcomes)
@@ -249,7 +249,7 @@ def _verdict(
     return CodeVerdict(status, program, reason, passed=max(0, total - len(failures)), total=total, weak=weak)
 
 
-def _fault(trial: Trial, result: Sequence[Any]) -> tuple[Status, str]:
+def _fault(trial: Hearing, result: Sequence[Any]) -> tuple[Status, str]:
     """Why a test of a script failed: what the program raised, or the test."""
     fault, outcome = result[-1], trial.outcome
     if outcome is not None and (outcome.error or outcome.end is End.INFRA_ERROR):

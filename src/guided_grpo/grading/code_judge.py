@@ -22,7 +22,7 @@ _ABSENT = Result(Kind.ABSENT)
 
 
 @dataclass
-class Trial:
+class Hearing:
     """One program before one script; `results` has an entry of `stand_ins.run_tests` for each test."""
 
     program: str
@@ -75,13 +75,13 @@ def _answer(result: Result) -> list[Any]:
     return [str(result.kind), result.value]
 
 
-def hold(pool: SandboxPool, trials: Sequence[Trial]) -> None:
+def hold(pool: SandboxPool, trials: Sequence[Hearing]) -> None:
     """Complete the trials."""
     if not trials:
         return
     first: dict[Script, Outcome] = {}
     scripts = list(dict.fromkeys(trial.script for trial in trials))
-    first.update(zip(scripts, pool.run([Trial("", "", "", script).hearing() for script in scripts]), strict=True))
+    first.update(zip(scripts, pool.run([Hearing("", "", "", script).hearing() for script in scripts]), strict=True))
     left = [trial for trial in trials if not trial.take(first[trial.script])]
     for _ in range(TURNS):
         if not left:

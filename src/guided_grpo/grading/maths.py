@@ -14,9 +14,9 @@ from types import ModuleType
 
 from guided_grpo.grading.answers import choice_of, clean, declared_answer, split_outside
 from guided_grpo.grading.exact import MAX_CHARS, LimitError, TimeLimitError, UnparseableError, check_limits, exact_value
+from guided_grpo.grading.numerics import UnreadError, near, number, ratio, read, same_value
 from guided_grpo.grading.regions import looks_like_region, read_region
 from guided_grpo.grading.units import in_degrees, plain, unit_of
-from guided_grpo.grading.values import UnreadError, near, number, ratio, read, same_value
 from guided_grpo.types import Status, Verdict
 
 MAX_ELEMENTS = 64  # of a list, tuple or set

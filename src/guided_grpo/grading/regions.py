@@ -12,7 +12,7 @@ from typing import Any
 from mpmath import inf, mp, mpf  # type: ignore[import-untyped]  # mpmath ships no types
 
 from guided_grpo.grading.answers import split_outside
-from guided_grpo.grading.values import DIGITS, near, number
+from guided_grpo.grading.numerics import DIGITS, near, number
 
 _MEMBER = re.compile(r"\s*(?:(\\?[a-zA-Z]\w*)\s*(?:\\in(?![a-zA-Z])|=(?=\s*[\[(])))\s*(.*)", re.DOTALL)
 _BUILDER = re.compile(r"\\\{\s*(\\?[a-zA-Z])\s*(?:\\in\s*\\mathbb\{R\}\s*)?(?:\||:|\\mid)(.*)\\\}", re.DOTALL)
