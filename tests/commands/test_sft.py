@@ -15,6 +15,7 @@ from trl import SFTTrainer
 
 from guided_grpo.cli import main
 from guided_grpo.data.demonstrations import demonstrations
+from guided_grpo.data.sources import load_rows
 from guided_grpo.errors import InputError
 from guided_grpo.guidance.placement import GuidanceTokenizer
 from guided_grpo.store import jsonl
@@ -67,11 +68,23 @@ def test_a_run_and_the_same_after_a_kill(
     summary = json.loads((whole / "summary.json").read_text())
     assert (summary["steps"], summary["demonstrations"], summary["after"]["problems"]) == (6, 24, 6)
     rows = [list(jsonl.whole_rows(run / "metrics.jsonl")) for run in (whole, cut)]
+    assert json.loads((cut / "summary.json").read_text())["tokens_trained"] == summary["tokens_trained"]
+    assert summary["tokens_trained"] == rows[0][-1]["num_tokens"] > 0
     assert [[row["step"], row["loss"]] for row in rows[0]] == [[row["step"], row["loss"]] for row in rows[1]]
     assert rows[0][-1]["loss"] < rows[0][0]["loss"]
     weights = [load_file(run / "model" / "model.safetensors") for run in (whole, cut)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert "is finished" in run_again(tmp_path, capsys)
+
+
+def test_tokens_of_a_run_too_short_to_be_logged(policy_folder: Path, tmp_path: Path) -> None:
+    settings = {**settings_of(policy_folder, tmp_path / "run"), "max_steps": 3, "logging_steps": 10, "eval_data": None}
+    (tmp_path / "sft.yaml").write_text(yaml.safe_dump(settings))
+    assert main(["sft", "--config", str(tmp_path / "sft.yaml")]) == 0
+    # One epoch: every row once, as prompt, trace, "#### " and answer, and the end token, a token a character.
+    rows = load_rows(settings["train_data"])
+    lengths = [len(row["prompt"]) + len(row["guidance"]) + len("#### ") + len(row["answer"]) + 1 for row in rows]
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["tokens_trained"] == sum(lengths)
 
 
 def run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> str:

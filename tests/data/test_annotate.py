@@ -558,3 +558,13 @@ def test_what_is_an_answer() -> None:
     torn = b'{"choices": [{"message": {"content": "a\\ud83d"}}], "usage": {"prompt_tokens": 2, "completion_tokens": 1}}'
     assert read_answer(torn) == TeacherAnswer("a?", "stop", 2, 1)
     assert RequestSettings("m").body("p", "row", 0) != RequestSettings("m").body("p", "row", 1)
+
+
+def test_a_problem_in_two_columns(
+    serve: Callable[..., Server], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, output = write(tmp_path / "data.jsonl", [{"a": "What is 17", "b": 25, "sum": 42}]), tmp_path / "out.jsonl"
+    mapping = ["--map", "prompt={a} + {b}?", "--map", "answer=sum"]
+    assert Asked(capsys, words(serve("--right", "100"), data, output, *mapping)).totals["annotated"] == 1
+    [row] = read(output)
+    assert (row["prompt"], row["answer"]) == ("What is 17 + 25?", "42") and row["guidance"]

@@ -69,3 +69,41 @@ def samples() -> dict[str, dict[str, Any]]:
         "reasoning-gym": {"question": "1+1?", "answer": "2", "metadata": {"difficulty": 1, "source_dataset": "sum"}},
         "plain": {"prompt": "1+1?", "answer": "2", "guidance": "Add: 1+1 = 2.", "difficulty": 1, "task": "math", "source": "x"},
     }  # fmt: skip
+
+
+def published(recipe: str) -> list[list[dict[str, Any]]]:
+    """Forty records for each source of a recipe in configs/data, by the columns of the published set."""
+    tiers = ["cn_contest", "aops_forum", "amc_aime", "olympiads", "olympiads_ref"]
+    sums = [{
+        "problem": f"What is {n}+{n}, written as a whole number?", "answer": str(2 * n), "source": tiers[n % 5],
+        "solution": f"Twice {n} is {n}+{n}, so x is equal to \\boxed{{{2 * n}}}.",
+    } for n in range(40)]  # fmt: skip
+    bare = [{name: record[name] for name in ("problem", "solution")} for record in sums]
+    valid = {"problem_is_valid": "Yes", "solution_is_valid": "Yes", "problem_type": "Algebra", "question_type": "MCQ"}
+    if recipe == "ghpo-numinamath-s":
+        more = [{**record, **valid, "problem": f"By heart: {record['problem']}"} for record in sums]
+        return [bare, more]
+    if recipe == "ghpo-math3to5":
+        return [bare]
+    if recipe == "g2rpo-a-math":
+        thoughts = [f"<think>\nDouble it: {r['answer']}.\n</think>\n\nSo x is \\boxed{{{r['answer']}}}." for r in sums]
+        return [[
+            {**MATH220K, **record, "generations": ["<think>\nHm.\n</think>\n\nx is \\boxed{-1}.", "<think>\nLet", text]}
+            for record, text in zip(sums, thoughts, strict=True)
+        ]]  # fmt: skip
+    if recipe == "g2rpo-a-code":
+        return [[{
+            **CODING, "problem_statement": f"Read n, print n squared, {'and again ' * n}.",
+            "generations": [f"<think>\n{'Multiply. ' * (n + 1)}\n</think>\n```python\nn = int(input())\nprint(n * n)\n```"],
+        } for n in range(40)]]  # fmt: skip
+    if recipe == "s1k":
+        return [[{
+            **S1K, "question": record["problem"], "solution": record["answer"],
+            "gemini_thinking_trajectory": f"I double it: {record['answer']}.",
+            "gemini_attempt": f"So x is \\boxed{{{record['answer']}}}.",
+        } for record in sums]]  # fmt: skip
+    assert recipe == "gsm8k"
+    return [[
+        {"question": f"How many are {n} and {n}?", "answer": f"There are {n} of one kind and as many of the other.\nTogether these are {n}+{n} = <<{n}+{n}={2 * n}>>{2 * n}.\n#### {2 * n}"}
+        for n in range(40)
+    ]]  # fmt: skip

@@ -2,7 +2,7 @@ r"""The maths verifier: does a response declare the gold answer?
 
 In this order, and each step only where the one before cannot decide: the same text; the same exact rational number
 (no tolerance, `exact.py`); the same words; the same list, tuple, matrix or set, element by element; the same set of
-reals (`regions.py`); the same value at every point (`values.py`); and at last math-verify, which sees one cleaned
+reals (`regions.py`); the same value at every point (`numerics.py`); and at last math-verify, which sees one cleaned
 expression, never a whole response (`symbolic.py`). What could stall it is refused.
 """
 
