@@ -178,7 +178,7 @@ def test_named_packages_and_no_others() -> None:
     pytest.importorskip("numpy")
     tests = parse_tests([{"input": f"{n}\n", "output": f"{n * n}"} for n in (2, 3)])
     program = "import numpy\nn = int(input())\nprint(int(numpy.prod([n, n])))"
-    beside = "import os, numpy\nn = int(input())\nprint(n * n if all(name.startswith('numpy') for name in os.listdir(os.path.dirname(os.path.dirname(numpy.__file__)))) else 0)"
+    beside = "import os, numpy\nn = int(input())\nplace = os.path.dirname(os.path.dirname(numpy.__file__))\nnames = os.listdir(place) if os.path.isdir(place) else []  # below /tmp a program sees its own\nprint(n * n if all(name.startswith('numpy') for name in names) else 0)"
     writes = "import os, numpy\nn = int(input())\nopen(os.path.join(os.path.dirname(numpy.__file__), 'x'), 'w')\nprint(n * n)"
     with SandboxPool(1, "A", packages=["numpy"]) as pool:
         verdicts = check_programs(pool, [program, beside, writes, "import torch"], [tests] * 4)

@@ -129,7 +129,6 @@ def test_trackio_gets_our_metrics(policy: Any, tokenizer: Any, tmp_path: Path) -
     code = """
 import sys
 from pathlib import Path
-import trackio
 from guided_grpo.embedded.pretraining import character_tokenizer, new_policy
 from parts import TINY, chain_rows, make_config, make_trainer
 folder = Path(sys.argv[1])
@@ -137,7 +136,6 @@ tokenizer = character_tokenizer()
 config = make_config(folder / "run", method="fixed", guidance_length=6, guidance_ratio=0.5, report_to="trackio",
                      max_steps=2, run_name="tracked", project="tests")
 make_trainer(new_policy(TINY, tokenizer), tokenizer, config).train()
-trackio.finish()
 from trackio.sqlite_storage import SQLiteStorage
 [name] = SQLiteStorage.get_runs("tests")
 logs = SQLiteStorage.get_logs("tests", name)
