@@ -157,9 +157,9 @@ _NOWHERE = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://localhost:9", "PATH": 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["eval", "--model", "runs/none", "--data", "chains:steps=3,count=1"], "(there is no such file or folder)"),
+        (["eval", "--model", "runs/none", "--data", "chains:steps=3,count=1"], "(there is no such file or folder; no hub id either"),
         (["data", "check", "./none"], "./none: cannot be loaded (there is no such file or folder)"),
-        (["data", "check", "runs/none"], "runs/none: cannot be loaded (there is no such file or folder)"),
+        (["data", "check", "runs/none"], "runs/none: cannot be loaded (there is no such file or folder; no hub"),
         (["data", "check", "no/such/folder"], "no/such/folder: cannot be loaded (there is no such file or folder)"),
         (["data", "check", "owner/name"], "owner/name: cannot be loaded (Couldn't reach 'owner/name' on the Hub"),
         (["eval", "--model", "owner/name", "--data", "x"], "'owner/name' has no tokenizer that loads (We couldn't connect"),

@@ -21,7 +21,10 @@ def seek(name: str) -> None:
     if Path(name).expanduser().exists():
         return
     if is_path(name):
-        raise FileNotFoundError("there is no such file or folder")
+        owner = name.partition("/")[0]
+        beside = bool(owner.strip(".")) and Path(owner).is_dir()
+        hint = f"; no hub id either, as there is a folder {owner} here" if beside else ""
+        raise FileNotFoundError(f"there is no such file or folder{hint}")
     _go_offline_without_a_hub()
 
 
