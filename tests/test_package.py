@@ -88,6 +88,9 @@ def test_two_steps_from_an_empty_folder(python: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["g2rpo-a"]  # nothing was pre-trained
     assert len((tmp_path / "runs/g2rpo-a/metrics.jsonl").read_text().splitlines()) == 2
+    card = (tmp_path / "runs/g2rpo-a/model/README.md").read_text()
+    assert "a fine-tuned version of `embedded`." in card and 'model="runs/g2rpo-a/model"' in card
+    assert "huggingface.co/None" not in card and "site-packages" not in card
     lines = result.stderr.splitlines()
     before = next(n for n, line in enumerate(lines) if "unguided accuracy before training" in line)
     first = next(n for n, line in enumerate(lines) if line.startswith("g2rpo-a seed 0: step 1, "))

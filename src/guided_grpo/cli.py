@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "grade": ("guided_grpo.commands.grade", "verdicts for a JSONL of completions and answers: --data FILE"),
     "data": ("guided_grpo.commands.data", "check, prepare and annotate data sets: check FILE, prepare --config FILE"),
     "methods": ("guided_grpo.commands.methods", "the methods and the axes that they are points of: [NAME]"),
+    "configs": ("guided_grpo.commands.configs", "the configs of the package, or the path of one: [NAME]"),
     "report": ("guided_grpo.commands.report", "run directories → one HTML page: RUN … [--output FILE]"),
 }
 

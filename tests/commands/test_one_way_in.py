@@ -157,7 +157,9 @@ _NOWHERE = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://localhost:9", "PATH": 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["eval", "--model", "runs/none", "--data", "chains:steps=3,count=1"], "(there is no such file or folder; no hub id either"),
+        (["eval", "--model", "runs/none", "--data", "chains:steps=3,count=1"], "field 'model': 'runs/none' has no tokenizer that loads (there is no such file or folder; no hub id either"),
+        (["audit", "--model", "runs/none", "--data", "chains:steps=3,count=2"], "field 'model': 'runs/none' has no tokenizer that loads (there is no"),
+        (["sft", "--model_name_or_path", "runs/none", "--train_data", "chains:steps=3,count=2", "--output_dir", "o"], "field 'model_name_or_path': 'runs/none' has no"),
         (["data", "check", "./none"], "./none: cannot be loaded (there is no such file or folder)"),
         (["data", "check", "runs/none"], "runs/none: cannot be loaded (there is no such file or folder; no hub"),
         (["data", "check", "no/such/folder"], "no/such/folder: cannot be loaded (there is no such file or folder)"),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from guided_grpo.cli import main
 from guided_grpo.commands.options import find_config
 from guided_grpo.errors import InputError
 
@@ -26,6 +27,20 @@ def test_a_config_is_a_file_or_else_a_shipped_one(tmp_path: Path, monkeypatch: p
     assert find_config(Path("quickstart.yaml"), beside=mine) == mine.with_name("quickstart.yaml")
     Path("quickstart.yaml").touch()
     assert find_config(Path("quickstart.yaml")) == Path("quickstart.yaml")  # the user's own comes first
+
+
+def test_configs_are_listed_and_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a program of another package wants them, from any folder."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["configs"]) == 0
+    names = capsys.readouterr().out.splitlines()
+    assert len(names) == len(list(CONFIGS.glob("**/*.yaml"))) and "accelerate/fsdp2.yaml" in names
+    for name in ("accelerate/fsdp2.yaml", "configs/accelerate/fsdp2.yaml"):
+        assert main(["configs", name]) == 0
+        assert capsys.readouterr().out == f"{CONFIGS}/accelerate/fsdp2.yaml\n"
+    assert main(["configs", "accelerate/fsdp.yaml"]) == 2
 
 
 def test_a_config_that_is_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,6 +85,9 @@ def test_tokens_of_a_run_too_short_to_be_logged(policy_folder: Path, tmp_path: P
     rows = load_rows(settings["train_data"])
     lengths = [len(row["prompt"]) + len(row["guidance"]) + len("#### ") + len(row["answer"]) + 1 for row in rows]
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["tokens_trained"] == sum(lengths)
+    # The one row, of the last step: the mean loss of all three, which no other row holds.
+    [row] = jsonl.whole_rows(tmp_path / "run" / "metrics.jsonl")
+    assert (row["step"], row["num_tokens"]) == (3, sum(lengths)) and 1 < row["loss"] < 10
 
 
 def run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> str:

@@ -13,7 +13,7 @@ import yaml
 from guided_grpo.errors import InputError
 
 # In the package, or beside src/ in a clone.
-_CONFIGS = [Path(__file__).parents[up] / "configs" for up in (1, 3)]
+CONFIGS = next(folder for up in (1, 3) if (folder := Path(__file__).parents[up] / "configs").is_dir())
 
 
 class OneLineParser(ArgumentParser):
@@ -65,8 +65,7 @@ def find_config(path: Path, *, beside: Path | None = None) -> Path:
     Raises InputError that names the folders where there is no such file.
     """
     shipped = path.relative_to("configs") if path.is_relative_to("configs") else path
-    folder = next(folder for folder in _CONFIGS if folder.is_dir())
-    places = (Path() if beside is None else beside.parent) / path, folder / shipped
+    places = (Path() if beside is None else beside.parent) / path, CONFIGS / shipped
     for place in places:
         if place.is_file():
             return place

@@ -6,10 +6,11 @@ import dataclasses
 import json
 import os
 import sys
+import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TypeVar
 
 from annotated_types import Ge, Interval
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
@@ -90,7 +91,7 @@ class RunArguments:
 
 @dataclass(frozen=True)
 class Settings:
-    """A whole training run."""
+    """A whole training run; what its fields are is what `parse_run` reads."""
 
     run: RunArguments
     grading: GradingSettings
@@ -104,13 +105,11 @@ class Settings:
 
     def to_json(self) -> dict[str, Any]:
         """What config.yaml holds: everything of ours, G, and each field of TRL and Transformers not at its default."""
-        return run_config((self.run, self.grading), (self.training, self.model))
+        own = {**dataclasses.asdict(self.run), **dataclasses.asdict(self.grading)}
+        return {**own, **plain_fields(self.training), **plain_fields(self.model)}
 
 
-def run_config(own: Sequence[Any], theirs: Sequence[Any]) -> dict[str, Any]:
-    """What config.yaml holds of our dataclasses, whole, and of TRL's, by `plain_fields`."""
-    values = [*(dataclasses.asdict(part) for part in own), *(plain_fields(part) for part in theirs)]
-    return {name: value for part in values for name, value in part.items()}
+S = TypeVar("S", bound=Settings)
 
 
 def plain_fields(part: Any) -> dict[str, Any]:
@@ -133,30 +132,36 @@ def _is_plain(value: Any) -> bool:
     return True
 
 
-def help_text(prog: str) -> str:
+def help_text(classes: Sequence[type], prog: str) -> str:
     """What a run is told by our own fields; TRL's are hundreds."""
     lines = [f"usage: {prog} [--config FILE.yaml] [--field value …]", ""]
-    for title, items in (
-        ("data, rewards, evaluation", describe(RunArguments)),
-        ("grading", describe(GradingSettings)),
-        ("training and guidance", SETTINGS),
-    ):
+    for owner in (owner for owner in classes if owner.__module__.startswith("guided_grpo.")):
+        title, items = str(owner.__doc__).partition(".")[0], describe(owner)
+        if owner is GuidedGRPOConfig:
+            title, items = "Training and guidance", SETTINGS
         lines += [f"{title}:", *(f"  --{item.name:<21} {item.help}" for item in items), ""]
     lines.append(f"--model_name_or_path M    hub id, folder of a checkpoint or run, or one of {', '.join(POLICIES)}")
     lines.append("--output_dir DIR          the run directory; the same command resumes a killed run")
     lines.append("")
-    lines.append("Every field of trl.GRPOConfig and trl.ModelConfig works too: --help-all lists them.")
+    trainer = "GRPOConfig" if GuidedGRPOConfig in classes else "SFTConfig"
+    lines.append(f"Every field of trl.{trainer} and trl.ModelConfig works too: --help-all lists them.")
     return "\n".join(lines)
 
 
 def parse(arguments: list[str], prog: str = "guided-grpo train") -> Settings:
     """Settings from a command line with an optional `--config FILE`. Raises `InputError` with one line."""
+    return parse_run(Settings, arguments, prog)
+
+
+def parse_run(kind: type[S], arguments: list[str], prog: str) -> S:
+    """The settings of that kind, whose fields are dataclasses, from a command line. Raises `InputError`."""
+    hints = typing.get_type_hints(kind)
+    classes = tuple(hints[item.name] for item in dataclasses.fields(kind))
     if {"-h", "--help"} & set(arguments):
-        print(help_text(prog))
+        print(help_text(classes, prog))
         raise SystemExit(0)
     arguments = ["--help" if word == "--help-all" else word for word in arguments]
-    parts = parse_into((RunArguments, GradingSettings, GuidedGRPOConfig, ModelConfig), arguments, prog)
-    settings = Settings(*parts)
+    settings = kind(*_parse_into(classes, arguments, prog))
     if not settings.training.output_dir:
         raise InputError("is missing", field="output_dir", fix="say where the run directory goes")
     if not settings.model.model_name_or_path:
@@ -168,7 +173,7 @@ def parse(arguments: list[str], prog: str = "guided-grpo train") -> Settings:
     return settings
 
 
-def parse_into(classes: tuple[type, ...], arguments: list[str], prog: str) -> tuple[Any, ...]:
+def _parse_into(classes: tuple[type, ...], arguments: list[str], prog: str) -> tuple[Any, ...]:
     """The dataclasses that a command line and the file behind its `--config` fill.
 
     Fields of the file for one method give way where `--method` names another (`presets.foreign`). Raises `InputError`.

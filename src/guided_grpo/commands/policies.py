@@ -37,28 +37,32 @@ def policy_source(model: str, *, field: str = "model") -> str:
     return rundir.model_of(model) if folder is None else str(folder)
 
 
-def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
-    """The policy's tokenizer, padding on the left. Raises `InputError` where it cannot end or pad a sequence."""
+def load_tokenizer(source: str, *, field: str = "model") -> PreTrainedTokenizerBase:
+    """The policy's tokenizer, padding on the left; `field` is where the user named the policy.
+
+    Raises `InputError` where it cannot end or pad a sequence.
+    """
     try:
         seek(source)
         tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", truncation_side="left")
     except (OSError, ValueError) as error:
-        raise _refusal(f"has no tokenizer that loads ({first_line(error)})", source) from error
+        raise _refusal(f"has no tokenizer that loads ({first_line(error)})", source, field) from error
     if tokenizer.eos_token_id is None:
         fix = "set eos_token in its tokenizer_config.json"
-        raise _refusal("has a tokenizer without an eos token: no response would ever end", source, fix)
+        raise _refusal("has a tokenizer without an eos token: no response would ever end", source, field, fix)
     if tokenizer.pad_token_id is None:
         # Masks come from lengths, never from comparing ids with the pad id, so sharing the id is harmless.
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
-def load_policy(source: str, dtype: str = "auto", **options: Any) -> PreTrainedModel:
+def load_policy(source: str, dtype: str = "auto", *, field: str = "model", **options: Any) -> PreTrainedModel:
     """The weights at `source`, where Transformers puts them.
 
     Args:
         source: hub id or folder.
         dtype: of the weights; "auto" = as they are stored.
+        field: where the user named it, for the message.
         options: further arguments of `from_pretrained`.
 
     Raises InputError where they do not load.
@@ -66,11 +70,11 @@ def load_policy(source: str, dtype: str = "auto", **options: Any) -> PreTrainedM
     try:
         return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
     except (OSError, ValueError) as error:
-        raise _refusal(f"does not load ({first_line(error)})", source) from error
+        raise _refusal(f"does not load ({first_line(error)})", source, field) from error
 
 
-def _refusal(problem: str, source: str, fix: str = "check the path or id") -> InputError:
-    return InputError(problem, field="model_name_or_path", value=source, fix=fix)
+def _refusal(problem: str, source: str, field: str, fix: str = "check the path or id") -> InputError:
+    return InputError(problem, field=field, value=source, fix=fix)
 
 
 def load_for_sampling(source: str, dtype: str = "auto") -> PreTrainedModel:
@@ -99,6 +103,7 @@ def load_model(source: str, settings: Any) -> PreTrainedModel:
     return load_policy(
         source,
         model.dtype or "float32",
+        field="model_name_or_path",
         revision=model.model_revision,
         trust_remote_code=bool(getattr(settings.training, "trust_remote_code", False)),
         **attention,

@@ -7,23 +7,23 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 from datasets import Dataset
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
-from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
+from trl import SFTConfig, SFTTrainer, get_peft_config
 
-from guided_grpo.commands.parsing import RunArguments, parse_into, run_config, tell
+from guided_grpo.commands.parsing import Settings, parse_run, tell
 from guided_grpo.commands.policies import load_model, load_tokenizer, policy_source, tell_precision
 from guided_grpo.commands.results import Results, run_once
 from guided_grpo.commands.train import load_rows_of, prepare_resume, progress, save_model
 from guided_grpo.data.demonstrations import demonstrations
 from guided_grpo.errors import InputError
 from guided_grpo.evaluation.decoding import Decoding
-from guided_grpo.grading import Grader, GradingSettings
+from guided_grpo.grading import Grader
 from guided_grpo.guidance.placement import GuidanceTokenizer, PlacementSettings
 from guided_grpo.settings import again, setting
 from guided_grpo.store import jsonl, rundir
@@ -40,24 +40,15 @@ class SftArguments:
 
 
 @dataclass(frozen=True)
-class SftSettings:
+class SftSettings(Settings):
     """A whole fine-tuning run."""
 
-    run: RunArguments
-    grading: GradingSettings
-    sft: SftArguments
     training: SFTConfig
-    model: ModelConfig
-
-    @property
-    def output(self) -> Path:
-        """The run directory."""
-        return Path(str(self.training.output_dir))
+    sft: SftArguments
 
     def to_json(self) -> dict[str, Any]:
         """What config.yaml holds."""
-        own, theirs = (self.run, self.grading, self.sft), (self.training, self.model)
-        return {**run_config(own, theirs), "command": "sft"}
+        return {**super().to_json(), **asdict(self.sft), "command": "sft"}
 
 
 def main(arguments: list[str], *, as_json: bool = False) -> int:
@@ -70,12 +61,7 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
 
 def parse(arguments: list[str]) -> SftSettings:
     """Settings from a command line with an optional `--config FILE`. Raises `InputError` with one line."""
-    classes = (RunArguments, GradingSettings, SftArguments, SFTConfig, ModelConfig)
-    parts = parse_into(classes, arguments, "guided-grpo sft")
-    settings = SftSettings(*parts)
-    if not settings.training.output_dir or not settings.model.model_name_or_path:
-        raise InputError("is missing", field="output_dir or model_name_or_path", fix="name both")
-    return settings
+    return parse_run(SftSettings, arguments, "guided-grpo sft")
 
 
 def run(settings: SftSettings) -> dict[str, Any]:
@@ -92,7 +78,7 @@ def _run(settings: SftSettings, grader: Grader) -> dict[str, Any]:
     if held_out is not None:
         grader.start(sorted(set(held_out["task"])))
     source = policy_source(str(settings.model.model_name_or_path), field="model_name_or_path")
-    tokenizer = load_tokenizer(source)
+    tokenizer = load_tokenizer(source, field="model_name_or_path")
     examples, omissions = demonstrations(
         rows,
         GuidanceTokenizer(tokenizer, {}, settings.sft.guidance_thinking, leak=True),
@@ -143,10 +129,14 @@ def _run(settings: SftSettings, grader: Grader) -> dict[str, Any]:
 
 
 class _Keeper(TrainerCallback):
-    """Rows of metrics.jsonl, and the mark of a whole checkpoint."""
+    """Rows of metrics.jsonl, the last step's among them, and the mark of a whole checkpoint."""
 
     def __init__(self, output: Path) -> None:
         self.output = output
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
+        # A run shorter than logging_steps, ten by TRL's default, would leave no row.
+        control.should_log = control.should_log or state.global_step >= state.max_steps
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **named: Any) -> None:
         if state.is_world_process_zero and logs and "loss" in logs:

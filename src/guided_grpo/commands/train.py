@@ -26,6 +26,7 @@ from guided_grpo.errors import InputError
 from guided_grpo.grading import Grader, reward_functions
 from guided_grpo.store import jsonl, rundir
 from guided_grpo.train.callbacks import BarCallback, EvaluationCallback
+from guided_grpo.train.card import name_policies
 from guided_grpo.train.checks import check_columns, check_fit
 from guided_grpo.train.trainer import GuidedGRPOTrainer
 
@@ -62,7 +63,7 @@ def _run(settings: Settings, grader: Grader) -> dict[str, Any]:
     if "accuracy" in settings.run.rewards:
         grader.start(sorted(set(rows["task"])))  # a sandbox that cannot be had is said before anything is written
     policy = policy_source(str(settings.model.model_name_or_path), field="model_name_or_path")
-    tokenizer = load_tokenizer(policy)
+    tokenizer = load_tokenizer(policy, field="model_name_or_path")
     if settings.training.guided:
         check_fit(rows, tokenizer, settings.training, context_of(policy))
     if state.is_main_process:
@@ -187,7 +188,10 @@ def _write_card(trainer: GuidedGRPOTrainer, settings: Settings) -> None:
             )
     trainer.create_model_card(model_name=output.name)
     if trainer.is_world_process_zero():
-        shutil.copy(output / "README.md", output / rundir.MODEL / "README.md")
+        path, model = output / "README.md", output / rundir.MODEL
+        card = name_policies(path.read_text(encoding="utf-8"), str(settings.model.model_name_or_path), str(model))
+        rundir.write_text(path, card)
+        shutil.copy(path, model / path.name)
 
 
 def _cost(trainer: GuidedGRPOTrainer) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a model card says of guidance: appended to the card that TRL writes."""
+"""What a model card says of guidance, and of its own policy: beside what TRL writes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,18 @@ from guided_grpo.train.presets import DEFAULTS, METHODS
 from guided_grpo.train.state import RunState
 
 MARK = "\n## Guidance\n"
+
+
+def name_policies(card: str, base: str, folder: str) -> str:
+    """TRL's card, which says None for both, with the policy that was trained as the user named it, and where it is.
+
+    Args:
+        card: its text.
+        base: a hub id, a folder, or the name of an embedded policy.
+        folder: of the trained policy.
+    """
+    card = card.replace("[None](https://huggingface.co/None)", f"`{base}`")
+    return card.replace('model="None"', f'model="{folder}"')
 
 
 def guidance_section(config: GuidedGRPOConfig, run: RunState, facts: Mapping[str, str]) -> str:
