@@ -21,27 +21,32 @@ _FENCE = re.compile(r"(?:<answer>)?([ \t]*)(`{3,}|~{3,})(.*)", re.DOTALL)
 _DEFINES = re.compile(
     r"^(?:[ \t]*)(?:async def|def|class)\b|^[A-Za-z_]\w* *= *lambda\b|\binput\(|\bstdin\b|\bopen\(0", re.MULTILINE
 )
-_PYTHON = {"", "python", "python3", "py", "python2", "pypy", "pypy3"}
-_TAGS = re.compile(r"\A\s*<answer>|</answer>\s*\Z")
+_PYTHON = re.compile(r"(?:i?py(?:thon)?|pypy)[\d.]{0,9}|")
+_TAGS = re.compile(r"\A\s*<(?:answer|code)>\n?|</(?:answer|code)>\s*\Z")
+_QUOTED = re.compile(r"^> ?(?=[ \t]*(?:`{3}|~{3}))", re.MULTILINE)  # a quotation that holds a block
+_DEFINED = re.compile(r"^(?:async def|def|class)[ \t]+(\w+)", re.MULTILINE)
 
 
 def declared_code(response: str) -> str | None:
     """The program of `response`, after its thinking: its last closed block of Python, or all of it where there is no
     block and it begins like a program; None = there is none.
 
-    A block that defines nothing and reads nothing, such as a printout or an example of use, counts only where no other
-    block does.
+    A block that defines nothing and reads nothing, such as a printout or an example of use, and one that defines only
+    tests count only where no other block does.
     """
     text = response.rpartition(THINK_CLOSE)[2].removeprefix("\ufeff")
+    if _QUOTED.search(text):
+        text = re.sub(r"^> ?", "", text, flags=re.MULTILINE)
     if "```" not in text and "~~~" not in text:
         text = _TAGS.sub("", text).removeprefix("\ufeff")
         return text if _BARE.match(text) else None
     blocks = _blocks(text, docstrings=True)
     if blocks is None:
         blocks = _blocks(text, docstrings=False) or []
-    programs = [(language, code.removeprefix("\ufeff")) for language, code in blocks if language in _PYTHON]
+    programs = [(language, code.removeprefix("\ufeff")) for language, code in blocks if _PYTHON.fullmatch(language)]
     programs = [each for each in programs if each[1].strip()] or programs
-    best = [code for _, code in programs if _DEFINES.search(code)]
+    defining = [code for _, code in programs if _DEFINES.search(code)]
+    best = [code for code in defining if not _only_tests(code)] or defining
     best = best or [code for language, code in programs if language] or [code for _, code in programs]
     return best[-1] if best else None
 
@@ -58,7 +63,9 @@ def _blocks(text: str, *, docstrings: bool) -> list[tuple[str, str]] | None:
         fence = _FENCE.fullmatch(line)
         if block is None:
             at = line.find("```")
-            if not fence and line.count("```") == 1 and _language(line[at + 3 :]) in _PYTHON - {""}:  # behind words
+            if (
+                not fence and line.count("```") == 1 and _language(line[at + 3 :]) and _is_python(line[at + 3 :])
+            ):  # behind words
                 fence = _FENCE.fullmatch(line[at:])
             if fence and fence[2][0] not in fence[3].rstrip("\r").strip():
                 block, (indent, mark), quote = [], (fence[1], fence[2]), ""
@@ -67,9 +74,7 @@ def _blocks(text: str, *, docstrings: bool) -> list[tuple[str, str]] | None:
         code, closed = line.removeprefix(indent), False
         if not quote and fence and fence[2].startswith(mark):
             words = fence[3].rstrip("\r")
-            if (
-                words.strip() and _language(words) in _PYTHON and words.strip().isidentifier()
-            ):  # one that was not closed
+            if words.strip() and _is_python(words) and words.strip().isidentifier():  # one that was not closed
                 block, language = [], _language(words)
                 continue
             if not words[:1].isidentifier():
@@ -83,6 +88,16 @@ def _blocks(text: str, *, docstrings: bool) -> list[tuple[str, str]] | None:
         block.append(code + "\n")
         quote = _open_quote(code, quote) if docstrings else ""
     return None if block is not None and quote else blocks
+
+
+def _only_tests(code: str) -> bool:
+    """Whether a block defines tests and nothing else, as behind a program that it imports or repeats."""
+    names = _DEFINED.findall(code)
+    return bool(names) and all(name.lower().startswith("test") for name in names)
+
+
+def _is_python(info: str) -> bool:
+    return _PYTHON.fullmatch(_language(info)) is not None
 
 
 def _language(info: str) -> str:

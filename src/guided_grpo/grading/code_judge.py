@@ -1,6 +1,6 @@
 """Tests that are more than calls with their values: loops, helpers, objects, `check`, pytest's functions and classes.
 
-They run in a sandbox without the program (`sandbox/stand_ins.py`), where calls of the program are questions. The
+They run in a sandbox without the program (`sandbox/script.py`), where calls of the program are questions. The
 program answers them in its own sandbox, all in one process, in order. Since later questions may depend on answers, the
 two take turns until nothing is left to ask. Every turn asks all questions anew, and the last process alone decides:
 what the program answered before counts for nothing, so that a further turn is no further chance.
@@ -23,7 +23,7 @@ _ABSENT = Result(Kind.ABSENT)
 
 @dataclass
 class Hearing:
-    """One program before one script; `results` has an entry of `stand_ins.run_tests` for each test."""
+    """One program before one script; `results` has an entry of `script.run_tests` for each test."""
 
     program: str
     prelude: str
@@ -55,7 +55,7 @@ class Hearing:
         script = self.script
         arguments = (script.source, script.shared, script.names, script.entry_point, self.questions)
         call = f"run_tests({', '.join(map(ascii, arguments))}, {json.dumps(written)!a})"
-        return Job("from guided_grpo.sandbox.stand_ins import run_tests", calls=(call,))
+        return Job("from guided_grpo.sandbox.script import run_tests", calls=(call,))
 
     def take(self, outcome: Outcome) -> bool:
         """Read what the tests' process returned; False = there is more to ask."""

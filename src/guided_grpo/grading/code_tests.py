@@ -15,8 +15,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from guided_grpo.grading.code_refusals import refuse_idle
 from guided_grpo.sandbox import number_of, plain, same
-from guided_grpo.sandbox.stand_ins import asserts, is_collected, is_test, reaches
+from guided_grpo.sandbox.collection import asserts, is_collected, is_test, reaches
 from guided_grpo.sandbox.values import MAX_DEPTH
 
 MAX_FACTOR, MAX_EXPONENT = 10_000, 1_000  # in the arithmetic of an expected value
@@ -280,6 +281,7 @@ def read_module(source: str, *, entry_point: str = "", setup: str = "") -> CodeT
     Raises ValueError for tests that nothing runs, and where there are none.
     """
     body = module_of(source).body
+    refuse_idle(body)
     check = next((part for part in body if isinstance(part, ast.FunctionDef) and part.name == "check"), None)
     asserted = [part for part in body if isinstance(part, ast.Assert) and _value(part.test) is _UNKNOWN]
     calls = [split_assert(part) for part in asserted]
@@ -368,22 +370,11 @@ def _script(
     idle = [name for name in idle if not (checks and name == "check")]
     if idle:
         raise ValueError(f"hold {idle[0]}, which asserts and which nothing calls")
-    if any(_catches_all(part) for each in body for part in ast.walk(each)):
-        raise ValueError("catch the failure of their own assert, so that every program would pass")
     counts = len(runs) + len(collected) + checks
     shared, program = _names(body, setup, entry_point if checks else "")
     if not counts or not program:
         raise ValueError("hold no test" if program else "hold no test of the program")
     return Script(source, program, counts, shared, entry_point if checks else "")
-
-
-def _catches_all(node: ast.AST) -> bool:
-    """Whether a `try` holds asserts whose failure goes no further."""
-    return isinstance(node, ast.Try) and any(map(asserts, node.body)) and any(
-        (handler.type is None or ast.unparse(handler.type) in ("AssertionError", "Exception", "BaseException"))
-        and not any(isinstance(part, (ast.Raise, ast.Assert)) for each in handler.body for part in ast.walk(each))
-        for handler in node.handlers
-    )  # fmt: skip
 
 
 def _names(body: Sequence[ast.stmt], setup: str, entry_point: str) -> tuple[str, tuple[str, ...]]:

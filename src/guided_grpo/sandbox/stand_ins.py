@@ -1,4 +1,4 @@
-"""Runs in a sandbox of its own, where the tests are and the program is not: stand-ins for the program's names.
+"""Stand-ins for the program's names, in the sandbox where the tests are and the program is not (`script.py`).
 
 A call of a stand-in is a *question*, an expression that another process, the program's, has answered or has yet to
 answer. Answers are plain data, so that every comparison, builtin and helper here is the test's own. A question without
@@ -8,20 +8,19 @@ stays with the program; here it is the name under which the program's process ho
 
 from __future__ import annotations
 
-import ast
 import builtins
-import json
-import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from functools import partial
+from itertools import islice
 from typing import Any
 
 from guided_grpo.sandbox.values import decode
 
 MOST = 5_000  # questions; tests that ask more are cut off there
+MOST_ELEMENTS = 10_000  # of an iterator that the program is given
 _COLLECTIONS = (list, dict, set, bytearray)
+_ENDS = (".__next__()", ".send", ".throw")  # what may say by StopIteration that there is no more
 
 
 class Absent(BaseException):
@@ -43,6 +42,9 @@ class Asked:
         self.exact = True  # with the arguments that the tests have
         self.fault = -1  # number of the question whose answer was an exception, or nothing
         self.forged = False  # the program itself has compared
+        self.stopped = False  # a call that is no step of an iterator has raised StopIteration, which ends loops
+        self.asserted = 0  # assertions that ran
+        self.sources: dict[str, str] = {}  # of functions of the tests that need nothing but builtins
         self.candidate = ""  # the only function that is tested; "" = any
         self.objects = {  # which of them answered with what is no plain data
             _name_in(question)
@@ -60,7 +62,7 @@ class Asked:
         parts: list[str] = []
         changed: list[Any] = []
         for value in (*arguments, *named.values()):
-            text = value._path if isinstance(value, Unknown) and value._path else source_of(value)
+            text = value._path if isinstance(value, Unknown) and value._path else self.text_of(value)
             if isinstance(value, _COLLECTIONS):
                 text = f"(_{number}_{len(changed)} := {text})"
                 changed.append(value)
@@ -68,7 +70,9 @@ class Asked:
         parts[len(arguments) :] = [f"{name}={text}" for name, text in zip(named, parts[len(arguments) :], strict=True)]
         question = f"(_{number} := {function}({', '.join(parts)}))"
         if changed:
-            question = f"({question}, [{', '.join(f'_{number}_{n}' for n in range(len(changed)))}])"
+            names = [f"_{number}_{n}" for n in range(len(changed))]
+            same = ", ".join(f"_{number} is {name}" for name in names)
+            question = f"({question}, [{', '.join(names)}], [{same}])"
         root = function.partition(".")[0]
         if self.candidate and not root.startswith("_") and root != self.candidate:
             self.forged = True  # a helper that the tests rely on
@@ -89,14 +93,30 @@ class Asked:
         kind, content = self.answers[number]
         if kind == "value":
             if arguments:
-                content, changes = content["tuple"]
+                content, changes, same = content["tuple"]
                 for argument, change in zip(arguments, changes, strict=True):
                     _update(argument, change)
+                for argument, is_same in zip(arguments, same, strict=True):
+                    if is_same is True:  # it gave the argument itself back
+                        return argument
             return self._value(content, f"_{number}")
         self.fault = number
         if kind == "raised":
-            raise _exception(*content)
+            error = _exception(*content)
+            self.stopped = self.stopped or (isinstance(error, StopIteration) and not name.endswith(_ENDS))
+            raise error
         raise Absent
+
+    def text_of(self, value: Any) -> str:
+        """An expression for an argument: also for a function of the tests, and for an iterator."""
+        if isinstance(value, types.FunctionType) and value.__name__ in self.sources:
+            return f"[_ := {{}}, exec({self.sources[value.__name__]!r}, _), _[{value.__name__!r}]][-1]"
+        if isinstance(value, Iterator) and type(value).__module__ == "builtins":
+            elements = list(islice(value, MOST_ELEMENTS + 1))
+            if len(elements) > MOST_ELEMENTS:
+                raise Unportable("the program cannot be given an iterator without an end")
+            return f"iter({source_of(elements)})"
+        return source_of(value)
 
     def _value(self, content: Any, path: str) -> Any:
         """Plain data; objects in lists, tuples and dicts under their path in the program's process."""
@@ -310,6 +330,8 @@ def _certain(value: Any) -> Any:
 
 
 def _equal(stand_in: StandIn, other: Any) -> Any:
+    if isinstance(other, StandIn) and source_of(stand_in).startswith("type("):
+        return is_same(stand_in, other)  # of classes: no method of the program is asked
     one = _value(stand_in)
     another = _value(other) if isinstance(other, StandIn) else other
     if isinstance(one, StandIn) and isinstance(another, StandIn):
@@ -358,283 +380,39 @@ for _name in ("int", "float", "index", "str", "repr", "format"):
     setattr(Unknown, f"__{_name}__", lambda self, *_: next(iter(self)))
 
 
-class Raises:
-    """`pytest.raises`, and that of unittest."""
-
-    def __init__(self, *kinds: Any, match: str | None = None) -> None:
-        self.kinds = [one for kind in kinds for one in (kind if isinstance(kind, tuple) else (kind,))]
-        self.match, self.value = match, None
-
-    def __enter__(self) -> Raises:
-        return self
-
-    def __exit__(self, kind: Any, error: Any, _: object) -> bool:
-        import re
-
-        self.value = self.exception = error
-        if isinstance(error, Absent):
-            return False
-        if error is None:
-            asked = next((each for each in _ASKED), None)
-            if asked is not None and not asked.valid:  # the answer that would raise is not there yet
-                return True
-            raise AssertionError("nothing was raised")
-        names = getattr(error, "names", ()) or tuple(each.__name__ for each in kind.__mro__)
-        fits = any(source_of(k) in names if isinstance(k, StandIn) else isinstance(error, k) for k in self.kinds)
-        return fits and (self.match is None or re.search(self.match, str(error)) is not None)
+# What tests ask by builtins of Python that would look at a stand-in, and not at what it stands for.
 
 
-_ASKED: list[Asked] = []
+def is_same(one: Any, other: Any) -> Any:
+    """`one is other`."""
+    one, other = (_value(each) if isinstance(each, StandIn) else each for each in (one, other))
+    if isinstance(one, StandIn) and isinstance(other, StandIn):
+        return _asked(one).ask(f"{source_of(one)} is {source_of(other)}")
+    return one is other
 
 
-def raises(*kinds: Any, match: str | None = None) -> Any:
-    if len(kinds) > 1 and callable(kinds[1]) and not isinstance(kinds[1], type):  # pytest.raises(E, f, argument)
-        with Raises(kinds[0]) as context:
-            kinds[1](*kinds[2:])
-        return context
-    return Raises(*kinds, match=match)
+def type_of(value: Any) -> Any:
+    """`type(value)`."""
+    value = _value(value) if isinstance(value, StandIn) else value
+    return StandIn(_asked(value), f"type({source_of(value)})") if isinstance(value, StandIn) else type(value)
 
 
-class Approx:
-    """`pytest.approx`: numbers, and lists or dicts of them."""
-
-    def __init__(self, value: Any, rel: float | None = None, abs: float | None = None, nan_ok: bool = False) -> None:
-        self.value, self.rel, self.abs, self.nan_ok = value, rel, abs, nan_ok
-
-    def __eq__(self, other: object) -> Any:
-        return other if isinstance(other, Unknown) else self._near(self.value, other)
-
-    def _near(self, one: Any, other: Any) -> bool:
-        if isinstance(one, (list, tuple)):
-            return type(one) is type(other) and len(one) == len(other) and all(map(self._near, one, other))
-        if isinstance(one, dict):
-            return isinstance(other, dict) and one.keys() == other.keys() and all(
-                self._near(value, other[key]) for key, value in one.items()
-            )  # fmt: skip
-        if not isinstance(one, (int, float, complex)) or not isinstance(other, (int, float, complex)):
-            return bool(one == other)
-        if one != one:
-            return self.nan_ok and other != other
-        absolute = 1e-12 if self.abs is None else self.abs
-        relative = (1e-6 if self.abs is None else 0.0) if self.rel is None else self.rel
-        return one == other or (one not in (_INF, -_INF) and abs(one - other) <= max(absolute, relative * abs(one)))
+def has_attribute(value: Any, name: str) -> bool:
+    """`hasattr`."""
+    if not isinstance(value, StandIn):
+        return hasattr(value, name)
+    return bool(_asked(value).ask(f"hasattr({source_of(value)}, {name!r})"))
 
 
-_INF = float("inf")
+def get_attribute(value: Any, name: str, *default: Any) -> Any:
+    """`getattr`."""
+    if isinstance(value, StandIn) and default and not has_attribute(value, name):
+        return default[0]
+    return getattr(value, name, *default)
 
 
-def _pytest() -> types.ModuleType:
-    """What tests commonly use of pytest."""
-
-    def parametrize(_names: Any, cases: Any, **__: Any) -> Callable[[Any], Any]:
-        names = [name.strip() for name in _names.split(",")] if isinstance(_names, str) else list(_names)
-
-        def mark(function: Any) -> Any:
-            rows = [dict(zip(names, case if len(names) > 1 else (case,), strict=True)) for case in cases]
-            function.cases = [{**a, **b} for a in getattr(function, "cases", [{}]) for b in rows]
-            return function
-
-        return mark
-
-    def fixture(function: Any = None, **_: Any) -> Any:
-        return function or fixture
-
-    module = types.ModuleType("pytest")
-    names = {"raises": raises, "approx": Approx, "main": lambda *_, **__: 0, "param": lambda *values, **__: values}
-    vars(module).update(names, mark=types.SimpleNamespace(parametrize=parametrize), fixture=fixture)
-    return module
-
-
-class _Rewrite(ast.NodeTransformer):
-    """Functions without a name keep their source; a module that is not there is the program; a statement that needs an
-    unknown answer is passed over, for the questions of the next."""
-
-    def visit_Assert(self, node: ast.Assert) -> ast.AST:
-        return _pass_over(self.generic_visit(node), "_pending()")
-
-    def visit_Expr(self, node: ast.Expr) -> ast.AST:
-        return _pass_over(self.generic_visit(node), "_pending()")
-
-    def visit_Assign(self, node: ast.Assign) -> ast.AST:
-        node = self.generic_visit(node)  # type: ignore[assignment]
-        target = node.targets[0]
-        return _pass_over(node, f"{target.id} = _pending()") if isinstance(target, ast.Name) else node
-
-    def visit_Lambda(self, node: ast.Lambda) -> ast.AST:
-        text = ast.unparse(node)
-        self.generic_visit(node)
-        return ast.Call(ast.Name("_Text", ast.Load()), [node, ast.Constant(text)], [])
-
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> Any:
-        names = [alias.asname or alias.name for alias in node.names]
-        if node.module == "__future__":
-            return None
-        if "*" in names:
-            return _guard(node, "pass")
-        lines = [f"{name} = _name({alias.name!r})" for name, alias in zip(names, node.names, strict=True)]
-        return _guard(node, "\n    ".join(lines))
-
-    def visit_Import(self, node: ast.Import) -> Any:
-        lines = [f"{alias.asname or alias.name.partition('.')[0]} = _program" for alias in node.names]
-        return _guard(node, "\n    ".join(lines))
-
-
-def _pass_over(node: Any, otherwise: str) -> ast.stmt:
-    around = ast.parse(f"try:\n    pass\nexcept _Absent:\n    {otherwise}").body[0]
-    around.body[0] = node  # type: ignore[attr-defined]
-    return around
-
-
-def _guard(node: ast.stmt, otherwise: str) -> ast.stmt:
-    return ast.parse(f"try:\n    {ast.unparse(node)}\nexcept ImportError:\n    {otherwise}").body[0]
-
-
-def run_tests(
-    source: str, shared: str, names: Sequence[str], entry_point: str, known: Sequence[tuple[str, bool]], written: str
-) -> str:
-    """The result of each test of `source`, in order, and the questions, as JSON.
-
-    Args:
-        source: of the tests.
-        shared: imports and functions that tests and program both have.
-        names: which of the names are the program's.
-        entry_point: what `check` is given; "" = it is not called here.
-        known: questions that have answers.
-        written: the answers, as JSON: [kind, content] of each.
-    """
-    asked = Asked(known, json.loads(written))
-    asked.candidate = entry_point.partition(".")[0].partition("(")[0]
-    _ASKED[:] = [asked]
-    sys.modules["pytest"] = _pytest()
-    if "unittest" in source:
-        import unittest
-
-        unittest.main = lambda *_, **__: None  # type: ignore[assignment]  # its tests are run below
-        unittest.TestCase.assertRaises = lambda self, *kinds: raises(*kinds)  # type: ignore[assignment]
-    program = type("Program", (), {"__getattr__": lambda _, name: StandIn(asked, name)})()
-    space: dict[str, Any] = {"__name__": "__main__", "_name": lambda name: StandIn(asked, name), "_program": program}
-
-    def pending() -> Unknown:
-        if asked.valid and asked.exact:
-            raise
-        return Unknown(asked)
-
-    space |= {"_Text": Text, "_Absent": Absent, "_pending": pending, **{name: StandIn(asked, name) for name in names}}
-    results: list[list[Any]] = []
-
-    def test(action: Callable[[], object], *, counts: bool) -> None:
-        asked.fault, asked.forged = -1, False
-        try:
-            action()
-        except Absent:
-            result = ["absent", asked.fault]
-        except Unportable as error:
-            result = ["unportable", str(error)]
-        except BaseException as error:  # a failed assertion; whatever else the test raises
-            result = ["failed", f"{type(error).__name__}: {str(error)[:200]}", asked.fault]
-        else:
-            result = ["forged" if asked.forged else "passed"]
-        if counts or result[0] not in ("passed", "forged"):
-            results.append(result)
-
-    def execute(node: ast.stmt) -> Callable[[], object]:
-        tree = ast.fix_missing_locations(_Rewrite().visit(ast.Module([node], [])))
-        return lambda: exec(compile(tree, "tests.py", "exec"), space)
-
-    for node in ast.parse(shared).body:
-        if not isinstance(node, ast.ClassDef):  # its objects are the program's to make
-            with suppress(Exception):
-                execute(node)()
-    body = ast.parse(source).body
-    for node in body:
-        test(execute(node), counts=is_test(node, body))
-    if entry_point:
-        test(
-            lambda: space["check"](space[entry_point] if entry_point in space else eval(entry_point, space)),
-            counts=True,
-        )
-    for node in body:
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and is_collected(node, body):
-            for action in _tests_of(space.get(node.name)):
-                test(action, counts=True)
-    return json.dumps([results, asked.questions, asked.valid and asked.exact])
-
-
-def is_collected(node: ast.FunctionDef | ast.ClassDef, body: Sequence[ast.stmt]) -> bool:
-    """Whether a definition holds tests that a runner would find, and that the module does not run itself."""
-    if isinstance(node, ast.ClassDef):
-        return any(isinstance(part, ast.FunctionDef) and part.name.startswith("test") for part in node.body)
-    calls = {ast.unparse(part.func) for each in body if not isinstance(each, (ast.FunctionDef, ast.ClassDef))
-             for part in ast.walk(each) if isinstance(part, ast.Call)}  # fmt: skip
-    return node.name.startswith("test") and node.name not in calls
-
-
-def is_test(node: ast.stmt, body: Sequence[ast.stmt]) -> bool:
-    """Whether a statement of the module tests something when it runs: it asserts, or calls a function that does."""
-    return not isinstance(node, (ast.FunctionDef, ast.ClassDef)) and reaches(node, body)
-
-
-def reaches(node: ast.AST, body: Sequence[ast.stmt]) -> bool:
-    """Whether it asserts, or names a function of the module that does."""
-    functions = {part.name: part for part in body if isinstance(part, ast.FunctionDef)}
-    names: list[ast.AST] = [node]
-    seen = set[str]()
-    while names:
-        part = names.pop()
-        if asserts(part):
-            return True
-        calls = {each.id for each in ast.walk(part) if isinstance(each, ast.Name)} & functions.keys() - seen
-        seen |= calls
-        names += [functions[name] for name in calls]
-    return False
-
-
-def asserts(node: ast.AST) -> bool:
-    """Whether it holds what can fail a test."""
-    return any(
-        isinstance(part, (ast.Assert, ast.Raise))
-        or (
-            isinstance(part, ast.Call)
-            and ast.unparse(part.func).rpartition(".")[2].startswith(("assert", "raises", "exit"))
-        )
-        for part in ast.walk(node)
-    )
-
-
-def _tests_of(definition: Any) -> list[Callable[[], object]]:
-    if not isinstance(definition, type):
-        return [partial(_run_function, definition, case) for case in getattr(definition, "cases", [{}])]
-    return [
-        partial(_run_method, definition, name, case)
-        for name in dir(definition)
-        if name.startswith("test")
-        for case in getattr(getattr(definition, name), "cases", [{}])
-    ]
-
-
-def _run_function(function: Any, case: dict[str, Any]) -> None:
-    """With its case, and with the fixtures that it names."""
-    code, space = function.__code__, function.__globals__
-    fixtures = {}
-    for name in code.co_varnames[: code.co_argcount]:
-        if name not in case and name in space:
-            value = space[name]()
-            fixtures[name] = next(value) if isinstance(value, types.GeneratorType) else value
-    function(**fixtures, **case)
-
-
-def _run_method(definition: Any, name: str, case: dict[str, Any]) -> None:
-    instance = (
-        definition(name)
-        if "unittest" in sys.modules and issubclass(definition, sys.modules["unittest"].TestCase)
-        else definition()
-    )
-    for before in ("setUpClass", "setup_class", "setUp"):
-        getattr(instance, before, lambda: None)()
-    getattr(instance, "setup_method", lambda *_: None)(*[None][: _arguments(getattr(instance, "setup_method", None))])
-    getattr(instance, name)(**case)
-    getattr(instance, "tearDown", lambda: None)()
-
-
-def _arguments(function: Any) -> int:
-    return function.__code__.co_argcount - 1 if function is not None else 0
+def is_callable(value: Any) -> bool:
+    """`callable`."""
+    if not isinstance(value, StandIn):
+        return callable(value)
+    return bool(_asked(value).ask(f"callable({source_of(value)})"))

@@ -31,8 +31,8 @@ from guided_grpo.sandbox import (
     idioms,
     jail,
     kernel,
+    script,  # noqa: F401 - loaded once here, not in every job
     seccomp,
-    stand_ins,  # noqa: F401 - loaded once here, not in every job
 )
 from guided_grpo.sandbox.inputs import SEED, place_inputs, remember_modules, run_inputs
 from guided_grpo.sandbox.program import run_program
