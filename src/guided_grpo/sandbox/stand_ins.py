@@ -58,11 +58,12 @@ class Asked:
 
     def call(self, function: str, arguments: Sequence[Any], named: dict[str, Any]) -> Any:
         """The answer of a function; lists, dicts and sets that it is given are as it leaves them."""
+        values = (*arguments, *named.values())
+        texts = [v._path if isinstance(v, Unknown) and v._path else self.text_of(v) for v in values]  # may ask, too
         number = len(self.questions)
         parts: list[str] = []
         changed: list[Any] = []
-        for value in (*arguments, *named.values()):
-            text = value._path if isinstance(value, Unknown) and value._path else self.text_of(value)
+        for value, text in zip(values, texts, strict=True):
             if isinstance(value, _COLLECTIONS):
                 text = f"(_{number}_{len(changed)} := {text})"
                 changed.append(value)
