@@ -68,6 +68,7 @@ def test_everything_travels(wheel: Path) -> None:
     assert {f"embedded/weights/{name}/model.safetensors" for name in POLICIES} < names
 
 
+@pytest.mark.slow
 def test_the_quickstart_from_an_empty_folder(python: Path, tmp_path: Path) -> None:
     assert call(python, tmp_path, "--version").stdout.strip() == VERSION
     for config in ("compare/quickstart.yaml", "configs/compare/quickstart.yaml"):

@@ -157,14 +157,15 @@ _NOWHERE = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://localhost:9", "PATH": 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["eval", "--model", "runs/none", "--data", "chains:steps=3,count=1"], "field 'model': 'runs/none' has no tokenizer that loads (there is no such file or folder; no hub id either"),
-        (["audit", "--model", "runs/none", "--data", "chains:steps=3,count=2"], "field 'model': 'runs/none' has no tokenizer that loads (there is no"),
-        (["sft", "--model_name_or_path", "runs/none", "--train_data", "chains:steps=3,count=2", "--output_dir", "o"], "field 'model_name_or_path': 'runs/none' has no"),
+        # Those that import torch, which takes seconds, are slow ones.
+        pytest.param(["eval", "--model", "runs/none", "--data", "chains:steps=3,count=1"], "field 'model': 'runs/none' has no tokenizer that loads (there is no such file or folder; no hub id either", marks=pytest.mark.slow),
+        pytest.param(["audit", "--model", "runs/none", "--data", "chains:steps=3,count=2"], "field 'model': 'runs/none' has no tokenizer that loads (there is no", marks=pytest.mark.slow),
+        pytest.param(["sft", "--model_name_or_path", "runs/none", "--train_data", "chains:steps=3,count=2", "--output_dir", "o"], "field 'model_name_or_path': 'runs/none' has no", marks=pytest.mark.slow),
         (["data", "check", "./none"], "./none: cannot be loaded (there is no such file or folder)"),
         (["data", "check", "runs/none"], "runs/none: cannot be loaded (there is no such file or folder; no hub"),
         (["data", "check", "no/such/folder"], "no/such/folder: cannot be loaded (there is no such file or folder)"),
         (["data", "check", "owner/name"], "owner/name: cannot be loaded (Couldn't reach 'owner/name' on the Hub"),
-        (["eval", "--model", "owner/name", "--data", "x"], "'owner/name' has no tokenizer that loads (We couldn't connect"),
+        pytest.param(["eval", "--model", "owner/name", "--data", "x"], "'owner/name' has no tokenizer that loads (We couldn't connect", marks=pytest.mark.slow),
     ],
 )  # fmt: skip
 def test_what_is_not_there_is_not_asked_for_again_and_again(words: list[str], message: str, tmp_path: Path) -> None:

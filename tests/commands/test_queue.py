@@ -82,11 +82,15 @@ def test_jobs_run_side_by_side_and_one_bad_run_does_not_end_the_rest(
     assert named == untimed(summary["variants"])
 
 
-def test_an_interrupt_leaves_no_child_and_the_queue_goes_on(policy_folder: Path, tmp_path: Path) -> None:
+def test_an_interrupt_leaves_no_child_and_the_queue_goes_on(
+    policy_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     variants = {"grpo": {"method": "grpo"}, "fixed": {"method": "fixed"}}
     path = write_plan(tmp_path, policy_folder, variants, max_steps=60)
-    words = [sys.executable, "-m", "guided_grpo.cli", "compare", "--config", str(path), "--quiet", "--jobs", "2"]
-    child = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    one = ["compare", "--config", str(path), "--quiet"]
+    words = [*one, "--jobs", "2"]
+    command = [sys.executable, "-m", "guided_grpo.cli", *words]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     marks = [tmp_path / "out" / f"{name}-seed0" / "checkpoint-2" / "complete.json" for name in variants]
     end = time.monotonic() + 200
     while not all(any(mark.parent.parent.glob("checkpoint-*/complete.json")) for mark in marks):
@@ -99,13 +103,14 @@ def test_an_interrupt_leaves_no_child_and_the_queue_goes_on(policy_folder: Path,
     assert time.monotonic() - started < queue.GRACE + 10
     assert alive_with(str(tmp_path / "out")) == []
     assert not (tmp_path / "out" / "summary.json").exists()
-    states = subprocess.run([*words, "--plan"], capture_output=True, text=True, check=True).stdout
+    assert main([*words, "--plan"]) == 0
+    states = capsys.readouterr().out
     assert states.count("partly done at step") == 2 and "0 of 2 runs are finished" in states
-    subprocess.run(words, check=True, capture_output=True)
+    assert main(words) == 0
     assert "going on from step" in (tmp_path / "out" / "fixed-seed0" / "train.log").read_text()
-    # A queue in one piece has the same figures.
+    # A queue in one piece has the same figures; in this process, which is the cheapest.
     whole = tmp_path / "whole"
-    subprocess.run([*words, "--output_dir", str(whole)], check=True, capture_output=True)
+    assert main([*one, "--output_dir", str(whole)]) == 0
     first, second = (rundir.read_json(folder / "summary.json") for folder in (tmp_path / "out", whole))
     assert untimed(first["variants"]) == untimed(second["variants"])
 

@@ -432,6 +432,7 @@ def test_gsm8k_through_every_stage(tmp_path: Path, capsys: pytest.CaptureFixture
     assert load_rows(str(out)).num_rows == len(rows)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not GSM8K.is_dir(), reason=f"the code fixtures are not at {GSM8K.parent}")
 @pytest.mark.parametrize(
     ("name", "rows", "rejected"),

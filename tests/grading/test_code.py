@@ -193,6 +193,7 @@ def test_the_last_block_after_the_thinking_counts(pool: SandboxPool) -> None:
     assert declared_code(right) == "def f(x): return x * x\n"
 
 
+@pytest.mark.slow
 def test_humaneval_references_and_empty_bodies(patient: SandboxPool) -> None:
     file = SHARED / "humaneval" / "HumanEval.jsonl.gz"
     if not file.exists():
@@ -207,6 +208,7 @@ def test_humaneval_references_and_empty_bodies(patient: SandboxPool) -> None:
     assert sum(v.weak for v in right) == 3 and len(rows) == 164  # they rely on a helper of the prompt, 32, 38 and 50
 
 
+@pytest.mark.slow
 def test_mbpp_references(patient: SandboxPool) -> None:
     """All but task 123, which alone takes 15 s. The setup runs after the program: tasks 367 and 927 make its `Node` there."""
     file = SHARED / "mbpp" / "mbpp.jsonl"
@@ -234,6 +236,7 @@ def test_tests_from_a_reference(pool: SandboxPool) -> None:
         reference_tests(pool, "def f(x): return 1 / x", "f", [[1], [0]])
 
 
+@pytest.mark.slow
 def test_mbpp_plus_references(patient: SandboxPool) -> None:
     """The asserts of all 399 tasks; 120, 442 and 574 lack an `import math` that comparing outside does not need."""
     file = SHARED / "mbpp" / "MbppPlus.jsonl"

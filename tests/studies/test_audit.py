@@ -193,6 +193,7 @@ def test_the_config_is_one_that_train_takes(policy_folder: Path, tmp_path: Path)
     assert settings.training.max_completion_length == 8 and settings.training.temperature == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
 def test_a_browser_draws_the_page(policy_folder: Path, tmp_path: Path) -> None:
     solved_journal(tmp_path, policy_folder)

@@ -325,6 +325,7 @@ def test_reports_load_without_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.slow
 def test_a_browser_draws_every_plot(page: Path, tmp_path: Path) -> None:
     dom, console = dump_dom(page, tmp_path / "profile")
     assert console == []
@@ -335,6 +336,7 @@ def test_a_browser_draws_every_plot(page: Path, tmp_path: Path) -> None:
     assert "<title>Guided GRPO: guided, grpo</title>" in dom
 
 
+@pytest.mark.slow
 def test_a_browser_fits_it_to_a_phone_and_hides_runs(page: Path, tmp_path: Path) -> None:
     probe = page.with_name("probe.html")
     probe.write_text(PROBE)

@@ -253,6 +253,7 @@ def test_a_hint_stands_apart_from_the_answer(tmp_path: Path) -> None:
     assert "hint" not in first
 
 
+@pytest.mark.slow
 def test_a_browser_draws_the_ladder_and_hides_it(tmp_path: Path) -> None:
     """Stacked layers of two ladder runs beside a plain one, on a phone; a click hides the first ladder."""
     runs = [make_run(tmp_path / name, guided=False, steps=30, seed=seed) for seed, name in enumerate(("a", "b", "c"))]

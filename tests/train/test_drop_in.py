@@ -90,6 +90,7 @@ def test_tensorboard_gets_our_metrics(policy: Any, tokenizer: Any, tmp_path: Pat
     assert values == pytest.approx([row["guidance/given"] for row in rows])
 
 
+@pytest.mark.slow
 def test_wandb_gets_our_metrics(tmp_path: Path) -> None:
     """In a process of its own: its service has written everything once the process has ended."""
     pytest.importorskip("wandb")
@@ -139,6 +140,7 @@ def leveldb_records(log: bytes) -> Iterator[bytes]:
         place += 7 + length
 
 
+@pytest.mark.slow
 def test_trackio_gets_our_metrics(policy: Any, tokenizer: Any, tmp_path: Path) -> None:
     """In a process of its own: it keeps a local data base, and where is read at import."""
     pytest.importorskip("trackio")

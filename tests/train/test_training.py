@@ -31,6 +31,7 @@ def rollouts(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "rollouts.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_trains(method: str, policy: Any, tokenizer: Any, tmp_path: Path) -> None:
     changes: dict[str, Any] = {} if method == "naive" else {"guidance_ratio": 0.5}

@@ -41,6 +41,7 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_equal_to_trl_to_the_bit(case: str, policy_folder: Path, tokenizer: Any, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
