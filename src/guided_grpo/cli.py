@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -51,9 +52,23 @@ def main(arguments: list[str] | None = None) -> int:
     except InfraLimitError as error:
         print(f"guided-grpo {words[0]}: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        if not _is_cut_off():
+            raise
+        return 0
     except KeyboardInterrupt:
         print(f"\nguided-grpo {words[0]}: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
+
+
+def _is_cut_off() -> bool:
+    """Whether nobody reads what is printed any more, as behind `| head`; what is left of it then goes nowhere."""
+    printer = select.poll()
+    printer.register(sys.stdout, 0)
+    if not printer.poll(0):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def _usage() -> str:

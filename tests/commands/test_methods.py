@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,3 +43,13 @@ def test_one_method(capsys: pytest.CaptureFixture[str]) -> None:
         from guided_grpo.commands import methods
 
         methods.main(["none-such"])
+
+
+def test_output_that_nobody_reads_is_no_error() -> None:
+    """As behind `| head`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "guided_grpo.cli", "methods"]
+    result = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (0, b"")
