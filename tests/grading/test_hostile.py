@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from guided_grpo.grading.answers import declared_answer
 from guided_grpo.grading.code import check_code, check_programs
 from guided_grpo.grading.code_forms import parse_tests
+from guided_grpo.grading.maths import check_maths
+from guided_grpo.grading.maths_pool import MathsPool
 from guided_grpo.sandbox import SandboxPool
 from guided_grpo.types import Status
 
@@ -34,3 +38,60 @@ def is_accepted(pool: SandboxPool, row: dict[str, Any]) -> bool:
 @pytest.mark.parametrize("row", PROGRAMS, ids=lambda row: row["name"])
 def test_programs(pool: SandboxPool, row: dict[str, Any]) -> None:
     assert is_accepted(pool, row) is (row["correct"] ^ (row["name"] in LEFT_PROGRAMS))
+
+
+ANSWERS = [json.loads(line) for line in (HERE / "hostile_answers.jsonl").open(encoding="utf-8")]
+LEFT_ANSWERS = {  # answer, and what is between the braces
+    (r"y=\frac{1}{x}", "xy=1"),  # their sides differ by a factor that is no constant
+    ("2", r"\text{two}"),  # number words are not read
+    (r"\frac12", r"\text{one half}"),
+    ("2", r"2\text{ (exactly)}"),  # doubted by the same rule as "probably"
+    ("1+2+\\cdots+10", "55"),  # no gold answer: refused when it is loaded
+    (r"A\cup B", r"B\cup A"),  # the same
+}
+
+
+def test_answers() -> None:
+    with MathsPool(1) as maths:
+        verdicts = maths.check([(row["completion"], row["answer"]) for row in ANSWERS])
+    graded = list(zip(ANSWERS, verdicts, strict=True))
+    assert not [row for row, verdict in graded if verdict.status is Status.CORRECT and not row["correct"]]
+    rejected = {(row["answer"], verdict.extracted) for row, verdict in graded
+                if row["correct"] and verdict.status is not Status.CORRECT}  # fmt: skip
+    assert rejected == LEFT_ANSWERS
+    masked = {row["answer"] for row, verdict in graded if verdict.status in (Status.TIMEOUT, Status.INFRA_ERROR)}
+    assert masked == {"1+2+\\cdots+10", r"A\cup B"}  # which no data set gets past loading
+
+
+@pytest.mark.parametrize(("gold", "right", "wrong"), [
+    ("(-2,3]", "]-2,3]", "[-2,3["), (r"(-\infty,1)\cup(4,\infty)", r"]-\infty,1[\cup]4,+\infty[", r"]-\infty,1]\cup[4,+\infty["),
+    ("-2<x<8", "|x-3|<5", "|x+3|<5"), ("|2-x|<1", "1<x<3", "-3<x<-1"), ("|x|>2", r"|x-0|>2", r"|x-1|>2"),
+    (r"(-\infty,0)", r"\mathbb{R}^-", r"\mathbb{R}^+"), (r"[0,\infty)", r"\mathbb{R}_{\ge 0}", r"\mathbb{R}_{>0}"),
+    (r"\mathbb{R}\setminus\{2\}", r"\text{all real numbers except } x=2", r"\text{all real numbers}"),
+    (r"\{(0,3),(3,0)\}", r"x=0, y=3 \text{ or } x=3, y=0", r"x=0, y=0 \text{ or } x=3, y=3"),
+    (r"\frac{7}{12}", r"0.58333\ldots", r"0.5833"), (r"\frac{4}{33}", r"0.1212\dots", r"0.12\dots"), ("3.14", "3.14", r"3.1414\ldots"),
+    (r"\sqrt{3}", r"\sqrt3\approx1.73", r"\sqrt3\approx1.8"), (r"\frac{2}{7}", r"x=\frac{2}{7}\approx 0.286", r"\frac{2}{9}\approx 0.222"),
+    (r"\frac{3}{4}", "3:4", "4:3"), ("3:4", "0.75", "0.57"), ("10:30", "10:30", r"\frac13"), ("4", "4", "8:2"),
+    (r"\frac{n\pi}{2}, n\in\mathbb{Z}", r"\frac{k\pi}{2},\ k\in\mathbb{Z}", r"\frac{k\pi}{3},\ k\in\mathbb{Z}"),
+    ("x=4,y=7", r"\begin{cases} x = 4 \\ y = 7 \end{cases}", r"\begin{cases} x = 7 \\ y = 4 \end{cases}"),
+    (r"\text{1 hour 5 minutes}", r"\text{1 hour and 5 minutes}", r"\text{5 hours and 1 minute}"),
+    (r"45^\circ", r"\frac{\pi}{4}\text{ rad}", r"45\text{ rad}"), ("CAB", r"\text{CAB}", "BAC"), (r"\sqrt{50}", "√50", "√5"),
+    ("9", "EUR 9", "EUR 9 million"), (r"\frac58", r"\frac{\text{5}}{\text{8}}", r"5\text{8}"), ("13", r"n+m=13", r"\text{not } n=13"),
+    ("6 ft 2 in", r"6\text{ ft }2\text{ in}", "2 ft 6 in"), (r"2\text{ hours }5\text{ minutes}", "2 hours and 5 minutes", "5 hours and 2 minutes"),
+    ("June 5, 2020", "5 June 2020", "6 June 2020"),
+    ("6", r"6\text{ (mod } 7)", r"6\pm 0"),
+])  # fmt: skip
+def test_further_forms_in_both_directions(gold: str, right: str, wrong: str) -> None:
+    assert [check_maths(f"\\boxed{{{text}}}", gold).status is Status.CORRECT for text in (right, wrong)] == [
+        True,
+        False,
+    ]
+
+
+@pytest.mark.parametrize(("response", "answer"), [
+    ("The answers are $2$ and $7$.", "$2$ and $7$"), ("The correct choice is (D).", "(D)"), ("It is the best option: no.", None),
+    ("The correct option was lost.", None), ("The answer is 4, Q.E.D.", "4"),
+])  # fmt: skip
+def test_further_declarations(response: str, answer: str | None) -> None:
+    found = declared_answer(response)
+    assert (found and found.rstrip(".")) == answer

@@ -15,8 +15,9 @@ HASHES = re.compile(r"#{4,}[ \t]*:?[ \t]*")
 PROSE = re.compile(
     r"(?:\b(?:so|thus|hence|therefore),?\s+)?(?:\*\*|__|\*)?"
     r"(?<![a-zA-Z])(?:(?:the|our|my)\s+)?(?:final\s+|correct\s+|best\s+)?"
-    r"(?:answer(?:\s+to\s+(?:the|this)\s+(?:problem|question))?|(?<=final )result)(?![a-zA-Z])(?:\*\*|__|\*)?\s*"
-    r"(?:(?:is|(?:would|must|should|will)\s+be)\b(?:\s+(?:therefore|thus|then|hence))?\s*:?"
+    r"(?:answers?(?:\s+to\s+(?:the|this)\s+(?:problem|question))?|(?<=final )result|(?<=correct )(?:option|choice))"
+    r"(?![a-zA-Z])(?:\*\*|__|\*)?\s*"
+    r"(?:(?:is|are|(?:would|must|should|will)\s+be)\b(?:\s+(?:therefore|thus|then|hence))?\s*:?"
     r"|equals?\b|[:\uff1a=]|[-\u2013\u2014](?=\s)|,(?=[^,\n]{1,40},\s+is\b))"
     r"(?:\*\*|__|\*)?"
     r"|^(?:#{1,3}[ \t]*|\*\*)(?:the\s+)?(?:final\s+)?answer(?:\*\*)?[ \t]*$"
@@ -25,7 +26,8 @@ PROSE = re.compile(
 )
 FORMS = ("boxed", "hashes", "words")  # of a declaration, in the order in which they count
 _REASON = re.compile(
-    r"(?<!\bor)(?:,|:)?\s+(?:because|since|as|so|which|where|given|is\s+final)\b.*|</answer>.*", re.DOTALL | re.I
+    r"(?<!\bor)(?:,|:)?\s+(?:because|since|as|so|which|where|given|is\s+final|q\.\s?e\.\s?d)\b.*|</answer>.*",
+    re.DOTALL | re.I,
 )
 _SENTENCE = re.compile(r"[.!](?=\s|$)")  # a question declares nothing: "5? No."
 _BETWEEN = re.compile(  # boxes that together are the answer: \boxed{1}, \boxed{2}; x=\boxed{1} and y=\boxed{2}
@@ -52,6 +54,7 @@ _SYMBOLS = str.maketrans(
             r"\times ", r"\cdot ", r"\cdot ", "/", r"\pi ", r"\infty ", r"^{\circ}", r"\pm ", r"\le ", r"\ge ", r"\ne ",
             r"\approx ", r"\cup ", r"\cap ", r"\in ", r"\emptyset ", r"\lor ", r"\to ", r"\sqrt ",
         ), strict=True)),
+        **dict.fromkeys("⩽≦", r"\le "), **dict.fromkeys("⩾≧", r"\ge "), **dict.fromkeys("⁄∕", "/"), "Ø": r"\emptyset ",
         "∛": r"\sqrt[3]", "∜": r"\sqrt[4]", "ℝ": r"\mathbb{R}", "⟨": r"\langle ", "⟩": r"\rangle ",
         "\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"',
     }
@@ -60,7 +63,8 @@ _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "0123456789-+n")
 _LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 _WRAPPERS = (("**", "**"), ("__", "__"), ("`", "`"), (r"\(", r"\)"), (r"\[", r"\]"), ('"', '"'), ("*", "*"))
 _FONT = (
-    r"\\(?:mathbf|boldsymbol|bm|mathit|mathsf|mathcal|mathtt|textbf|textit|textsf|texttt|emph|underline|boxed)\s*(?=\{)"
+    r"\\(?:ensuremath|mathbf|boldsymbol|bm|mathit|mathsf|mathcal|mathtt|textbf|textit|textsf|texttt|emph|underline|boxed)"
+    r"\s*(?=\{)"
 )
 _REWRITES = tuple(
     (re.compile(pattern), new)
@@ -73,7 +77,12 @@ _REWRITES = tuple(
             r"\\(?:hspace|vspace|h?phantom|color|textcolor)\*?\s*\{[^{}]*\}|\\(?:checkmark|blacksquare|square)(?![a-zA-Z])",
             "",
         ),
-        (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
+        (r"\\(?:[dtc]|nice|s)frac(?![a-zA-Z])", r"\\frac"),
+        (r"\^\{?(\d+)\}?/_\{?(\d+)\}?", r"\\frac{\1}{\2}"),
+        (r"(?<![\d.\s])\\text\s*\{\s*(-?\d+(?:\.\d+)?)\s*\}", r"\1"),
+        (r"\\text\s*\{\s*([,;])\s*\}", r"\1 "),
+        (r"\\mathbb\s*([A-Z])", r"\\mathbb{\1}"),
+        (r"^(?:USD|EUR|GBP|INR|Rs\.?|US)\s*(?=\\?\$?\d)", ""),
         (r"\{([,:=])\}|(?<![\\a-zA-Z}^_\]])\{([<>+-])\}", r"\1\2"),
         (r"\\!", ""),
         (r"(?<!\\)\\[,;: ]|~|\\q?quad(?![a-zA-Z])|\\hfill\b", " "),
@@ -83,7 +92,7 @@ _REWRITES = tuple(
         (r"\\degree(?![a-zA-Z])|\^\s*\{?\s*\\circ(?![a-zA-Z])\s*\}?", "^{\\\\circ}"),
         (r"\\(?:text|mathrm)\s*\{\s*(\^\{\\circ\}\s*[CF]?)\s*\}", r"\1"),
         (r"\^\{\\circ\}\s*(?:\\(?:text|mathrm|textrm)\s*\{\s*[CF]\s*\}|[CF]\b)", "^{\\\\circ}"),
-        (r"(?<=\d)\s*(?:\\(?:text|mathrm|textrm)\s*\{\s*)?(?:per\s?cent\b|\\?%)\s*\}?(?=\s*$)", "%"),
+        (r"(?<=\d)\s*(\\(?:text|mathrm|textrm)\s*\{\s*)?(?:per\s?cent\b|\\?%)\s*(?(1)\})(?=\s*$)", "%"),
         (r"(?<=\d)\s*per\s?cent\b", "%"),
         (r"_\{(\w)\}", r"_\1"),
         (
@@ -115,9 +124,25 @@ _REWRITES = tuple(
         (r"\\rangle(?![a-zA-Z])", ")"),
         (r"^\\text(?:bf|rm)?\s*\{\s*(?i:(?:the |final |correct )*answer\s*(?:is|:)?)\s*:?\s*\}", ""),
         (r"\\text\s*\{\s*(?:is|equals)\s*\}", "="),
+        (
+            r"(?:\\text\s*\{\s*)?\ball real(?: number)?s?(?: \w)?,? (?:except|other than)(?: for)?\s*\}?\s*"
+            r"(?:\w\s*(?:=|\\ne)\s*)?([^,;{}]+(?:\{[^{}]*\})*)$",
+            r"\\mathbb{R}\\setminus\\{\1\\}",
+        ),
+        (r"\\mathbb\{R\}\s*[-/]\s*(?=\\\{)", r"\\mathbb{R}\\setminus"),
+        (r"(^|\\cup\s*|\\in\s*)\](?=[^\[\]]*,)", r"\1("),  # ]-1, 2[ is (-1, 2)
+        (r"(,[^\[\](),]*)\[(?=\s*(?:\\cup|$))", r"\1)"),
+        (
+            r"^\\text\s*\{\s*(?:the )?"
+            r"(?:point|origin|vertex|cent(?:er|re)|vector|(?:ordered )?pair|coordinates|interval|set)s?"
+            r"(?: (?:is|are|at))?:?\s*\}\s*(?=[(\[]|\\\{)",
+            "",
+        ),
         (r"\s+", " "),
     )
 )
+_SYSTEM = re.compile(r"\\begin\{(cases|aligned|array|gathered)\}(?:\{[lcr|]*\})?(.*)\\end\{\1\}", re.DOTALL)
+_REPEATING = re.compile(r"(?<![\d.])(\d*\.\d*?)((\d{1,6}?)\3+)(?:\.\.\.|\\[lc]?dots|…)$")  # 0.41666...
 _SPELLED_OUT = re.compile(r"\\(?:text|textrm|mathrm|mbox)\s*(?=\{)")
 _NUMBER_WORDS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
@@ -215,6 +240,7 @@ def clean(text: str, *, thousands: bool = True) -> str:
         thousands: True = `1,234` is a number; False = it is two.
     """
     text = re.sub(r"^\s*\u2013(?=\s*[\d.\\])", "-", text).translate(SAME_LENGTH)
+    text = re.sub(r"([√∛∜])(\d+(?:\.\d+)?)", r"\1{\2}", text)
     text = re.sub(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ]+", lambda match: f"^{{{match[0].translate(_RAISED)}}}", text)
     text = re.sub(r"[₀₁₂₃₄₅₆₇₈₉]+", lambda match: f"_{{{match[0].translate(_LOWERED)}}}", text).translate(_SYMBOLS)
     text = re.sub(
@@ -223,6 +249,13 @@ def clean(text: str, *, thousands: bool = True) -> str:
         text,
     )
     text = _unwrap(re.sub(r"\*\*(?=\s*$)|^\s*\*\*", "", text))
+    text = _REPEATING.sub(_repeated, text.strip(" $"))
+    system = _SYSTEM.fullmatch(text.strip())
+    rows = [row.replace("&", "") for row in re.split(r"\\\\", system[2]) if row.strip()] if system else []
+    if rows and all(
+        row.count("=") == 1 and not re.search(r"[,<>]|\\text", row) for row in rows
+    ):  # no function by cases
+        text = ", ".join(rows)
     for pattern, new in _REWRITES:
         text = pattern.sub(new, text)
     previous = None
@@ -253,6 +286,12 @@ def clean(text: str, *, thousands: bool = True) -> str:
     if thousands and not text.startswith(("(", "[", "\\{")):
         text = _THOUSANDS.sub(lambda match: match[1] + re.sub("[, ]", "", match[2]), text)
     return text
+
+
+def _repeated(match: re.Match[str]) -> str:
+    """A decimal that is seen to repeat: a digit three times, more digits twice."""
+    shown = len(match[2]) >= 3 or len(match[3]) > 1
+    return f"{match[1]}\\overline{{{match[3]}}}" if shown else match[0]
 
 
 def _unwrap(text: str) -> str:

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from types import ModuleType
+from typing import Any
 
 from guided_grpo.grading.answers import choice_of, clean, declared_answer, split_outside
 from guided_grpo.grading.exact import MAX_CHARS, LimitError, TimeLimitError, UnparseableError, check_limits, exact_value
 from guided_grpo.grading.numerics import UnreadError, near, number, ratio, read, same_value
 from guided_grpo.grading.regions import looks_like_region, read_region
-from guided_grpo.grading.units import in_degrees, plain, unit_of
+from guided_grpo.grading.units import in_degrees, in_radians, plain, unit_of
 from guided_grpo.types import Status, Verdict
 
 MAX_ELEMENTS = 64  # of a list, tuple or set
@@ -25,6 +27,7 @@ MAX_WORDS = 4  # of an answer in words
 _SEPARATOR = re.compile(
     r",|;|\\(?:text|textrm|mbox)\{\s*,?\s*(?:or|and)\s*\}|\\(?:lor|vee)(?![a-zA-Z])|(?<![a-zA-Z])(?:or|and)(?![a-zA-Z])"
 )
+_CASE = re.compile(r";|\\(?:text|textrm|mbox)\{\s*,?\s*or\s*\}|\\(?:lor|vee)(?![a-zA-Z])|(?<![a-zA-Z])or(?![a-zA-Z])")
 _NAME = re.compile(  # x, x_1, \alpha, f(x), f^{-1}(x), P(A), |AB|, [ABC], (x, y), \angle A, \text{Area}, "Total cost"
     r"(?:\\[a-zA-Z]+|[a-zA-Z])(?:_\w+|_\{[^{}]*\})?'?(?:\^\{-1\})?"
     r"(?:\((?:[^()=<>]|\([^()=<>]*\))*\))?|\\text\{[^{}]*\}|[A-Za-z ]+"
@@ -57,6 +60,13 @@ _STATUS: dict[type[Exception], Status] = {
     UnparseableError: Status.UNPARSEABLE,
     TimeLimitError: Status.TIMEOUT,
 }
+_MONTH = re.compile(r"\b(?:jan|feb|mar|apr|may|june?|july?|aug|sept?|oct|nov|dec)[a-z]*\b")
+_IN_PARTS = re.compile(r"\d\s*(?:ft|in|h|hrs?|min|sec|lbs?|oz|yd|mi|km|cm|mm|kg)\b\.?,?\s+(?:and )?\d")  # 6 ft 2 in
+_SIGNS = re.compile(r"\\pm(?![a-zA-Z])")
+_DENIED = re.compile(
+    r"\b(?:not|no|never|isn|wrong|incorrect|false|neither|nor|except|unless|less|more)\b", re.IGNORECASE
+)
+_INTEGERS = re.compile(r",\s*(?:\\text\{\s*(?:where|for)\s*\}\s*)?([a-z])\s*\\in\s*(\\mathbb\{[ZN]\})$")
 _DIGITS_ONLY = re.compile(r"\\text\{[\d\s.]*\}|e|i|\\pi")
 Algebra = Callable[[], ModuleType]  # gives symbolic.py, or refuses
 _NOTHING = {"nan", "null", "none", "n/a", "na", "inf"}  # what a missing value looks like after str()
@@ -194,6 +204,10 @@ def _same_lists(gold: str, answer: str, algebra: Algebra) -> bool:
         regions = read_region(gold), read_region(answer)
         if regions[0] and regions[1]:
             return regions[0].equals(regions[1])
+    bound, other = _INTEGERS.search(gold), _INTEGERS.search(answer)
+    if bound and other and bound[2] == other[2] and bound[1] != other[1]:  # k in place of n
+        answer = re.sub(r"\\[a-zA-Z]+|[a-z]", lambda match: bound[1] if match[0] == other[1] else match[0], answer)
+    answer = _cases(answer)
     golds, answers = _members(gold), _members(answer)
     gold_names, answer_names = _names(golds), _names(answers)
     if gold_names and len(golds) == len(answers):  # a = 1, b = 2: by name, or in their order
@@ -214,6 +228,16 @@ def _same_lists(gold: str, answer: str, algebra: Algebra) -> bool:
     return _match(golds, answers, algebra, ordered=False)
 
 
+def _cases(text: str) -> str:
+    """`x=1, y=2 or x=2, y=1` as the pairs that it lists: by the names, in their order."""
+    cases = [_elements(part) for part in split_outside(text, _CASE)]
+    names = [_names(parts) for parts in cases]
+    if len(cases) < 2 or not names[0] or any(sorted(each) != sorted(names[0]) for each in names):
+        return text
+    rows = [sorted(zip(each, parts, strict=True)) for each, parts in zip(names, cases, strict=True)]
+    return ",".join(f"({','.join(part.partition('=')[2].strip() for _, part in row)})" for row in rows)
+
+
 def _names(parts: Sequence[str]) -> list[str]:
     """The names of two and more values that all have one of their own, else none: `x = 1, y = 2`."""
     heads = [re.match(r"(\\[a-zA-Z]+|[a-zA-Z])\s*=", part) for part in parts]
@@ -226,7 +250,9 @@ def _members(text: str) -> list[str]:
     member = re.match(r"(?:\\?[a-zA-Z](?:_\w+)?)\s*(?:\\in(?![a-zA-Z])|=)\s*(?=\\\{)", text)
     text = text[member.end() :] if member else text
     inside = _inside(text)
-    return inside[1] if inside and inside[0].startswith("\\") else _elements(text)
+    if inside and inside[0].startswith("\\") and inside[1] != ["\\emptyset"]:
+        return inside[1]
+    return _elements(text)
 
 
 def _match(golds: Sequence[str], answers: Sequence[str], algebra: Algebra, *, ordered: bool) -> bool:
@@ -264,6 +290,8 @@ def _same(gold: str, answer: str, algebra: Algebra) -> bool:
     if _squeezed(gold) == _squeezed(answer):
         return True
     degrees_gold, degrees_answer = in_degrees(gold), in_degrees(answer)
+    if degrees_gold and in_radians(answer):
+        gold, degrees_gold = _radians(gold.removesuffix("^{\\circ}")), False
     unit = unit_of(gold)
     (gold, percent_gold), (answer, percent_answer) = plain(gold), plain(answer, unit)
     exact_gold, exact_answer = exact_value(gold), exact_value(answer)
@@ -292,7 +320,8 @@ def _same(gold: str, answer: str, algebra: Algebra) -> bool:
     if _is_words(gold) or _is_words(answer) or "\\emptyset" in gold:
         if exact_gold is not None:
             raise UnparseableError("words where a number was asked for")
-        return _words(gold) == _words(whole_answer if _is_words(gold) else answer)
+        whole = _words(gold) == _words(whole_answer if _is_words(gold) else answer)
+        return whole or (re.search(r"\d", gold) is not None and _words(gold) == _words(answer))  # without its unit
     inside_gold, inside_answer = _inside(gold), _inside(answer)
     if inside_gold and inside_answer:
         if inside_gold[0] != inside_answer[0]:
@@ -361,6 +390,12 @@ def _same_ratio(gold: str, answer: str, algebra: Algebra) -> bool:
     """3:4:5 is 6:8:10 and "6 to 8 to 10"; a time of the day is its own."""
     answer = re.sub(r"\s*\\text\{\s*to\s*\}\s*|\s+to\s+", ":", answer)
     golds, answers = gold.split(":"), answer.split(":")
+    if sorted((len(golds), len(answers))) == [1, 2] and not any(map(_CLOCK.fullmatch, (gold, answer))):
+        fraction = exact_value(gold if len(golds) == 1 else answer)
+        over, under = (exact_value(part) for part in (golds if len(golds) > 1 else answers))
+        if fraction is None or over is None or not under or fraction.denominator == 1:
+            return False
+        return over == fraction * under
     if len(golds) != len(answers) or _CLOCK.fullmatch(gold):
         return re.sub(r"\s", "", gold) == re.sub(r"\s", "", answer)
     parts = [[exact_value(part) for part in side] for side in (golds, answers)]
@@ -418,7 +453,7 @@ def _elements(text: str) -> list[str]:
     parts, start, depth, at = [], 0, 0, 0
     while at < len(text):
         separator = _SEPARATOR.match(text, at) if not depth else None
-        if separator and not _is_words(text[start:at]):
+        if separator and (not _is_words(text[start:at]) or "=" in text[start:at]):
             parts.append(text[start:at].strip())
             start = at = separator.end()
             continue
@@ -427,7 +462,7 @@ def _elements(text: str) -> list[str]:
     parts = [part for part in [*parts, text[start:].strip()] if part]
     if len(parts) > MAX_ELEMENTS:
         raise LimitError(f"a list of {len(parts)}, more than {MAX_ELEMENTS}")
-    both = [[part.replace("\\pm", sign) for sign in "+-"] if part.count("\\pm") == 1 else [part] for part in parts]
+    both = [[_SIGNS.sub(sign, part) for sign in "+-"] if len(_SIGNS.findall(part)) == 1 else [part] for part in parts]
     return [element for elements in both for element in elements]
 
 
@@ -458,6 +493,9 @@ def _assigned(text: str, algebra: Algebra, *, strict: bool = False) -> str:
     head, member, tail = text.partition("\\in ")
     if member and _NAME.fullmatch(head.strip()):
         return tail.strip()
+    rounded = re.fullmatch(r"(.+?)\s*\\approx\s*(-?\d+(?:\.(\d+))?)", text)
+    if rounded and _rounds(rounded[1], rounded[2], algebra):
+        text = rounded[1]
     parts = split_outside(text, _EQUALS)
     parts = parts[1:] if len(parts) > 1 and not parts[0] else parts
     if len(parts) > 1 and (_is_name(parts[0]) or (not strict and _names_a_value(parts[0]))):
@@ -466,7 +504,7 @@ def _assigned(text: str, algebra: Algebra, *, strict: bool = False) -> str:
         parts = parts[:1]
     if len(parts) == 1:
         return parts[0]
-    values = {exact_value(plain(part)[0]) for part in parts}
+    values = {_share(part) for part in parts}
     if len(values) == 1 and None not in values:
         return parts[-1]
     if re.search(r"[a-zA-Z]", text) and None in values and not any(map(_has_relation, parts)):
@@ -477,12 +515,31 @@ def _assigned(text: str, algebra: Algebra, *, strict: bool = False) -> str:
     return text
 
 
+def _share(text: str) -> Fraction | None:
+    """The exact value of a number, of a percentage as a share."""
+    value, percent = plain(text)
+    exact = exact_value(value)
+    return exact / 100 if exact is not None and percent else exact
+
+
+def _rounds(text: str, decimal: str, algebra: Algebra) -> bool:
+    """Whether `decimal` is the value of `text`, rounded."""
+    value: Any = exact_value(plain(text)[0])
+    if value is None:
+        algebra()
+        value = number(plain(_assigned(text, algebra))[0])
+    places = len(decimal.partition(".")[2])
+    return value is not None and bool(abs(value - Fraction(decimal)) * 2 * 10**places <= 1)
+
+
 def _is_name(head: str) -> bool:
-    return _NAME.fullmatch(head) is not None and _DIGITS_ONLY.fullmatch(head) is None
+    return _NAME.fullmatch(head) is not None and _DIGITS_ONLY.fullmatch(head) is None and _DENIED.search(head) is None
 
 
 def _names_a_value(head: str) -> bool:
     r"""Whether `head` may stand left of an answer: an expression of several names (`m + n`), or none that is known."""
+    if _DENIED.search(head):
+        return False
     try:
         names = read(head).names
     except UnreadError:
@@ -506,23 +563,28 @@ def _is_words(text: str) -> bool:
     words = re.findall(r"[^\W\d_]+", re.sub(r"\\[a-zA-Z]+", " ", bare))
     return (
         any(len(word) >= 4 for word in words)
+        or _IN_PARTS.search(bare) is not None
         or any(len(word) == 3 and (len(set(word)) < 3 or re.search("[aeiou]", word[1:])) for word in words)
-        or bool(re.fullmatch(r"\(?[A-Z]\)?|[Nn][Oo]|DNE", text))
+        or bool(re.fullmatch(r"\(?[A-Z]\)?|[Nn][Oo]|[A-Z]{3,}", text))
         or (text.startswith("\\text") and _TEXT.fullmatch(text) is not None and not re.search(r"\d", text))
     )
 
 
 def _words(text: str) -> str:
     """The words to compare; raises UnparseableError for prose or a mixture of words and mathematics."""
+    if re.search(r"\\\{.*\\emptyset", text):  # a set that holds the empty one
+        return text
     text = text.replace("\\emptyset", "no solution")
     bare = " ".join(re.sub(r"[^\w\s<>&%#@|]", " ", _TEXT.sub(r" \1 ", text)).split())
+    if re.search(r"\d", bare):  # 2 hours and 15 minutes
+        bare = re.sub(r"\band ", "", bare)
     if len(bare.split()) > MAX_WORDS:
         raise UnparseableError(f"more than {MAX_WORDS} words")
     if re.search(r"\\(?!text|mathrm|mbox|operatorname)[a-zA-Z]|[+^=*]", text):
         raise UnparseableError("words and mathematics mixed")
     bare = re.sub(r"(?<=\d)(?:st|nd|rd|th)\b", "", bare.casefold())
-    bare = re.sub(r"^(?:an?|the) (?=\w{3})", "", bare)
-    if re.search(r"\d", bare):  # "5 June" is "June 5"
+    bare = re.sub(r"^(?:an?|the|there (?:is|are|exists?)) (?=\w{2})", "", bare)
+    if re.search(r"\d", bare) and (bare.count(" ") == 1 or _MONTH.search(bare)):  # "5 June" is "June 5"
         bare = " ".join(sorted(bare.split()))
     return _SAME_WORDS.get(bare, bare)
 

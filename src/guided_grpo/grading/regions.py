@@ -25,10 +25,13 @@ _CAP = re.compile(r"\\cap(?![a-zA-Z])")
 _SETMINUS = re.compile(r"\\(?:setminus|backslash)(?![a-zA-Z])")
 _COMMA = re.compile("[,;]")
 _LIKE = re.compile(
-    r"[<>]|\\(?:le|ge|ne|infty|cup|cap|setminus|backslash|emptyset)(?![a-zA-Z])|\\mathbb\s*\{?R|^\[.*\]$|^\[.*\)$|^\(.*\]$",
+    r"[<>]|\\(?:le|ge|ne|infty|cup|cap|setminus|backslash|emptyset)(?![a-zA-Z])|\\mathbb\s*\{?R|\\in\s*[\[(]|^\[.*\]$|^\[.*\)$|^\(.*\]$",
     re.DOTALL,
 )
 _ALL = re.compile(r"\\mathbb\s*\{?R\}?|(?:\\text\{)?\s*all reals?(?: numbers)?\s*\}?", re.I)
+_SIGNED = re.compile(r"\\mathbb\{R\}\s*(?:\^\s*\{?\s*([+-])\s*\}?|_\s*\{?\s*(<|>|\\le|\\ge)\s*0\s*\}?)")
+_SHIFTED = re.compile(r"\|\s*(\\?[a-zA-Z]+)\s*([+-][^|]*)\||\|([^|]*)-\s*(\\?[a-zA-Z]+)\s*\|")  # |x - a|, |a - x|
+_NAME = r"(?:\\[a-zA-Z]+|[a-zA-Z])(?:_\w+)?"
 _MAX_PIECES = 64
 
 Piece = tuple[Any, int, Any, int]  # low, 0 where low belongs to it else 1; high, 0 where high belongs to it else -1
@@ -65,6 +68,9 @@ def read_region(text: str) -> Region | None:
 def _read(text: str) -> Region | None:
     if _ALL.fullmatch(text):
         return Region(((-inf, 1, inf, -1),))
+    signed = _SIGNED.fullmatch(text)
+    if signed:
+        return Region(_half(signed[2] or {"+": ">", "-": "<"}[signed[1]], mpf(0), absolute=False))
     if text == "\\emptyset":
         return Region(())
     builder = _BUILDER.fullmatch(text)
@@ -116,7 +122,16 @@ def _interval(text: str) -> Region | None:
 def _inequality(text: str) -> Region | None:
     parts = [part.strip() for part in _SIGN.split(text)]
     sides, signs = parts[::2], parts[1::2]
-    names = [side for side in sides if re.fullmatch(r"\|?\s*\\?[a-zA-Z](?:_\w+)?\s*\|?", side) and _end(side) is None]
+    shifted = next((match for side in sides if (match := _SHIFTED.fullmatch(side))), None)
+    if shifted:  # |x - a| < b is |x| < b, moved by a
+        centre = _end(f"-({shifted[2]})" if shifted[1] else shifted[3])
+        name = shifted[1] or shifted[4]
+        around = _inequality(text.replace(shifted[0], f"|{name}|")) if centre is not None else None
+        if around is None or (len(name) > 1 and name[0] != "\\"):
+            return None
+        moved = [(low + centre, opened, high + centre, shut) for low, opened, high, shut in around.pieces]
+        return Region(tuple(moved), around.name)
+    names = [side for side in sides if re.fullmatch(rf"\|?\s*{_NAME}\s*\|?", side) and _end(side) is None]
     if len(names) != 1 or len(sides) > 3 or (len(sides) == 3 and sides[1] != names[0]):
         return None
     pieces: tuple[Piece, ...] = ((-inf, 1, inf, -1),)

@@ -14,13 +14,13 @@ _SCALES = {
 }  # fmt: skip
 _SCALE = re.compile(r"(?<=[\d)}])\s*(?:\\text\{\s*)?(" + "|".join(_SCALES) + r")s?\b\s*(?:(?<=\W)\}|\})?")
 _POWER = r"(?:\s*\^\s*(?:\{\s*-?\d\s*\}|-?\d))?"
-_WRITTEN = rf"\\(?:text|textrm|mathrm|mbox)\s*\{{[^{{}}\d]*(?:\^\{{?-?\d\}}?)?\s*\}}{_POWER}"
+_WRITTEN = rf"\\(?:text|textrm|mathrm|mbox|operatorname)\s*\{{[^{{}}\d]*(?:\^\{{?-?\d\}}?)?\s*\}}{_POWER}"
 _TYPED = r"(?:cm|mm|km|kg|mg|ml|mL|mi|ft|in|lbs?|oz|hr|min|sec|mph|[ap]m|[AP]M|cents?|units?|\\Omega)"
 _UNIT = re.compile(
     r"(?:"
     rf"(?<=[\w)}}!|])\s*(?:\\frac\{{\s*{_WRITTEN}\s*\}}\{{\s*{_WRITTEN}\s*\}}"
     rf"|{_WRITTEN}(?:\s*(?:/|\\cdot)?\s*{_WRITTEN})*|\(\s*{_WRITTEN}\s*\))"
-    rf"|(?<=[\d)}}])\s*\(?(?:sq\.? |square |cubic )?{_TYPED}{_POWER}\)?"
+    rf"|(?:(?<=[\d)}}])|(?<=\\pi )|(?<=\\pi))\s*\(?(?:sq\.? |square |cubic )?{_TYPED}{_POWER}\)?"
     rf"|(?<=\s)[mgslh]{_POWER}"
     rf"|(?<=[\d)}}\s])\s[a-zA-Z]{{3,}}(?:[ /-][a-zA-Z]+)*{_POWER}"
     r")$"
@@ -40,7 +40,8 @@ _UNITS_IN_TH = re.compile(  # "ly", "th": what is doubted there, and counted or 
     r"moths?|tooth|mouth|births?)\b",
     re.IGNORECASE,
 )
-_RESIDUE = re.compile(r"\s*(?:\\text\s*\{\s*\(mod \d+\)\s*\}|\\pmod\s*\{?\d+\}?)$")
+_RESIDUE = re.compile(r"\s*(?:\\text\s*\{\s*\(mod \d+\)\s*\}|\\text\s*\{\s*\(mod\s*\}\s*\d+\s*\)|\\pmod\s*\{?\d+\}?)$")
+_RADIANS = re.compile(r"(?:\\(?:text|mathrm)\s*\{\s*|(?<=[\d)} ]))(?:radians?|rads?)\b\s*\}?$")
 _PERCENT = re.compile(r"\s*\\?%$")
 _ENDS_IN_TEXT = re.compile(r"\\(?:text|textrm|mathrm|mbox)\s*\{[^{}]*\}\s*$")
 _DEGREES = "^{\\circ}"
@@ -67,6 +68,11 @@ def plain(text: str, unit: str = "") -> tuple[str, bool]:
 def in_degrees(text: str) -> bool:
     r"""Whether degrees are the unit of `text`, and not of an angle within: `6\sin 30^\circ`."""
     return text.endswith(_DEGREES) and not re.search(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])", text)
+
+
+def in_radians(text: str) -> bool:
+    """Whether radians are written out as its unit."""
+    return _RADIANS.search(text) is not None
 
 
 def unit_of(text: str) -> str:
