@@ -14,7 +14,8 @@ from guided_grpo.errors import InputError
 from guided_grpo.guidance.allocation import guided_count
 from guided_grpo.guidance.placement import check_hint_template
 from guided_grpo.guidance.strength import least_length
-from guided_grpo.settings import Setting, check, describe, fill, setting
+from guided_grpo.settings import OneOf, Setting, check, describe, fill, setting
+from guided_grpo.train.forward import FORWARDS
 from guided_grpo.train.presets import METHODS, Axes
 from guided_grpo.train.rescue import check_stages, rule_of, stages_of
 
@@ -39,6 +40,9 @@ class GuidedGRPOConfig(Axes, GRPOConfig):
     max_generated_tokens: Annotated[int, Ge(0)] = setting(0, "stop once so many are generated; 0 = off")
     max_train_seconds: Annotated[float, Ge(0)] = setting(0.0, "stop once the steps (step_time) took so long; 0 = off")
     rollouts_every: Annotated[int, Ge(0)] = setting(10, "steps between samples in rollouts.jsonl; 0 = off")
+    forward: Annotated[str, OneOf(FORWARDS)] = setting(
+        "shared", "shared: prefixes that rows share are read once, rows without weight not at all; plain: TRL's own"
+    )
     logging_steps: float = setting(1, "optimizer steps between two rows of metrics.jsonl")
 
     def __post_init__(self) -> None:

@@ -21,9 +21,10 @@ Every step, in metrics.jsonl and in the tracker, beside TRL's own:
     rescue/calls  rescue/rows  rescue/tokens           generation calls, rollouts and tokens spent on rescue
     tokens/generated  tokens/trained                   of the step, thrown-away rollouts too; with weight in the loss
     tokens/generated_total                             since the start of the run
+    tokens/forward                                     read by forward passes of the update, this rank
     completions/generated_length  completions/truncated
     grad_norm/mean  grad_norm/variance                 over the run so far
-    time/generate  time/reward  time/rescue            seconds, summed over the step, this rank
+    time/generate  time/reward  time/rescue  time/update    seconds, summed over the step, this rank
 """
 
 from __future__ import annotations

@@ -9,11 +9,14 @@ The stages of a training generation batch, in order, and the seam of TRL 1.16 th
     verdict     `_calculate_rewards`                rewards see guidance + generated
     advantage   `_generate_and_score_completions`   per-arm baseline, credit of guidance
     feedback    `_generate_and_score_completions`   counts and controllers, of training batches alone
-    loss        `_compute_loss`                     TRL's, untouched
+    arrange     `_prepare_inputs`                   micro-batches keep groups together
+    forward     `_get_per_token_logps_and_entropies`  shared prefixes are read once
+    loss        `_compute_loss`                     TRL's; told which tokens can move it
     log         `training_step`, `log`              metrics.jsonl, warnings, budgets
     checkpoint  `_save_checkpoint`, `_load_optimizer_and_scheduler`
 
-With no guidance planned every stage hands TRL's own values through, which keeps loss and gradients equal to the bit.
+With no guidance planned and `forward: plain` every stage hands TRL's own values through, which keeps loss and
+gradients equal to the bit.
 `SEAMS` lists what is relied on; tests/train/test_seams.py fails with a plain message when TRL moves.
 """
 
@@ -22,6 +25,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -44,11 +48,13 @@ from guided_grpo.store import rundir
 from guided_grpo.store.jsonl import append_rows
 from guided_grpo.train import feedback
 from guided_grpo.train.advantage import arm_advantages, credited, mask_ungraded
+from guided_grpo.train.attention import switched
 from guided_grpo.train.callbacks import BudgetCallback
 from guided_grpo.train.card import guidance_section
 from guided_grpo.train.checkpoint import load_buffer, load_state, save_buffer, save_state
 from guided_grpo.train.checks import accuracy_index, check_columns, check_trainable, rows_by_column
 from guided_grpo.train.config import GuidedGRPOConfig
+from guided_grpo.train.forward import arrange, needed_tokens, read_shared, why_plain
 from guided_grpo.train.metrics import plain_number
 from guided_grpo.train.records import group_records, rollout_records
 from guided_grpo.train.resampling import Ladder, rescue_batch
@@ -75,6 +81,13 @@ SEAMS: dict[str, tuple[str, ...]] = {
     "_calculate_rewards": ("inputs", "prompts", "completions", "completion_ids_list"),
     "_get_train_sampler": ("dataset",),
     "_set_signature_columns_if_needed": (),
+    "_prepare_inputs": ("generation_batch",),
+    "_get_per_token_logps_and_entropies": (
+        "model", "input_ids", "attention_mask", "logits_to_keep", "batch_size", "compute_entropy", "compute_aux_loss",
+        "pixel_values", "image_grid_thw", "num_images", "pixel_attention_mask", "spatial_shapes", "num_tiles",
+        "image_sizes", "token_type_ids", "mm_token_type_ids", "image_position_ids",
+    ),
+    "_compute_loss": ("model", "inputs"),
     "training_step": ("model", "inputs", "num_items_in_batch"),
     "_save_checkpoint": ("model", "trial"),
     "_load_optimizer_and_scheduler": ("checkpoint",),
@@ -100,6 +113,9 @@ class GuidedGRPOTrainer(GRPOTrainer):
     _tag_names: ClassVar[list[str]] = ["trl", "grpo", "guided-grpo"]
     args: GuidedGRPOConfig
     _batch: Batch | None = None  # under way; None = TRL evaluates
+    _needed_bT: torch.Tensor | None = None  # tokens that can move the loss under way; None = no loss is under way
+    _entropy_sums: torch.Tensor | None = None  # of those tokens, and their number
+    _preparing = 0.0  # seconds of the last `_prepare_inputs`
 
     def __init__(
         self, model: Any, reward_funcs: Any = None, args: GRPOConfig | None = None, *positional: Any, **named: Any
@@ -151,6 +167,11 @@ class GuidedGRPOTrainer(GRPOTrainer):
         )
         self._ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
         self.add_callback(BudgetCallback(self.args, self.run_state))
+        self._switch = ExitStack()  # open while checkpointed layers may be read again
+        self._shares_prefixes = self.args.forward == "shared"
+        if self._shares_prefixes and (reason := self._why_plain()):
+            self._shares_prefixes = False
+            _LOG.warning("forward: plain instead of shared, because %s", reason)
 
     # ---- order ------------------------------------------------------------------------------------------------------
 
@@ -406,13 +427,103 @@ class GuidedGRPOTrainer(GRPOTrainer):
         extras = [{name: values[place] for name, values in columns.items()} for place in range(len(rollouts))]
         return [replace(rollout, extras=extra) for rollout, extra in zip(rollouts, extras, strict=True)], rewards_BF
 
+    # ---- forward ----------------------------------------------------------------------------------------------------
+
+    def _why_plain(self) -> str | None:
+        if self._is_vlm or self.tools or self.environment_factories is not None:
+            return "images and tools are TRL's own"
+        if self.aux_loss_enabled:
+            return "the load-balancing loss of experts counts every row"
+        return why_plain(self.accelerator.unwrap_model(self.model))
+
+    @property
+    def _reads_every_row(self) -> bool:
+        """Whether a term of the loss reads rows whose advantage is 0."""
+        return bool(self.beta or self.top_entropy_quantile < 1 or self._entropy_bonus_enabled)
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        before, started = self._buffered_inputs, time.perf_counter()
+        inputs = super()._prepare_inputs(generation_batch)
+        chunks = self._buffered_inputs
+        fresh = self.model.training and chunks is not None and chunks is not before
+        if fresh and self._shares_prefixes and len(chunks) > 1:
+            self._buffered_inputs = arrange(chunks, every_row=self._reads_every_row)
+            inputs = self._buffered_inputs[self._step % self.args.steps_per_generation]
+        self._preparing = time.perf_counter() - started
+        return inputs
+
+    def _compute_loss(self, model: Any, inputs: Any) -> torch.Tensor:
+        if not (self._shares_prefixes and self.model.training):
+            return super()._compute_loss(model, inputs)
+        self._needed_bT = needed_tokens(inputs, every_row=self._reads_every_row)
+        try:
+            loss: torch.Tensor = super()._compute_loss(model, inputs)
+        finally:
+            self._needed_bT = None
+        assert self._entropy_sums is not None
+        total, count = self.accelerator.reduce(self._entropy_sums, reduction="sum").tolist()
+        self._metrics["train"]["entropy"][-1] = total / count if count else math.nan  # TRL counts rows left out as 0
+        return loss
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **images: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        sums = self.run_state.metric_sums
+        if not self._shares_prefixes:
+            if self.model.training:
+                sums.total("tokens/forward", input_ids.numel())
+            return super()._get_per_token_logps_and_entropies(
+                model,
+                input_ids,
+                attention_mask,
+                logits_to_keep,
+                batch_size,
+                compute_entropy,
+                compute_aux_loss,
+                **images,
+            )
+        needed_bT = attention_mask[:, -logits_to_keep:].bool() if self._needed_bT is None else self._needed_bT
+        self._switch.close()
+        self._switch.enter_context(switched(self.accelerator.unwrap_model(model).config))
+        try:
+            readings = [
+                read_shared(model, ids, mask, needed, self.accelerator.autocast)
+                for ids, mask, needed in zip(
+                    *(part.split(batch_size or len(part)) for part in (input_ids, attention_mask, needed_bT)),
+                    strict=True,
+                )
+            ]
+        finally:
+            if not (torch.is_grad_enabled() and self.args.gradient_checkpointing):
+                self._switch.close()
+        if self.model.training:
+            sums.total("tokens/forward", sum(reading.inputs for reading in readings))
+        logps_bT = torch.cat([reading.logps_bT for reading in readings])
+        if not compute_entropy:
+            return logps_bT, None, None
+        entropies_bT = torch.cat([reading.entropies_bT for reading in readings])  # type: ignore[misc]  # asked for
+        self._entropy_sums = torch.stack([entropies_bT.detach().sum(), needed_bT.sum()])
+        return logps_bT, entropies_bT, None
+
     # ---- log --------------------------------------------------------------------------------------------------------
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any) -> torch.Tensor:
         """TRL's, and its time is added up: a budget of seconds needs the sum at the end of every step."""
-        metrics = self._metrics["train"]
+        metrics, started = self._metrics["train"], time.perf_counter()
         before = len(metrics.get("step_time", ()))
-        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        try:
+            loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        finally:
+            self._switch.close()
+        self.run_state.metric_sums.total("time/update", time.perf_counter() - started - self._preparing)
         seconds = [sum(metrics.get("step_time", ())[before:])]  # of an optimizer step; nothing in the middle of one
         if self.accelerator.num_processes > 1:
             seconds = broadcast_object_list(seconds)  # ranks must stop after the same step
