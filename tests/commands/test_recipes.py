@@ -65,6 +65,7 @@ def test_prepare_then_train(recipe: str, gsm8k_policy: Path, tmp_path: Path) -> 
         assert rows["difficulty"][:] == sorted(len(row["guidance"]) for row in prepared)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["g2rpo-a-math", "ghpo-math3to5", "s1k"])
 def test_two_steps(recipe: str, gsm8k_policy: Path, tmp_path: Path) -> None:
     rows = prepare(recipe, gsm8k_policy, tmp_path)

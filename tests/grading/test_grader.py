@@ -163,6 +163,7 @@ def test_begun_verdicts_are_taken_once_and_nothing_runs_twice(sandbox: None, tmp
         assert statuses(grader, code(RIGHT)) == ["correct"]  # something else than was begun
 
 
+@pytest.mark.slow
 def test_begin_returns_at_once_and_close_does_not_wait_for_what_never_ends(sandbox: None) -> None:
     with Grader(GradingSettings(code_cpu_seconds=60, code_wall_seconds=120)) as grader:
         grader.start(["code"])

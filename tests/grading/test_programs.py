@@ -49,6 +49,7 @@ def test_traces_write_what_the_prompt_asks() -> None:
         assert set(row["prompt"] + solution(row)) <= set(ALPHABET)
 
 
+@pytest.mark.slow
 def test_the_verifier_accepts_solutions_and_refuses_every_one_step_mutation(pool: SandboxPool) -> None:
     rows = list(programs(30, 3, 14, seed=2))
     assert statuses(pool, [solution(row) for row in rows], rows) == [Status.CORRECT] * 30

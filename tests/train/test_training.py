@@ -135,6 +135,7 @@ def test_problems_come_easy_to_hard_in_every_epoch(policy: Any, tokenizer: Any, 
     assert len(set(seen)) > 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss_type", ["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo"])
 @pytest.mark.parametrize("weight", [0.0, 1.0])
 def test_every_loss_type_trains_with_guidance(
