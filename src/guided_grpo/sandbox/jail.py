@@ -27,7 +27,15 @@ STACK_BYTES = 64 * 2**20
 TEMPORARY = "/tmp"  # the folder of a job, inside
 
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
-_SYSTEM_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/usr/share/zoneinfo")
+_ARCHITECTURE = f"/usr/lib/{sysconfig.get_config_var('MULTIARCH')}"  # Debian's folder; other systems have no such one
+_SYSTEM_LIBRARIES = (
+    *(
+        ("/lib", "/usr/lib")
+        if not os.path.isdir(_ARCHITECTURE)
+        else (_ARCHITECTURE, _ARCHITECTURE[4:], "/usr/lib/locale")
+    ),
+    *("/lib64", "/usr/lib64", "/etc/ld.so.cache", "/usr/share/zoneinfo"),
+)
 _MOUNT_POINTS = ("/tmp", "/mnt", "/var", "/usr")  # any existing folder; used in a mount namespace of our own
 
 # LANDLOCK_ACCESS_FS_…: write file 1, read file 2, read folder 3, remove 4 5, make 6–12, refer 13, truncate 14
@@ -54,6 +62,14 @@ def interpreter_paths(further: Sequence[str] = ()) -> list[str]:
     }
     top = [path for path in paths if not any(str(parent) in paths for parent in Path(path).parents)]
     return sorted(path for path in top if os.path.exists(path) and path != "/")
+
+
+def _other_packages(sources: Sequence[str]) -> list[str]:
+    """Folders of packages within `sources`: no part of the interpreter, and answers of a benchmark may lie there."""
+    folders = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    folders |= {f"{path}/{name}" for path in sources for name in ("site-packages", "dist-packages")}
+    folders = {os.path.realpath(path) for path in folders if os.path.isdir(path)}
+    return sorted(path for path in folders if any(str(parent) in sources for parent in Path(path).parents))
 
 
 def become_ordinary() -> None:
@@ -85,10 +101,11 @@ def check_readable(paths: list[str]) -> None:
             )
 
 
-def enter_namespaces(sources: list[str]) -> None:
+def enter_namespaces(sources: list[str], packages: Sequence[str] = ()) -> None:
     """Tier A: leave this process an ordinary user in namespaces of its own, whose root holds `sources` and no more.
 
-    The next child is PID 1 of the new process namespace. Raises JailError.
+    Of folders of packages within `sources` it holds `packages` alone. The next child is PID 1 of the new process
+    namespace. Raises JailError.
     """
     own_proc = os.open("/proc/self", os.O_RDONLY | os.O_DIRECTORY)
     rooted = False
@@ -98,7 +115,7 @@ def enter_namespaces(sources: list[str]) -> None:
         except PermissionError:  # root of a container: it may still be allowed what any user is
             pass
         else:
-            _build_root(sources)
+            _build_root(sources, packages)
             rooted = True
         become_ordinary()
     uid, gid = os.geteuid(), os.getegid()
@@ -113,7 +130,7 @@ def enter_namespaces(sources: list[str]) -> None:
         raise JailError(f"user namespaces are not allowed here ({error.strerror})", _NAMESPACE_FIX) from None
     os.close(own_proc)
     if not rooted:
-        _build_root(sources)
+        _build_root(sources, packages)
 
 
 _NAMESPACE_FIX = (
@@ -122,7 +139,7 @@ _NAMESPACE_FIX = (
 )
 
 
-def _build_root(sources: list[str]) -> None:
+def _build_root(sources: list[str], packages: Sequence[str]) -> None:
     """Mount the interpreter read-only under a fresh root and move there."""
     try:
         kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
@@ -133,15 +150,18 @@ def _build_root(sources: list[str]) -> None:
         for path, target in links.items():
             os.makedirs(os.path.dirname(new + path), exist_ok=True)
             os.symlink(target, new + path)
+        hidden = _other_packages(sources)
+        shown = {
+            path: os.open(path, os.O_PATH)
+            for path in packages
+            if os.path.exists(path) and any(path.startswith(f"{folder}/") for folder in hidden)
+        }
         for path, at in handles.items():
-            inside = new + path
-            os.makedirs(os.path.dirname(inside), exist_ok=True)
-            if os.path.isdir(f"/proc/self/fd/{at}"):
-                os.makedirs(inside, exist_ok=True)
-            else:
-                os.close(os.open(inside, os.O_CREAT | os.O_WRONLY, 0o600))
-            kernel.mount(f"/proc/self/fd/{at}", inside, None, kernel.MS_BIND | kernel.MS_REC)
-            os.close(at)
+            _bind(at, new + path)
+        for folder in hidden:
+            kernel.mount("none", new + folder, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=1m,mode=0755")
+        for path, at in shown.items():
+            _bind(at, new + path)
         os.makedirs(new + TEMPORARY, exist_ok=True)
         kernel.make_read_only(new)
         kernel.pivot_to(new)
@@ -151,25 +171,37 @@ def _build_root(sources: list[str]) -> None:
         raise JailError(f"the root of the sandbox cannot be built ({error})", "choose the sandbox tier 'B'") from None
 
 
+def _bind(handle: int, inside: str) -> None:
+    """Mount a file or folder at a place that is made for it, and close its handle."""
+    os.makedirs(os.path.dirname(inside), exist_ok=True)
+    if os.path.isdir(f"/proc/self/fd/{handle}"):
+        os.makedirs(inside, exist_ok=True)
+    else:
+        os.close(os.open(inside, os.O_CREAT | os.O_WRONLY, 0o600))
+    kernel.mount(f"/proc/self/fd/{handle}", inside, None, kernel.MS_BIND | kernel.MS_REC)
+    os.close(handle)
+
+
 class Temporary:
     """The private folder of the zygote's current job.
 
-    Each job finds it as new. To unmount costs milliseconds of waiting, so that a folder nobody wrote in is kept.
+    Each job finds it as new. To unmount costs milliseconds of waiting, so that a folder nobody wrote in is kept: one
+    whose time of change is that of its mount, which nothing can set back.
     """
 
     def __init__(self) -> None:
-        self._size = 0
+        self._size = self._changed = 0
 
     def renew(self, size: int) -> None:
         """An empty folder for at most `size` bytes; 0 = none."""
-        if self._size and (size != self._size or os.listdir(TEMPORARY) or os.stat(TEMPORARY).st_mode & 0o7777 != 0o700):
+        if self._size and (size != self._size or os.stat(TEMPORARY).st_ctime_ns != self._changed):
             kernel.unmount(TEMPORARY)
             self._size = 0
         if size and not self._size:
-            flags = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
+            flags = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC | kernel.MS_NOATIME
             files = 64 + size // 16_384
             kernel.mount("none", TEMPORARY, "tmpfs", flags, f"size={size},nr_inodes={files},mode=0700")
-            self._size = size
+            self._size, self._changed = size, os.stat(TEMPORARY).st_ctime_ns
 
 
 def close_in(tier: str, limits: dict[str, float], *, landlock: int, readable: list[str]) -> None:
@@ -186,6 +218,7 @@ def close_in(tier: str, limits: dict[str, float], *, landlock: int, readable: li
     kernel.die_with_parent()
     kernel.no_new_privileges()
     if tier != "C" and landlock:
+        readable = [path for path in readable if not os.path.islink(path)]  # /lib would let all of /usr/lib in
         rules = {"/": _READ} if tier == "A" else dict.fromkeys(readable, _READ)
         for path in readable if tier == "B" else []:
             if not os.path.isdir(path):

@@ -24,16 +24,16 @@ getdents64:217:61  poll:7:-  ppoll:271:73  select:23:-  pselect6:270:72  epoll_c
 epoll_ctl:233:21  epoll_wait:232:-  epoll_pwait:281:22  epoll_pwait2:441:441  eventfd:284:-  eventfd2:290:19
 pipe:22:-  pipe2:293:59  dup:32:23  dup2:33:-  dup3:292:24  mmap:9:222  munmap:11:215  mremap:25:216
 mprotect:10:226  madvise:28:233  brk:12:214  msync:26:227  membarrier:324:283  rseq:334:293  set_robust_list:273:99
-get_robust_list:274:100  set_tid_address:218:96  futex:202:98  futex_waitv:449:449  arch_prctl:158:-
-sched_yield:24:124  sched_getaffinity:204:123  nanosleep:35:101  clock_nanosleep:230:115  clock_gettime:228:113
-clock_getres:229:114  gettimeofday:96:169  time:201:-  times:100:153  getrusage:98:165  getitimer:36:102
+set_tid_address:218:96  futex:202:98  futex_waitv:449:449  arch_prctl:158:-
+sched_yield:24:124  nanosleep:35:101
+gettimeofday:96:169  time:201:-  times:100:153  getrusage:98:165  getitimer:36:102
 setitimer:38:103  alarm:37:-  getpid:39:172  gettid:186:178  getppid:110:173  getuid:102:174  geteuid:107:175
-getgid:104:176  getegid:108:177  getresuid:118:148  getresgid:120:150  getgroups:115:158  getpgid:121:155
-getpgrp:111:-  getsid:124:156  uname:63:160  sysinfo:99:179  getcwd:79:17  chdir:80:49  fchdir:81:50
+getgid:104:176  getegid:108:177  getresuid:118:148  getresgid:120:150  getgroups:115:158
+getpgrp:111:-  uname:63:160  sysinfo:99:179  getcwd:79:17  chdir:80:49  fchdir:81:50
 getrlimit:97:163  umask:95:166  sigaltstack:131:132  rt_sigaction:13:134  rt_sigprocmask:14:135  rt_sigreturn:15:139
 rt_sigpending:127:136  rt_sigtimedwait:128:137  rt_sigsuspend:130:133  pause:34:-  restart_syscall:219:128
 exit:60:93  exit_group:231:94  getrandom:318:278  getcpu:309:168  wait4:61:260  waitid:247:95  statfs:137:43
-fstatfs:138:44  fadvise64:221:223  sendfile:40:71  copy_file_range:326:285  flock:73:32  fsync:74:82
+fstatfs:138:44  fadvise64:221:223  sendfile:40:71  copy_file_range:326:285  fsync:74:82
 fdatasync:75:83  recvfrom:45:207  shutdown:48:210
 """
 
@@ -47,17 +47,21 @@ fchmodat:268:53  ftruncate:77:46  truncate:76:45  utimensat:280:88  utime:132:-
 # Allowed for some arguments.
 _CONDITIONAL = """
 open:2:-  openat:257:56  fcntl:72:25  ioctl:16:29  prctl:157:167  prlimit64:302:261  kill:62:129  tgkill:234:131
-clone:56:220  clone3:435:435  socketpair:53:199  sendto:44:206
+clone:56:220  clone3:435:435  socketpair:53:199  sendto:44:206  getpgid:121:155  getsid:124:156
+sched_getaffinity:204:123  clock_gettime:228:113  clock_getres:229:114  clock_nanosleep:230:115
 """
 
 _KILL, _ERRNO, _ALLOW = 0x80000000, 0x00050000, 0x7FFF0000  # SECCOMP_RET_…
 _LOAD, _JEQ, _JGE, _JSET, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # BPF opcodes: 32-bit load, jumps, return
 _CLONE_THREAD = 0x00010000
 _CLONE_NAMESPACES = 0x7E020080
-_OPEN_TO_WRITE = 0o1 | 0o2 | 0o100 | 0o1000 | 0o20000000  # O_WRONLY, O_RDWR, O_CREAT, O_TRUNC, O_TMPFILE's own bit
+_OPEN_TO_WRITE = 0o1 | 0o2 | 0o100 | 0o1000 | 0o20000000  # O_WRONLY, O_RDWR, O_CREAT, O_TRUNC, O_TMPFILE
 _IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX
-# F_DUPFD … F_SETLKW, F_DUPFD_CLOEXEC, F_GETPIPE_SZ. Not F_SETOWN: it has signals sent to other processes.
-_FCNTLS = (0, 1, 2, 3, 4, 5, 6, 7, 1030, 1032)
+# F_DUPFD … F_SETFL, F_DUPFD_CLOEXEC, F_GETPIPE_SZ. Not F_SETOWN: it has signals sent to other processes; no locks: of
+# files that all workers read (the interpreter's) they would be messages from one to another.
+_FCNTLS = (0, 1, 2, 3, 4, 1030, 1032)
+_TEMPORARY_FILE = 0o20000000  # O_TMPFILE's own bit: such a file moves the counter of inodes, and nothing tells of it
+_CLOCKS = 12  # numbers of clocks; beyond are those of other processes
 _PR_SET_NAME, _AF_UNIX = 15, 1
 
 
@@ -127,9 +131,21 @@ def _argument_rules(code: _Assembler, own_pid: int, writable: bool) -> dict[str,
                 code.argument(flags_at)
                 code.emit(_JSET, _OPEN_TO_WRITE, 0, 1)
                 refuse(errno.EACCES)
+            code.argument(flags_at)
+            code.emit(_JSET, _TEMPORARY_FILE, 0, 1)
+            refuse(errno.EOPNOTSUPP)
             code.emit(_RETURN, _ALLOW)
 
         return rule
+
+    def clocks() -> None:
+        code.argument(0)
+        code.emit(_JGE, _CLOCKS, 0, 1)
+        refuse(errno.EINVAL)
+        code.emit(_RETURN, _ALLOW)
+
+    # Without a process namespace what is asked about other processes tells which there are.
+    about_itself = (lambda: code.emit(_RETURN, _ALLOW)) if writable else allow_one_of(0, (0, own_pid))
 
     return {
         "clone": threads_only,
@@ -142,6 +158,8 @@ def _argument_rules(code: _Assembler, own_pid: int, writable: bool) -> dict[str,
         "tgkill": allow_one_of(0, (own_pid,)),
         "socketpair": allow_one_of(0, (_AF_UNIX,)),
         "sendto": no_destination,
+        **dict.fromkeys(("getpgid", "getsid", "sched_getaffinity"), about_itself),
+        **dict.fromkeys(("clock_gettime", "clock_getres", "clock_nanosleep"), clocks),
         "open": opens(1),
         "openat": opens(2),
     }

@@ -83,7 +83,7 @@ def main(control: int, trainer: int, tier: str, packages: dict[str, str]) -> Non
         vars(builtins).update(exit=sys.exit, quit=sys.exit)  # what `site` would bring
         idioms.install()
         if tier == "A":
-            jail.enter_namespaces(readable)
+            jail.enter_namespaces(readable, [*packages.values(), *beside])
         else:
             jail.become_ordinary()
         jail.check_readable(readable)
@@ -146,10 +146,8 @@ def _serve(channel: socket.socket, tier: str, landlock: int, readable: list[str]
         limits = dict(zip(FIELDS, REQUEST.unpack(message), strict=True))
         if tier == "A":
             temporary.renew(int(limits["disk_bytes"]))
-        reply = _run_job(place, channel, limits, descriptors)
-        for descriptor in descriptors:
-            os.close(descriptor)
-        channel.send(json.dumps(reply).encode()[:4_000])
+        # No name for the reply: the next job is a copy of this process, and could read how the one before it ended.
+        channel.send(json.dumps(_run_job(place, channel, limits, descriptors)).encode()[:4_000])
 
 
 def _run_job(place: Place, channel: socket.socket, limits: dict[str, float], descriptors: list[int]) -> dict[str, Any]:
@@ -165,6 +163,8 @@ def _run_job(place: Place, channel: socket.socket, limits: dict[str, float], des
     if place.tier == "A":
         kernel.setns(place.namespace, kernel.CLONE_NEWPID)
     limit, usage, status = _watch(channel, child, limits, started, descriptors[1])
+    for descriptor in descriptors:
+        os.close(descriptor)
     with os.fdopen(trouble, "rb") as file:
         setup = file.read(1_000)
     return {
