@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.nn import functional
@@ -27,8 +27,15 @@ from transformers import AttentionInterface
 from guided_grpo.train.prefixes import Node, PrefixTree
 
 IMPLEMENTATION = "guided_grpo_prefix_tree"
-_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+class Layout(Protocol):
+    """What each token of a packed sequence looks at."""
+
+    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, layer: int) -> torch.Tensor:
+        """Attention of a layer, all of shape (N, heads, D)."""
 
 
 class Part:
@@ -41,11 +48,11 @@ class Part:
     """
 
     def __init__(self, queries: Sequence[list[Node]], keys: Sequence[list[Node]], *, causal: bool = False) -> None:
-        self.queries_nQ, self.query_mask_nQ = _padded(queries)
-        self.keys_nK, key_mask_nK = _padded(keys)
+        self.queries_nQ, self.query_mask_nQ = padded(queries)
+        self.keys_nK, key_mask_nK = padded(keys)
         self.causal = causal
-        self.real_queries = _real(self.queries_nQ, self.query_mask_nQ)
-        self.real_keys = _real(self.keys_nK, key_mask_nK)
+        self.real_queries = real_places(self.queries_nQ, self.query_mask_nQ)
+        self.real_keys = real_places(self.keys_nK, key_mask_nK)
         self._key_mask_nK = None if causal else key_mask_nK
 
     def inputs(
@@ -82,6 +89,12 @@ class TreeLayout:
         else:
             self.gathered = [_gathered(level, device) for level in levels]
 
+    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, layer: int) -> torch.Tensor:
+        """Attention of a layer, all of shape (N, heads, D)."""
+        if q.device.type == "cpu":
+            return _MergedAttention.apply(q, k, v, self, scale)  # type: ignore[no-any-return,no-untyped-call]
+        return _gathered_attention(q, k, v, self, scale)
+
 
 def _parts_above(level: list[Node], depth: int) -> Iterator[Part]:
     """Queries of the nodes of a level on each level above, those of one node above in one block."""
@@ -95,7 +108,7 @@ def _parts_above(level: list[Node], depth: int) -> Iterator[Part]:
             yield Part([below for _, below in blocks.values()], [[above] for above, _ in blocks.values()])
 
 
-def _padded(blocks: Sequence[list[Node]]) -> tuple[torch.Tensor, torch.Tensor | None]:
+def padded(blocks: Sequence[list[Node]]) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Places of the tokens of some nodes, block by block, and which are real."""
     rows = [
         torch.cat([torch.arange(node.offset, node.offset + node.size) for node in block])
@@ -110,15 +123,15 @@ def _padded(blocks: Sequence[list[Node]]) -> tuple[torch.Tensor, torch.Tensor | 
     return places, torch.arange(places.size(1)) < lengths[:, None]
 
 
-def _real(places: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+def real_places(places: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
     flat = torch.arange(places.numel()) if mask is None else mask.flatten().nonzero().squeeze(1)
     return flat, places.flatten()[flat]
 
 
 def _gathered(level: list[Node], device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Queries of the nodes of a level, whether real, keys of their paths, and the mask of both."""
-    queries, real = _padded([[node] for node in level])
-    above, mask = _padded([node.path[:-1] for node in level])
+    queries, real = padded([[node] for node in level])
+    above, mask = padded([node.path[:-1] for node in level])
     count, length = queries.shape
     real = torch.ones(count, length, dtype=torch.bool) if real is None else real
     mask = torch.ones_like(above, dtype=torch.bool) if mask is None else mask
@@ -126,6 +139,25 @@ def _gathered(level: list[Node], device: torch.device) -> tuple[torch.Tensor, to
     whole = torch.cat([mask[:, None, :].expand(-1, length, -1), own], dim=2)[:, None]
     keys = torch.cat([above, queries], dim=1)
     return queries.to(device), real.to(device), keys.to(device), whole.to(device)
+
+
+def merge(
+    out: torch.Tensor, lse: torch.Tensor, places: torch.Tensor, part_out: torch.Tensor, part_lse: torch.Tensor
+) -> None:
+    """Take a part into what the queries at `places` have so far, in place.
+
+    Args:
+        out: (N, heads, D).
+        lse: (N, heads).
+        places: which of the N, each once.
+        part_out: their attention over the part.
+        part_lse: its log of the sum of exponentials.
+    """
+    before = lse.index_select(0, places)
+    total = torch.logaddexp(before, part_lse)
+    share = (part_lse - total).exp().unsqueeze(-1).to(out.dtype)
+    out.index_copy_(0, places, torch.lerp(out.index_select(0, places), part_out, share))
+    lse.index_copy_(0, places, total)
 
 
 class _MergedAttention(torch.autograd.Function):
@@ -143,11 +175,7 @@ class _MergedAttention(torch.autograd.Function):
             flat, places = part.real_queries
             part_out, part_lse = _part_forward(part, q, k, v, scale)
             part_out, part_lse = part_out.index_select(0, flat), part_lse.index_select(0, flat)
-            before = lse.index_select(0, places)
-            total = torch.logaddexp(before, part_lse)
-            share = (part_lse - total).exp().unsqueeze(-1).to(q.dtype)
-            out.index_copy_(0, places, torch.lerp(out.index_select(0, places), part_out, share))
-            lse.index_copy_(0, places, total)
+            merge(out, lse, places, part_out, part_lse)
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.layout, ctx.scale = layout, scale
         return out
@@ -188,7 +216,7 @@ def _part_forward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention of a part alone, (n·Q, heads, D), and its log of the sum of exponentials, (n·Q, heads)."""
     part_q, part_k, part_v, mask = part.inputs(q, k, v)
-    out, lse = _flash(part_q, part_k, part_v, 0.0, part.causal, attn_mask=mask, scale=scale)
+    out, lse = flash(part_q, part_k, part_v, 0.0, part.causal, attn_mask=mask, scale=scale)
     return out.transpose(1, 2).flatten(0, 1), lse.transpose(1, 2).flatten(0, 1)
 
 
@@ -231,28 +259,24 @@ def tree_attention(
     value: torch.Tensor,
     attention_mask: Any,
     *,
-    prefix_layout: TreeLayout,
+    prefix_layout: Layout,
     scaling: float | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """A Transformers attention function; takes (1, heads, N, D), gives (1, N, heads, D).
 
     Args:
-        module: unused.
+        module: of the layer.
         query: of the packed sequence.
         key: perhaps of fewer heads.
         value: as key.
         attention_mask: unused, the layout says it all.
-        prefix_layout: comes from the model's keyword arguments.
+        prefix_layout: what looks at what; comes from the model's keyword arguments.
         scaling: of the scores; None = 1/√D.
     """
     q, k, v = (part[0].transpose(0, 1) for part in (query, key, value))
     scale = q.size(-1) ** -0.5 if scaling is None else scaling
-    if q.device.type == "cpu":
-        out = _MergedAttention.apply(q, k, v, prefix_layout, scale)  # type: ignore[no-untyped-call]
-    else:
-        out = _gathered_attention(q, k, v, prefix_layout, scale)
-    return out.unsqueeze(0), None
+    return prefix_layout.attend(q, k, v, scale, module.layer_idx).unsqueeze(0), None
 
 
 AttentionInterface.register(IMPLEMENTATION, tree_attention)

@@ -35,6 +35,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch.utils.data import Sampler
 from transformers.trainer_utils import rotate_checkpoints
 from trl import GRPOConfig, GRPOTrainer
+from trl.models.utils import unwrap_model_for_generation
 from trl.trainer.utils import get_config_model_id
 
 from guided_grpo.data.adaptive import AdaptiveOrder
@@ -69,6 +70,7 @@ from guided_grpo.train.rollout import (
     rollout_facts,
     rollouts_of,
 )
+from guided_grpo.train.sampling import sample_rollouts, warpers
 from guided_grpo.train.signals import Sign, Watch
 from guided_grpo.train.state import Batch, RunState
 from guided_grpo.types import Arm, Row, Strength
@@ -284,19 +286,43 @@ class GuidedGRPOTrainer(GRPOTrainer):
     ) -> tuple[list[list[int]], Any]:
         started, batch = time.perf_counter(), self._batch
         # By the method, not by this rank's plan: ranks must ask an engine in one and the same way.
-        if batch is None or not (self.args.guides_first or batch.attempt):
+        if batch is not None and self._samples_here and not (self.args.guides_first or batch.attempt):
+            result = self._sample_rollouts(prompt_ids), None
+        elif batch is None or not (self.args.guides_first or batch.attempt):
             result = super()._generate_single_turn(
                 prompt_ids, images, multimodal_fields, num_generations, has_tool_images
             )
         else:
             prompts = prompts_for_sampling(prompt_ids, batch.plan)
             self._check_context(prompts)
-            # Rollouts of a group differ in guidance: an engine must not sample n times from the group's first prompt.
-            generated, logprobs = super()._generate_single_turn(prompts, images, multimodal_fields, 1, has_tool_images)
+            if self._samples_here:
+                generated, logprobs = self._sample_rollouts(prompts), None
+            else:  # n = 1: rollouts of a group differ in guidance, an engine must not sample n from the first prompt
+                generated, logprobs = super()._generate_single_turn(
+                    prompts, images, multimodal_fields, 1, has_tool_images
+                )
             result = completions_for_training(generated, batch.plan), logprobs_for_training(logprobs, batch.plan)
         if batch is not None and not batch.attempt:
             self.run_state.metric_sums.total("time/generate", time.perf_counter() - started)
         return result
+
+    @property
+    def _samples_here(self) -> bool:
+        """Whether `sample_rollouts` samples: on a CPU, where each rank holds the whole policy."""
+        engine = self.use_vllm or self.use_transformers_continuous_batching or self.rollout_func is not None
+        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
+        settings = self.args.generation_kwargs or self.args.cache_implementation or self.repetition_penalty != 1
+        cpu = self.accelerator.device.type == "cpu"
+        return self._shares_prefixes and cpu and not (engine or sharded or settings or self.args.bf16 or self.args.fp16)
+
+    def _sample_rollouts(self, prompts: list[list[int]]) -> list[list[int]]:
+        with unwrap_model_for_generation(
+            self.model_wrapped,
+            self.accelerator,
+            gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
+        ) as model:
+            warp = warpers(self.temperature, self.top_k, self.top_p, self.min_p)
+            return sample_rollouts(model, prompts, warp, self.eos_token_ids, self.max_completion_length)
 
     def _check_context(self, prompts: list[list[int]]) -> None:
         longest = max(len(ids) for ids in prompts)
