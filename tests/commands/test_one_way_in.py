@@ -91,6 +91,26 @@ def test_a_column_that_is_not_there(
     assert code == 0 or output.err.strip().count("\n") == 0
 
 
+@pytest.mark.parametrize("name", ["difficulty", "eval", "audit", "train", "sft"])
+def test_chats_for_a_policy_without_a_template(
+    name: str, policy_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(commands(str(SHARED / "gsm8k" / "test.jsonl"), policy_folder, tmp_path, [])[name]) == 2
+    [line] = capsys.readouterr().err.strip().splitlines()
+    field = "model_name_or_path" if name in ("train", "sft") else "model"
+    assert f"field '{field}': '{policy_folder}' has no chat template, and the prompts are chats; fix: use " in line
+
+
+@pytest.mark.parametrize("name", ["difficulty", "eval"])
+def test_text_that_a_policy_does_not_know(
+    name: str, policy_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "a.jsonl"
+    data.write_text('{"prompt": "Äß1+", "answer": "3"}\n{"prompt": "1+2=", "answer": "3"}\n', encoding="utf-8")
+    assert main(commands(str(data), policy_folder, tmp_path, [])[name]) == 0
+    assert f"warning: {policy_folder} does not know 25% of the characters" in capsys.readouterr().err
+
+
 def test_templates(svamp: Path, tmp_path: Path) -> None:
     """Numbers keep their digits, a null makes the whole null, columns stay, doubled braces are braces."""
     source = tmp_path / "a.jsonl"

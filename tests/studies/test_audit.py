@@ -213,7 +213,7 @@ def test_a_browser_draws_the_page(policy_folder: Path, tmp_path: Path) -> None:
         (["--alphas", "0"], "field 'alphas': 0.0 is out of range"),
         (["--temperature", "0"], "field 'temperature': 0.0 is out of range"),
         (["--samples", "1"], "field 'samples': 1 is out of range"),
-        (["--max-tokens", "300"], "outgrow the context of 256"),
+        (["--max-tokens", "300"], "outgrow the context of 256; fix: use --max-tokens 2"),
         (["--model", "/nowhere"], "has no tokenizer that loads"),
         (["--against", "/nowhere"], "holds no config.yaml of a run"),
     ],

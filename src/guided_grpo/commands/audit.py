@@ -20,7 +20,14 @@ from datasets import Dataset
 
 from guided_grpo.commands.data_stream import add_data_options, rows_of
 from guided_grpo.commands.options import OneLineParser, mapping_of, wants_bars
-from guided_grpo.commands.policies import MODEL_HELP, context_of, load_for_sampling, load_tokenizer, policy_source
+from guided_grpo.commands.policies import (
+    MODEL_HELP,
+    check_prompts,
+    context_of,
+    load_for_sampling,
+    load_tokenizer,
+    policy_source,
+)
 from guided_grpo.errors import InputError
 from guided_grpo.evaluation.completions import CompletionRun
 from guided_grpo.evaluation.engines import TransformersEngine
@@ -157,12 +164,13 @@ def _trials(options: argparse.Namespace, rows: Dataset, tiers: Sequence[str]) ->
         what="audit that is", line="an audit",
     ) as run:  # fmt: skip
         if run.missing:
-            _sample(options, problems, settings, run)
+            _sample(options, rows, problems, settings, run)
         return trials_of(run.records), set(further)
 
 
 def _sample(
     options: argparse.Namespace,
+    rows: Dataset,
     problems: Sequence[AuditProblem],
     settings: Sequence[GuidanceSetting],
     run: CompletionRun,
@@ -170,6 +178,7 @@ def _sample(
     """What the journal lacks, of the policy."""
     source = policy_source(options.model)
     tokenizer = load_tokenizer(source)
+    check_prompts(rows, tokenizer, options.model)
     guides = {
         one: GuidanceTokenizer(
             tokenizer, options.template_kwargs, options.thinking, placement=one, template=options.hint_template

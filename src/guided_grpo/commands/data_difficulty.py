@@ -12,7 +12,7 @@ from pathlib import Path
 
 from guided_grpo.commands.data_stream import add_data_options, rows_of
 from guided_grpo.commands.options import OneLineParser, wants_bars
-from guided_grpo.commands.policies import MODEL_HELP, load_for_sampling, load_tokenizer, policy_source
+from guided_grpo.commands.policies import MODEL_HELP, check_prompts, load_for_sampling, load_tokenizer, policy_source
 from guided_grpo.evaluation.completions import CompletionRun
 from guided_grpo.evaluation.decoding import Decoding
 from guided_grpo.evaluation.engines import TransformersEngine
@@ -38,6 +38,7 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
         if run.missing:
             source = policy_source(options.model)
             tokenizer = load_tokenizer(source)
+            check_prompts(rows, tokenizer, options.model)
             engine = TransformersEngine(load_for_sampling(source), tokenizer)
             requests = requests_of(questions(rows), tokenizer, {})
             with Grader() as grader:

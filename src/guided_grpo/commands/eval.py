@@ -14,7 +14,7 @@ from guided_grpo.commands.data_stream import add_data_options
 from guided_grpo.commands.eval_tables import comparison_table, figures_table
 from guided_grpo.commands.eval_tasks import STYLES, Task, benchmark_task, data_task, json_option, system_text
 from guided_grpo.commands.options import OneLineParser, wants_bars
-from guided_grpo.commands.policies import MODEL_HELP, load_for_sampling, load_tokenizer, policy_source
+from guided_grpo.commands.policies import MODEL_HELP, load_for_sampling, load_tokenizer, policy_source, warn_of_unknown
 from guided_grpo.data.reading.benchmarks import BENCHMARKS
 from guided_grpo.errors import InputError
 from guided_grpo.evaluation import scoring
@@ -49,6 +49,7 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
     several = len({task.name for task in tasks})
     if several < len(tasks):
         raise InputError("names a benchmark twice", field="benchmark", fix="name each once")
+    warn_of_unknown([request.prompt for task in tasks for request in task.requests[:100]], tokenizer, options.model)
     results = _run(options, tasks, model, tokenizer)
     if as_json:
         print(json.dumps(results if several > 1 else results[tasks[0].name], indent=2))

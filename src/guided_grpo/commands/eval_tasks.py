@@ -68,7 +68,7 @@ def _requests(
             "has no chat template, and the prompts are chats",
             field="model",
             value=options.model,
-            fix="leave out --system, and use --prompt-style plain",
+            fix="use --prompt-style plain, without --system",
         )
     kwargs = json_option(options.template_kwargs, "template-kwargs")
     return requests_of(styled, tokenizer, kwargs, [question_key(each) for each in problems])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from datasets import Dataset
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -18,7 +21,7 @@ from transformers.utils.logging import disable_progress_bar
 from guided_grpo.commands.parsing import tell
 from guided_grpo.data.reading.hub import seek
 from guided_grpo.data.reading.streams import first_line
-from guided_grpo.embedded.recipes import POLICIES, embedded_folder
+from guided_grpo.embedded.recipes import POLICIES, SHIPPED, embedded_folder
 from guided_grpo.errors import InputError
 from guided_grpo.store import rundir
 
@@ -56,6 +59,32 @@ def load_tokenizer(source: str, *, field: str = "model") -> PreTrainedTokenizerB
     return tokenizer
 
 
+def check_prompts(rows: Dataset, tokenizer: PreTrainedTokenizerBase, model: str, *, field: str = "model") -> None:
+    """Raise `InputError` where prompts are chats and the policy has no template; say where it does not know the text.
+
+    Args:
+        rows: have one form of prompt, chats or text.
+        tokenizer: of the policy.
+        model: the policy as the user named it.
+        field: where that stood.
+    """
+    prompts = rows[:100]["prompt"]
+    if not all(isinstance(prompt, str) for prompt in prompts):
+        if not tokenizer.chat_template:
+            fix = "use a policy with one, or name the columns: --map prompt=YOURS keeps them plain text"
+            raise InputError("has no chat template, and the prompts are chats", field=field, value=model, fix=fix)
+        return
+    warn_of_unknown(prompts, tokenizer, model)
+
+
+def warn_of_unknown(prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, model: str) -> None:
+    """Say how much of these a policy does not know: an embedded one knows the characters of its domain alone."""
+    ids = [token for one in tokenizer(prompts, add_special_tokens=False)["input_ids"] for token in one]
+    unknown = sum(token == tokenizer.unk_token_id for token in ids)
+    if unknown:
+        tell(f"warning: {model} does not know {unknown / len(ids):.0%} of the characters or words of the prompts")
+
+
 def load_policy(source: str, dtype: str = "auto", *, field: str = "model", **options: Any) -> PreTrainedModel:
     """The weights at `source`, where Transformers puts them.
 
@@ -83,7 +112,8 @@ def load_for_sampling(source: str, dtype: str = "auto") -> PreTrainedModel:
     if dtype == "auto" and device.type == "cpu":
         dtype = "float32"  # half precision is slow there
     model = load_policy(source, dtype).to(device)
-    tell(f"{source}: {str(model.dtype).removeprefix('torch.')} on {device.type}")
+    name = Path(source).name if Path(source).parent == SHIPPED else source
+    tell(f"{name}: {str(model.dtype).removeprefix('torch.')} on {device.type}")
     return model
 
 

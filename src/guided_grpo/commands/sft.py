@@ -17,7 +17,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer, get_peft_config
 
 from guided_grpo.commands.parsing import Settings, parse_run, tell
-from guided_grpo.commands.policies import load_model, load_tokenizer, policy_source, tell_precision
+from guided_grpo.commands.policies import check_prompts, load_model, load_tokenizer, policy_source, tell_precision
 from guided_grpo.commands.results import Results, run_once
 from guided_grpo.commands.train import load_rows_of, prepare_resume, progress, save_model
 from guided_grpo.data.demonstrations import demonstrations
@@ -79,6 +79,7 @@ def _run(settings: SftSettings, grader: Grader) -> dict[str, Any]:
         grader.start(sorted(set(held_out["task"])))
     source = policy_source(str(settings.model.model_name_or_path), field="model_name_or_path")
     tokenizer = load_tokenizer(source, field="model_name_or_path")
+    check_prompts(rows, tokenizer, str(settings.model.model_name_or_path), field="model_name_or_path")
     examples, omissions = demonstrations(
         rows,
         GuidanceTokenizer(tokenizer, {}, settings.sft.guidance_thinking, leak=True),

@@ -18,7 +18,14 @@ from trl import get_peft_config
 
 from guided_grpo.commands.options import wants_bars
 from guided_grpo.commands.parsing import RunArguments, Settings, parse, tell
-from guided_grpo.commands.policies import context_of, load_model, load_tokenizer, policy_source, tell_precision
+from guided_grpo.commands.policies import (
+    check_prompts,
+    context_of,
+    load_model,
+    load_tokenizer,
+    policy_source,
+    tell_precision,
+)
 from guided_grpo.commands.results import Results, run_once
 from guided_grpo.data.preparing.selection import filter_hard
 from guided_grpo.data.sources import load_rows
@@ -64,6 +71,7 @@ def _run(settings: Settings, grader: Grader) -> dict[str, Any]:
         grader.start(sorted(set(rows["task"])))  # a sandbox that cannot be had is said before anything is written
     policy = policy_source(str(settings.model.model_name_or_path), field="model_name_or_path")
     tokenizer = load_tokenizer(policy, field="model_name_or_path")
+    check_prompts(rows, tokenizer, str(settings.model.model_name_or_path), field="model_name_or_path")
     if settings.training.guided:
         check_fit(rows, tokenizer, settings.training, context_of(policy))
     if state.is_main_process:

@@ -172,16 +172,17 @@ def trial_requests(
 
 def check_room(requests: Sequence[Request], max_tokens: int, context: int | None) -> None:
     """Raise InputError where prompt, guidance and response would outgrow the model's context; None = it has no end."""
-    for request in requests:
-        length = len(request.prompt_ids)
-        if context is not None and length + max_tokens > context:
-            raise InputError(
-                f"and {length} tokens of prompt and guidance (row {request.problem}, "
-                f"{GuidanceSetting(**request.facts['setting']).label}) outgrow the context of {context}",
-                field="max_tokens",
-                value=max_tokens,
-                fix="generate fewer, drop long rows, or audit shorter strengths",
-            )
+    request = max(requests, key=lambda request: len(request.prompt_ids))
+    length = len(request.prompt_ids)
+    if context is not None and length + max_tokens > context:
+        fewer = f"use --max-tokens {context - length}" if length < context else "use a model with more"
+        raise InputError(
+            f"and {length} tokens of prompt and guidance (row {request.problem}, "
+            f"{GuidanceSetting(**request.facts['setting']).label}) outgrow the context of {context}",
+            field="max_tokens",
+            value=max_tokens,
+            fix=f"{fewer}, drop long rows, or audit shorter strengths",
+        )
 
 
 def trials_of(records: Iterable[Mapping[str, Any]]) -> list[Trial]:
