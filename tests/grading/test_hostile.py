@@ -15,6 +15,8 @@ from guided_grpo.grading.code_forms import parse_tests
 from guided_grpo.grading.maths import check_maths
 from guided_grpo.grading.maths_pool import MathsPool
 from guided_grpo.sandbox import SandboxPool
+from guided_grpo.store import rundir
+from guided_grpo.store.jsonl import append_rows, whole_rows
 from guided_grpo.types import Status
 
 HERE = Path(__file__).parent
@@ -95,3 +97,40 @@ def test_further_forms_in_both_directions(gold: str, right: str, wrong: str) -> 
 def test_further_declarations(response: str, answer: str | None) -> None:
     found = declared_answer(response)
     assert (found and found.rstrip(".")) == answer
+
+
+@pytest.mark.parametrize(("gold", "right", "wrong"), [
+    (r"\frac{1}{3}", r"\int_0^1 x^2\,dx", r"\int_0^1 x^3\,dx"), (r"\frac{\sqrt{\pi}}{2}", r"\int_0^\infty e^{-x^2} dx", r"\int_0^\infty e^{-2x^2} dx"),
+    ("2", r"\int_0^{\pi} \sin\theta\, d\theta", r"\int_0^{\pi} \cos\theta\, d\theta"), (r"\ln 2", r"\int_1^2 \frac{1}{t} dt", r"\int_1^3 \frac{1}{t} dt"),
+    ("x^3", r"\int_0^x 3t^2 dt", r"\int_0^x 2t^2 dt"), ("4", r"\int_0^1 3 dx + 1", r"\int_0^1 3 dx - 1"),
+])  # fmt: skip
+def test_integrals_between_bounds(gold: str, right: str, wrong: str) -> None:
+    assert [check_maths(f"\\boxed{{{text}}}", gold).status for text in (right, wrong)] == [Status.CORRECT, Status.WRONG]
+
+
+@pytest.mark.parametrize("stall", [
+    r"\int_0^1 x^{x^{x}} dx", r"\int \frac{1}{y^5+y+2} dy", r"\int_0^1 \frac{\sin(x^{17}+e^{x})\ln(x+3)}{x^5+\cos(x)+7} dx",
+    r"\int_1^2 \sqrt{x^5+\sqrt{x^3+\sqrt{x}}} dx", r"\int_2^3 \frac{e^{x}}{\ln\ln x^4} dx",
+])  # fmt: skip
+def test_integrals_without_a_closed_form_never_reach_the_algebra_system(
+    stall: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> bool:
+        raise AssertionError("asked")
+
+    monkeypatch.setattr("guided_grpo.grading.symbolic.symbolic_equal", refuse)
+    for gold in ("7", r"\frac{\pi}{3}", r"2+\sqrt{5}"):
+        assert check_maths(f"\\boxed{{{stall}}}", gold).status is Status.WRONG
+
+
+def test_half_characters_reach_files_and_are_read_back(pool: SandboxPool, tmp_path: Path) -> None:
+    tests = [parse_tests(source) for source in (["assert f(3) == 9"], "for n in (1, 2):\n    assert f(n) == n")]
+    programs = ["def f(x): raise ValueError(chr(0xD800))", "def f(x): return chr(0xDFFF)"]
+    verdicts = check_programs(pool, programs * 2, [tests[0], tests[0], tests[1], tests[1]])
+    maths = check_maths("The answer is 5\udfff", "5")
+    rows = [{"extracted": each.extracted, "reason": each.reason} for each in (*verdicts, maths)]
+    assert "ValueError: \ud800" in [row["reason"] for row in rows]
+    append_rows(tmp_path / "rows.jsonl", rows)
+    assert list(whole_rows(tmp_path / "rows.jsonl")) == rows
+    rundir.write_json(tmp_path / "eval.json", rows)
+    assert rundir.read_json(tmp_path / "eval.json") == rows

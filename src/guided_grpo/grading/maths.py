@@ -62,6 +62,8 @@ _STATUS: dict[type[Exception], Status] = {
 }
 _MONTH = re.compile(r"\b(?:jan|feb|mar|apr|may|june?|july?|aug|sept?|oct|nov|dec)[a-z]*\b")
 _IN_PARTS = re.compile(r"\d\s*(?:ft|in|h|hrs?|min|sec|lbs?|oz|yd|mi|km|cm|mm|kg)\b\.?,?\s+(?:and )?\d")  # 6 ft 2 in
+_ANTIDERIVATIVE = re.compile(r"\\int(?![a-zA-Z])(?!\s*(?:\\limits\s*)?_)")
+_TO_INFINITY = re.compile(r"(?:[_^]|\\to)\s*\{?\s*[+-]?\\infty(?![a-zA-Z])\s*\}?")
 _SIGNS = re.compile(r"\\pm(?![a-zA-Z])")
 _DENIED = re.compile(
     r"\b(?:not|no|never|isn|wrong|incorrect|false|neither|nor|except|unless|less|more)\b", re.IGNORECASE
@@ -121,7 +123,8 @@ def compare(answer: str, gold: str, algebra: Algebra = _algebra) -> Verdict:
             return Verdict(Status.INFRA_ERROR, answer, f"the gold answer {fault}")
         if isinstance(error, TimeLimitError) and is_simple(gold, letters=True):
             return Verdict(Status.WRONG, answer, f"not decided against a simple answer ({error})")
-        return Verdict(_STATUS[type(error)], answer, str(error))
+        status = next(status for kind, status in _STATUS.items() if isinstance(error, kind))
+        return Verdict(status, answer, str(error))
     return Verdict(Status.CORRECT, answer, "equal") if equal else Verdict(Status.WRONG, answer, "not equal")
 
 
@@ -334,12 +337,14 @@ def _same(gold: str, answer: str, algebra: Algebra) -> bool:
     if bool(inside_gold) != bool(inside_answer):
         return False
     interval = looks_like_region(gold)
-    if not interval and (_has_relation(answer) or _SET.search(answer)):
+    if not interval and (_has_relation(answer) or _SET.search(_TO_INFINITY.sub("", answer))):
         return _unrelated(answer, algebra)
     if percent_gold or percent_answer:
         gold, answer = (f"({gold})\\%" if percent_gold else gold), (f"({answer})\\%" if percent_answer else answer)
     algebra()
     check_limits(answer)
+    if _ANTIDERIVATIVE.search(answer) and number(gold) is not None:
+        return False  # a function, or a number that is written as none
     equal = same_value(gold, answer)
     if equal is None and _is_known(gold) and not _CALCULUS.search(answer):  # math-verify skips what it cannot read
         raise UnparseableError("no expression that is known")

@@ -3,8 +3,9 @@ r"""Equality of two expressions by value: read once, then evaluated at 60 digits
     equal  ⇔  |a(p) − b(p)| ≤ 10⁻⁴⁰ · max(|a(p)|, |b(p)|)   at every point p where both are real, or neither is
 
 An identity that holds at seven points of 60 digits holds; nothing is simplified, so nothing stalls: the work is linear
-in what is written, sums included, and over MAX_STEPS it is refused. What the reader does not know (integrals, limits)
-it leaves to the algebra system (`symbolic.py`).
+in what is written, sums and integrals included, and over MAX_STEPS it is refused. An integral between bounds is taken
+numerically, with a bound of its error: what differs by more is unequal, and only where that bound is too wide to tell
+does the algebra system decide (`symbolic.py`), as for what the reader does not know (limits, integrals without bounds).
 """
 
 from __future__ import annotations
@@ -22,9 +23,13 @@ from guided_grpo.grading.exact import LimitError, check_depth
 
 DIGITS = 60
 MAX_STEPS = 20_000  # operations for one value
+INTEGRAL_STEPS = 60_000  # where it holds an integral
 MAX_MAGNITUDE = 200_000  # bits of a value's exponent
 MAX_ARGUMENT = 20_000  # of a factorial or a binomial
 _NEAR = 10**-40
+_SURE = 10**-25  # error of an integral that is as good as none
+_FAR_OUT = 100  # on the way to an infinite bound
+_FAR = 10**-8  # difference, beside 1,000 errors, that no integral explains
 _ROUNDED = 10**-6  # where one of the two is a decimal of at least six places
 
 Scope = dict[str, Any]
@@ -50,24 +55,29 @@ class UnreadError(Exception):
     """Not an expression that the reader knows."""
 
 
+class _SizeError(LimitError):
+    """A value too large, or too close to 0."""
+
+
 class _UndefinedError(Exception):
     """No value at this point."""
 
 
 class _Work:
-    """Counts the operations of one evaluation."""
+    """Counts the operations of one evaluation, and the errors of its integrals."""
 
-    def __init__(self) -> None:
-        self.left = MAX_STEPS
+    def __init__(self, steps: int = MAX_STEPS) -> None:
+        self.left = steps
+        self.error = mpf(0)
 
     def keep(self, value: Any) -> Any:
         self.left -= 1
         if self.left < 0:
-            raise LimitError(f"more than {MAX_STEPS} operations")
+            raise LimitError("more operations than one value may take")
         if mp.isnan(value) or mp.isinf(value):
             raise _UndefinedError
         if value and abs(mp.mag(value)) > MAX_MAGNITUDE:
-            raise LimitError(f"a value of more than {MAX_MAGNITUDE} bits")
+            raise _SizeError(f"a value of more than {MAX_MAGNITUDE} bits")
         return value
 
 
@@ -79,10 +89,15 @@ class Expression:
 
     def at(self, scope: Scope) -> Any:
         """The value with its names from `scope`; None = undefined there."""
+        return self.measured(scope)[0]
+
+    def measured(self, scope: Scope) -> tuple[Any, Any]:
+        """The value, and the error that integrals leave in it."""
+        work = _Work(INTEGRAL_STEPS if "\\int" in self.text else MAX_STEPS)
         try:
-            return self.value(_Work(), scope)
-        except (_UndefinedError, ZeroDivisionError, ValueError, OverflowError, TypeError):
-            return None
+            return self.value(work, scope), work.error
+        except (_UndefinedError, ZeroDivisionError, ValueError, OverflowError, TypeError, mp.NoConvergence):
+            return None, mpf(0)
 
 
 @lru_cache(maxsize=4_096)
@@ -127,10 +142,18 @@ def same_value(gold: str, answer: str) -> bool | None:
     compared = 0
     with mp.workdps(DIGITS):
         for scope in _points(left.names | right.names):
-            one, other = left.at(scope), right.at(scope)
+            (one, error), (other, another) = left.measured(scope), right.measured(scope)
             if one is None or other is None or (_is_real(one) != _is_real(other) and scope):
                 continue
-            if not one or not other:  # rounding, or a tiny number? that of a zero shrinks with every digit more
+            if error or another:
+                size = max(abs(one), abs(other), mpf(10) ** -20)
+                apart = abs(one - other)
+                if apart > max(1_000 * (error + another), _FAR * size):
+                    return False
+                if max(error + another, apart) > _SURE * size:
+                    return None
+                equal = True
+            elif not one or not other:  # rounding, or a tiny number? that of a zero shrinks with every digit more
                 with mp.workdps(4 * DIGITS):
                     one, other = left.at(scope), right.at(scope)
                     equal = max(abs(one), abs(other)) <= mpf(10) ** (10 - 4 * DIGITS)
@@ -139,7 +162,7 @@ def same_value(gold: str, answer: str) -> bool | None:
             if not equal:
                 return False
             compared += 1
-    if not compared and re.search(r"\\(?:sum|prod)", gold + answer):  # up to a letter: for algebra
+    if not compared and re.search(r"\\(?:sum|prod|int)", gold + answer):  # up to a letter: for algebra
         return None
     return compared >= 3 or (compared == 1 and not left.names | right.names)
 
@@ -375,6 +398,8 @@ class _Reader:
                 parts.append(self.sum())
             self.need(")")
             return _apply(_SEVERAL[name], *parts)
+        if name == "int":
+            return self.integral()
         if name in ("sum", "prod"):
             return self.series(name)
         if name == "log" or name in _FUNCTIONS:
@@ -432,6 +457,69 @@ class _Reader:
 
         return value
 
+    def integral(self) -> Value:
+        r"""`\int_a^b … dx`, between bounds that are numbers or infinite."""
+        self.need("_")
+        low = self.end()
+        self.need("^")
+        high = self.end()
+        at = self.differential()
+        variable = self.tokens[at + 1][1]
+        rest, self.tokens = self.tokens[at:], self.tokens[:at]
+        self.bound.append(variable)
+        body = self.sum() if self.at < at else _constant(1)
+        self.bound.pop()
+        if self.at < at:
+            raise UnreadError
+        self.tokens += rest
+        self.at = at + 2
+
+        def value(work: _Work, scope: Scope) -> Any:
+            ends = [low(work, scope), high(work, scope)]
+
+            def at(place: Any) -> Any:
+                try:
+                    return body(work, {**scope, variable: place})
+                except _SizeError:
+                    if abs(place) < _FAR_OUT:
+                        raise
+                    return mpf(0)  # where it is too large or too small to be held, what has an integral vanishes
+
+            found, error = mp.quad(at, ends, error=True, maxdegree=6)
+            work.error += error
+            return work.keep(found)
+
+        return value
+
+    def end(self) -> Value:
+        """A bound of an integral."""
+        for shape, infinite in _INFINITE.items():
+            if tuple(text for _, text in self.tokens[self.at : self.at + len(shape)]) == shape:
+                self.at += len(shape)
+                return lambda work, scope: infinite
+        sign = self.take("-")
+        bound = self.argument()
+        return _apply(operator.neg, bound) if sign else bound
+
+    def differential(self) -> int:
+        """Where the `d` of this integral is; one of an integral is left to algebra."""
+        depth = 0
+        for at in range(self.at, len(self.tokens) - 1):
+            kind, text = self.tokens[at]
+            depth += (text in ("(", "{", "[")) - (text in (")", "}", "]"))
+            if text == "\\int":
+                raise UnreadError
+            after, name = self.tokens[at + 1]
+            if kind == "letter" and text == "d" and not depth and (after == "letter" or name[1:] in _GREEK):
+                return at
+        raise UnreadError
+
+
+_INFINITE = {
+    **dict.fromkeys([("\\infty",), ("{", "\\infty", "}"), ("+", "\\infty"), ("{", "+", "\\infty", "}")], mp.inf),
+    **dict.fromkeys([("-", "\\infty"), ("{", "-", "\\infty", "}")], -mp.inf),
+}
+
 
 def _apply(rule: Callable[..., Any], *parts: Value) -> Value:
     return lambda work, scope: work.keep(rule(*(part(work, scope) for part in parts)))
@@ -485,7 +573,7 @@ def _power(base: Any, exponent: Any) -> Any:
             raise _UndefinedError
         return mpf(not exponent)
     if abs(exponent) * (abs(mp.log(abs(base))) + 4) > MAX_MAGNITUDE:
-        raise LimitError(f"a power of more than {MAX_MAGNITUDE} bits")
+        raise _SizeError(f"a power of more than {MAX_MAGNITUDE} bits")
     if _is_real(base) and _is_real(exponent):
         base, exponent = mp.re(base), mp.re(exponent)
         if base < 0 and exponent != mp.floor(exponent):
