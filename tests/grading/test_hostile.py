@@ -78,7 +78,7 @@ def test_answers() -> None:
     ("x=4,y=7", r"\begin{cases} x = 4 \\ y = 7 \end{cases}", r"\begin{cases} x = 7 \\ y = 4 \end{cases}"),
     (r"\text{1 hour 5 minutes}", r"\text{1 hour and 5 minutes}", r"\text{5 hours and 1 minute}"),
     (r"45^\circ", r"\frac{\pi}{4}\text{ rad}", r"45\text{ rad}"), ("CAB", r"\text{CAB}", "BAC"), (r"\sqrt{50}", "√50", "√5"),
-    ("9", "EUR 9", "EUR 9 million"), (r"\frac58", r"\frac{\text{5}}{\text{8}}", r"5\text{8}"), ("13", r"n+m=13", r"\text{not } n=13"),
+    ("9", "EUR 9", "EUR 9 million"), (r"\frac58", r"\frac{\text{5}}{\text{8}}", r"5\text{8}"), ("13", r"n+m=13", r"\text{not } n=13"), ("5", r"\text{No. of ways}=5", r"\text{no}=5"),
     ("6 ft 2 in", r"6\text{ ft }2\text{ in}", "2 ft 6 in"), (r"2\text{ hours }5\text{ minutes}", "2 hours and 5 minutes", "5 hours and 2 minutes"),
     ("June 5, 2020", "5 June 2020", "6 June 2020"),
     ("6", r"6\text{ (mod } 7)", r"6\pm 0"),

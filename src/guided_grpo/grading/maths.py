@@ -66,7 +66,7 @@ _ANTIDERIVATIVE = re.compile(r"\\int(?![a-zA-Z])(?!\s*(?:\\limits\s*)?_)")
 _TO_INFINITY = re.compile(r"(?:[_^]|\\to)\s*\{?\s*[+-]?\\infty(?![a-zA-Z])\s*\}?")
 _SIGNS = re.compile(r"\\pm(?![a-zA-Z])")
 _DENIED = re.compile(
-    r"\b(?:not|no|never|isn|wrong|incorrect|false|neither|nor|except|unless|less|more)\b", re.IGNORECASE
+    r"\b(?:not|no(?!\.)|never|isn|wrong|incorrect|false|neither|nor|except|unless|less|more)\b", re.IGNORECASE
 )
 _INTEGERS = re.compile(r",\s*(?:\\text\{\s*(?:where|for)\s*\}\s*)?([a-z])\s*\\in\s*(\\mathbb\{[ZN]\})$")
 _DIGITS_ONLY = re.compile(r"\\text\{[\d\s.]*\}|e|i|\\pi")
