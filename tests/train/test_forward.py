@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import random
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from peft import LoraConfig
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    GemmaConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    Olmo2Config,
+    Phi3Config,
+    Qwen2Config,
+    Qwen3Config,
+)
+from trl.trainer.utils import add_fused_lm_head
 
-from guided_grpo.train.forward import arrange_rows
+from guided_grpo.train.attention import TreeLayout, switched
+from guided_grpo.train.forward import arrange_rows, read_shared, why_plain
 from guided_grpo.train.prefixes import build_tree
 from parts import make_config, make_trainer
 
@@ -139,3 +155,140 @@ def test_loss_and_gradients_are_those_of_the_plain_forward(
     draw = random.Random(case)
     for _ in range(12):
         assert_same(trainer, batch(draw, model.config.vocab_size))
+
+
+def test_two_hundred_random_batches(policy_folder: Path, tokenizer: Any, tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(policy_folder, dtype="float32")
+    trainer = make_trainer(model, tokenizer, make_config(tmp_path))
+    draw = random.Random(0)
+    shapes = [{}, {"all_zero": True}, {"groups": 1, "rows": 1}, {"rows": 1}, {"groups": 5, "rows": 8}]
+    for number in range(200):
+        assert_same(trainer, batch(draw, model.config.vocab_size, **shapes[number % len(shapes)]))
+
+
+def test_where_nothing_can_move_the_loss_gradients_are_zeros_and_the_entropy_is_none(
+    policy_folder: Path, tokenizer: Any, tmp_path: Path
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(policy_folder, dtype="float32")
+    trainer = make_trainer(model, tokenizer, make_config(tmp_path))
+    inputs = batch(random.Random(1), model.config.vocab_size, all_zero=True)
+    loss, found = gradients(trainer, inputs, shared=True)
+    assert loss == 0
+    assert found.keys() == dict(model.named_parameters()).keys()  # zeros: Adam's moments must decay as in TRL
+    assert all(not gradient.any() for gradient in found.values())
+    assert trainer._metrics["train"]["entropy"][-1] != trainer._metrics["train"]["entropy"][-1]  # NaN: of no token
+
+
+def test_entropy_is_over_the_tokens_that_were_read(policy_folder: Path, tokenizer: Any, tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(policy_folder, dtype="float32")
+    trainer = make_trainer(model, tokenizer, make_config(tmp_path))
+    inputs = batch(random.Random(2), model.config.vocab_size, groups=3, rows=4)
+    dead = torch.arange(12) % 4 == 1
+    inputs["advantages"] = torch.ones(12).masked_fill(dead, 0)
+    gradients(trainer, inputs, shared=True)
+    logged = trainer._metrics["train"]["entropy"][-1]
+    alive = {k: v[~dead] if v.dim() else v for k, v in inputs.items()}
+    alive["tool_mask"] = (alive["tool_mask"] != 0).float()  # TRL weighs entropies by the mask; here each token counts
+    gradients(trainer, alive, shared=False)
+    assert logged == pytest.approx(trainer._metrics["train"]["entropy"][-1], rel=1e-5)
+
+
+def test_adapters(policy_folder: Path, tokenizer: Any, tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(policy_folder, dtype="float32")
+    lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False)
+    trainer = make_trainer(model, tokenizer, make_config(tmp_path, beta=0.2), peft_config=lora)
+    for _ in range(5):
+        assert_same(trainer, batch(random.Random(4), model.config.vocab_size))
+
+
+SMALL = {
+    "vocab_size": 29, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 128, "pad_token_id": 0, "bos_token_id": 1,
+    "eos_token_id": 1,
+}  # fmt: skip
+FAMILIES = [Qwen2Config, Qwen3Config, LlamaConfig, GemmaConfig, Olmo2Config, Phi3Config, MistralConfig]
+
+
+def fused_logps(config: Any, *, gather: bool, monkeypatch: pytest.MonkeyPatch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probs of a batch by TRL's inputs and by shared prefixes."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").float()
+    add_fused_lm_head(model)
+    assert why_plain(model) is None
+    inputs = batch(random.Random(6), 29, groups=3, rows=4)
+    ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
+    mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
+    needed = inputs["completion_mask"].bool()
+    labels = ids.masked_fill(mask == 0, -100)
+    labels[:, : -needed.size(1)] = -100
+    plain = model(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True)
+    if gather:  # what devices other than the CPU do
+        monkeypatch.setattr(TreeLayout, "reads_by_gathering", staticmethod(lambda device: True))
+    with switched(model.config):
+        reading = read_shared(model, ids, mask, needed, nullcontext)
+    return plain.log_probs[:, -needed.size(1) :], reading.logps_bT
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families_of_models(family: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = {"sliding_window": None} if family is MistralConfig else {}
+    theirs, ours = fused_logps(family(**SMALL, **changes), gather=False, monkeypatch=monkeypatch)
+    assert (ours - theirs).abs().max() < 2e-5
+
+
+def test_gathering_the_keys_of_each_path_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs, ours = fused_logps(Qwen3Config(**SMALL), gather=True, monkeypatch=monkeypatch)
+    assert (ours - theirs).abs().max() < 2e-5
+    assert ours.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (MistralConfig(**SMALL, sliding_window=16), "sliding window"),
+        (Qwen2Config(**SMALL, use_sliding_window=True, sliding_window=16, max_window_layers=1), "sliding_attention"),
+        (Gemma2Config(**SMALL), "sliding_attention"),
+        (GPT2Config(vocab_size=29, n_embd=32, n_layer=1, n_head=2), "not rotary"),
+        (LlamaConfig(**SMALL, attention_dropout=0.1), "dropout"),
+    ],
+)
+def test_models_that_cannot_share_say_why(config: Any, reason: str) -> None:
+    assert reason in str(why_plain(AutoModelForCausalLM.from_config(config)))
+
+
+def test_a_model_that_cannot_share_trains_with_the_plain_forward(
+    tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = LlamaConfig(**{**SMALL, "vocab_size": len(tokenizer)}, attention_dropout=0.1)
+    model = AutoModelForCausalLM.from_config(config)
+    trainer = make_trainer(model, tokenizer, make_config(tmp_path, max_steps=1))
+    trainer.train()
+    assert "forward: plain instead of shared, because it has dropout" in caplog.text
+
+
+def test_groups_stay_together_and_tokens_are_balanced() -> None:
+    groups = list("abcdabcdabcdabcd")  # four groups of four rows, shuffled
+    costs = [{"a": 10, "b": 1, "c": 9, "d": 2}[group] for group in groups]
+    chunks = arrange_rows(groups, costs, 2)
+    assert [sorted({groups[row] for row in chunk}) for chunk in chunks] == [["a", "b"], ["c", "d"]]
+    assert sorted(row for chunk in chunks for row in chunk) == list(range(16))
+    cut = arrange_rows(groups, costs, 8)  # a group is larger than a micro-batch
+    assert [sorted({groups[row] for row in chunk}) for chunk in cut] == [[g] for g in "aabbccdd"]
+
+
+def test_accumulated_micro_batches_give_the_gradient_of_one(policy_folder: Path, tokenizer: Any, tmp_path: Path) -> None:
+    """With rows arranged by group the sum over micro-batches is the same as over TRL's shuffled ones."""
+    losses = []
+    for forward in ("plain", "shared"):
+        model = AutoModelForCausalLM.from_pretrained(policy_folder, dtype="float32")
+        config = make_config(
+            tmp_path / forward, forward=forward, per_device_train_batch_size=4, gradient_accumulation_steps=4,
+            generation_kwargs={"do_sample": False, "temperature": None, "top_p": None, "top_k": None},
+            method="fixed", guidance_length=7, guidance_ratio=0.5, loss_type="dapo", shuffle_dataset=False,
+        )  # fmt: skip
+        trainer = make_trainer(model, tokenizer, config)
+        trainer.train()
+        rows = [json.loads(line) for line in (tmp_path / forward / "metrics.jsonl").read_text().splitlines()]
+        losses.append([(row["loss"], row["grad_norm"]) for row in rows])
+        assert all(row["tokens/forward"] > 0 and row["time/update"] > 0 for row in rows)
+    assert losses[1] == [pytest.approx(pair, rel=1e-3, abs=1e-5) for pair in losses[0]]

@@ -30,12 +30,11 @@ class Spy:
         self.sampled: list[list[list[int]]] = []  # by call: prompt ids of each row
         self.batches: list[dict[str, Any]] = []
         self.logps: list[torch.Tensor] = []
-        generate, compute_loss = trainer.model.generate, trainer._compute_loss
+        sample, compute_loss = trainer._sample_rollouts, trainer._compute_loss
 
-        def spied_generate(*args: Any, **kwargs: Any) -> torch.Tensor:
-            rows = zip(kwargs["input_ids"], kwargs["attention_mask"], strict=True)
-            self.sampled.append([ids[mask.bool()].tolist() for ids, mask in rows])
-            return generate(*args, **kwargs)
+        def spied_sample(prompts: list[list[int]]) -> list[list[int]]:
+            self.sampled.append(prompts)
+            return sample(prompts)
 
         def spied_loss(model: Any, inputs: dict[str, Any]) -> torch.Tensor:
             self.batches.append({k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in inputs.items()})
@@ -43,7 +42,7 @@ class Spy:
                 self.logps = [alone(model, *row) for row in rows_of(inputs)]
             return compute_loss(model, inputs)
 
-        trainer.model.generate = spied_generate  # type: ignore[method-assign]
+        trainer._sample_rollouts = spied_sample  # type: ignore[method-assign]
         trainer._compute_loss = spied_loss  # type: ignore[method-assign]
 
 

@@ -47,6 +47,13 @@ class Spy:
                 self.sampled.append((row[keep.bool()].tolist(), whole[width:].tolist()))
             return output
 
+        sample = trainer._sample_rollouts
+
+        def spied_sample(prompts: list[list[int]]) -> list[list[int]]:
+            rollouts = sample(prompts)
+            self.sampled += zip(prompts, rollouts, strict=True)
+            return rollouts
+
         def spied_rewards(*args: Any, **kwargs: Any) -> torch.Tensor:
             rewards = calculate(*args, **kwargs)
             self.rewards += rewards[:, 0].tolist()
@@ -65,6 +72,7 @@ class Spy:
             return result
 
         trainer.model.generate = spied_generate  # type: ignore[method-assign]
+        trainer._sample_rollouts = spied_sample  # type: ignore[method-assign]
         trainer._compute_loss = spied_loss  # type: ignore[method-assign]
         trainer._calculate_rewards = spied_rewards  # type: ignore[method-assign]
         trainer.training_step = spied_step  # type: ignore[method-assign]
@@ -74,11 +82,13 @@ class Spy:
                                                 (0.5, "positive"), (1.0, "positive")])  # fmt: skip
 @pytest.mark.parametrize("iterations", [1, 2])
 @pytest.mark.parametrize("beta", [0.0, 0.2])
+@pytest.mark.parametrize("forward", ["plain", "shared"])
 def test_loss_and_gradients_equal_the_specification(
-    weight: float, credit: str, iterations: int, beta: float, policy_folder: Path, tokenizer: Any, tmp_path: Path
+    weight: float, credit: str, iterations: int, beta: float, forward: str, policy_folder: Path, tokenizer: Any, tmp_path: Path
 ) -> None:
     config = make_config(
         tmp_path,
+        forward=forward,
         method="fixed",
         guidance_length=7,
         guidance_ratio=0.5,
@@ -167,14 +177,16 @@ def check_ids(batch: dict[str, Any], rollouts: list[Any]) -> None:
 
 
 @pytest.mark.parametrize("iterations", [1, 2])
+@pytest.mark.parametrize("forward", ["plain", "shared"])
 def test_a_rescued_batch_equals_the_specification(
-    iterations: int, policy_folder: Path, tokenizer: Any, tmp_path: Path
+    iterations: int, forward: str, policy_folder: Path, tokenizer: Any, tmp_path: Path
 ) -> None:
     """The specification makes the calls that the trainer made, on the same prompts, and computes the same loss."""
     rows = chain_rows(4)
     needed = {rows[0]["prompt"]: 1, rows[1]["prompt"]: 3, rows[2]["prompt"]: 0, rows[3]["prompt"]: 99}
     config = make_config(
         tmp_path,
+        forward=forward,
         method="ghpo",
         hint_template="{problem}{hint}",
         rescue_cold_start=0,

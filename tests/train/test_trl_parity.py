@@ -1,4 +1,4 @@
-"""With guidance off this is TRL's GRPOTrainer, bit for bit: loss, gradients, weights (CPU, float32)."""
+"""With guidance off and `forward: plain` this is TRL's GRPOTrainer, bit for bit: loss, gradients, weights (CPU, float32)."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ CASES: dict[str, dict[str, Any]] = {
 def test_equal_to_trl_to_the_bit(case: str, policy_folder: Path, tokenizer: Any, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    ours_config = make_config(tmp_path / "ours", **CASES[case])
+    ours_config = make_config(tmp_path / "ours", forward="plain", **CASES[case])
     plain = {k: v for k, v in CASES[case].items() if k != "method" and k not in DEFAULTS}
     base = make_config(tmp_path / "theirs", **plain)
     fields = {

@@ -83,17 +83,22 @@ class TreeLayout:
             [node for node in nodes if node.level == level] for level in range(1 + max(node.level for node in nodes))
         ]
         self.inputs = tree.inputs
-        if device.type == "cpu":
+        if not self.reads_by_gathering(device):
             self.own = [Part([[node] for node in level], [[node] for node in level], causal=True) for level in levels]
             self.above = [part for depth, level in enumerate(levels) for part in _parts_above(level, depth)]
         else:
             self.gathered = [_gathered(level, device) for level in levels]
 
+    @staticmethod
+    def reads_by_gathering(device: torch.device) -> bool:
+        """Whether the kernel that gives and takes lse is missing there."""
+        return device.type != "cpu"
+
     def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, layer: int) -> torch.Tensor:
-        """Attention of a layer, all of shape (N, heads, D)."""
-        if q.device.type == "cpu":
-            return _MergedAttention.apply(q, k, v, self, scale)  # type: ignore[no-any-return,no-untyped-call]
-        return _gathered_attention(q, k, v, self, scale)
+        """As `Layout`."""
+        if hasattr(self, "gathered"):
+            return _gathered_attention(q, k, v, self, scale)
+        return _MergedAttention.apply(q, k, v, self, scale)  # type: ignore[no-any-return,no-untyped-call]
 
 
 def _parts_above(level: list[Node], depth: int) -> Iterator[Part]:
