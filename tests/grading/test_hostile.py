@@ -102,7 +102,7 @@ def test_further_declarations(response: str, answer: str | None) -> None:
 @pytest.mark.parametrize(("gold", "right", "wrong"), [
     (r"\frac{1}{3}", r"\int_0^1 x^2\,dx", r"\int_0^1 x^3\,dx"), (r"\frac{\sqrt{\pi}}{2}", r"\int_0^\infty e^{-x^2} dx", r"\int_0^\infty e^{-2x^2} dx"),
     ("2", r"\int_0^{\pi} \sin\theta\, d\theta", r"\int_0^{\pi} \cos\theta\, d\theta"), (r"\ln 2", r"\int_1^2 \frac{1}{t} dt", r"\int_1^3 \frac{1}{t} dt"),
-    ("x^3", r"\int_0^x 3t^2 dt", r"\int_0^x 2t^2 dt"), ("4", r"\int_0^1 3 dx + 1", r"\int_0^1 3 dx - 1"),
+    ("x^3", r"\int_0^x 3t^2 dt", r"\int_0^x 2t^2 dt"), ("4", r"\int_0^1 3 dx + 1", r"\int_0^1 3 dx - 1"), (r"\frac16", r"\int_0^1 x dx \int_0^1 x^2 dx", r"\int_0^1 x dx \int_0^1 x^3 dx"),
 ])  # fmt: skip
 def test_integrals_between_bounds(gold: str, right: str, wrong: str) -> None:
     assert [check_maths(f"\\boxed{{{text}}}", gold).status for text in (right, wrong)] == [Status.CORRECT, Status.WRONG]
@@ -110,7 +110,7 @@ def test_integrals_between_bounds(gold: str, right: str, wrong: str) -> None:
 
 @pytest.mark.parametrize("stall", [
     r"\int_0^1 x^{x^{x}} dx", r"\int \frac{1}{y^5+y+2} dy", r"\int_0^1 \frac{\sin(x^{17}+e^{x})\ln(x+3)}{x^5+\cos(x)+7} dx",
-    r"\int_1^2 \sqrt{x^5+\sqrt{x^3+\sqrt{x}}} dx", r"\int_2^3 \frac{e^{x}}{\ln\ln x^4} dx",
+    r"\int_1^2 \sqrt{x^5+\sqrt{x^3+\sqrt{x}}} dx", r"\int_2^3 \frac{e^{x}}{\ln\ln x^4} dx", r"\int_0^1 x^{x^{x}} dx\int_0^1 x^{x} dx",
 ])  # fmt: skip
 def test_integrals_without_a_closed_form_never_reach_the_algebra_system(
     stall: str, monkeypatch: pytest.MonkeyPatch

@@ -541,7 +541,7 @@ def _constant_text(text: str) -> Value:
 
 
 def _starts_factor(command: str) -> bool:
-    return command[1:] in _GREEK or command in _CALLS or command in _FACTORS
+    return command[1:] in _GREEK or command in _CALLS or command in _FACTORS or command == "\\int"
 
 
 def _divide(over: Any, under: Any) -> Any:
