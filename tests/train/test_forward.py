@@ -119,6 +119,7 @@ def gradients(trainer: Any, inputs: dict[str, Any], *, shared: bool) -> tuple[fl
     trainer.current_gradient_accumulation_steps = 1
     loss = trainer._compute_loss(trainer.model, {k: v.clone() for k, v in inputs.items()})
     loss.backward()
+    loss = loss.detach()
     trainer._switch.close()
     named = trainer.model.named_parameters()
     return float(loss), {name: p.grad.clone() for name, p in named if p.requires_grad and p.grad is not None}
@@ -146,6 +147,7 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_loss_and_gradients_are_those_of_the_plain_forward(
     case: str, policy_folder: Path, tokenizer: Any, tmp_path: Path
@@ -157,6 +159,7 @@ def test_loss_and_gradients_are_those_of_the_plain_forward(
         assert_same(trainer, batch(draw, model.config.vocab_size))
 
 
+@pytest.mark.slow
 def test_two_hundred_random_batches(policy_folder: Path, tokenizer: Any, tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(policy_folder, dtype="float32")
     trainer = make_trainer(model, tokenizer, make_config(tmp_path))
@@ -193,6 +196,7 @@ def test_entropy_is_over_the_tokens_that_were_read(policy_folder: Path, tokenize
     assert logged == pytest.approx(trainer._metrics["train"]["entropy"][-1], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_adapters(policy_folder: Path, tokenizer: Any, tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(policy_folder, dtype="float32")
     lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False)
@@ -256,6 +260,7 @@ def test_models_that_cannot_share_say_why(config: Any, reason: str) -> None:
     assert reason in str(why_plain(AutoModelForCausalLM.from_config(config)))
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_share_trains_with_the_plain_forward(
     tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -276,6 +281,7 @@ def test_groups_stay_together_and_tokens_are_balanced() -> None:
     assert [sorted({groups[row] for row in chunk}) for chunk in cut] == [[g] for g in "aabbccdd"]
 
 
+@pytest.mark.slow
 def test_accumulated_micro_batches_give_the_gradient_of_one(policy_folder: Path, tokenizer: Any, tmp_path: Path) -> None:
     """With rows arranged by group the sum over micro-batches is the same as over TRL's shuffled ones."""
     losses = []
