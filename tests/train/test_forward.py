@@ -39,7 +39,14 @@ def test_tree_of_a_group_holds_prompt_and_guidance_once() -> None:
     rows = [[*prompt, *trace, 7, 8], [*prompt, *trace, 7, 9, 9], [*prompt, 1, 2], [*prompt, 3]]
     tree = build_tree(rows, least_gain=10)
     # 9 inputs predict the other 9 tokens of the prompt; then 20 and 1 of the trace's branch, and what is left of each.
-    assert [(node.start, node.end) for node in tree.nodes] == [(0, 10), (10, 12), (10, 11), (10, 31), (31, 32), (31, 33)]
+    assert [(node.start, node.end) for node in tree.nodes] == [
+        (0, 10),
+        (10, 12),
+        (10, 11),
+        (10, 31),
+        (31, 32),
+        (31, 33),
+    ]
     assert tree.inputs == 9 + 2 + 1 + 21 + 1 + 2
     assert [len(tree.places(row)) for row in range(4)] == [len(row) - 1 for row in rows]
 
@@ -57,7 +64,8 @@ def test_tree_gives_every_row_its_own_tokens(seed: int) -> None:
     draw = random.Random(seed)
     stems = [[draw.randrange(3) for _ in range(draw.randrange(1, 30))] for _ in range(4)]
     rows = [
-        [tok for _ in range(draw.randrange(1, 4)) for tok in draw.choice(stems)] + [draw.randrange(3), draw.randrange(3)]
+        [tok for _ in range(draw.randrange(1, 4)) for tok in draw.choice(stems)]
+        + [draw.randrange(3), draw.randrange(3)]
         for _ in range(draw.randrange(1, 20))
     ]
     levels = draw.randrange(1, 5)
@@ -282,7 +290,9 @@ def test_groups_stay_together_and_tokens_are_balanced() -> None:
 
 
 @pytest.mark.slow
-def test_accumulated_micro_batches_give_the_gradient_of_one(policy_folder: Path, tokenizer: Any, tmp_path: Path) -> None:
+def test_accumulated_micro_batches_give_the_gradient_of_one(
+    policy_folder: Path, tokenizer: Any, tmp_path: Path
+) -> None:
     """With rows arranged by group the sum over micro-batches is the same as over TRL's shuffled ones."""
     losses = []
     for forward in ("plain", "shared"):
