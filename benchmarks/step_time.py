@@ -2,9 +2,9 @@
 sampling and grading) apart.
 
     .venv/bin/python benchmarks/step_time.py plain auto long-guidance long-answers      the shared forward
-    .venv/bin/python benchmarks/step_time.py overhead ghpo                              the plain forward: what guidance costs
+    .venv/bin/python benchmarks/step_time.py overhead ghpo                              the plain forward's own cost
     .venv/bin/python benchmarks/step_time.py plain auto --profile                       where the time of a step goes
-    .venv/bin/python benchmarks/step_time.py long-guidance --memory                     peaks, each in a process of its own
+    .venv/bin/python benchmarks/step_time.py long-guidance --memory                     peaks, each in a process
 
 Each pair trains the same policy on the same problems with both, in alternating order; a pair's figure is the ratio of
 the median times, and the result is the median over pairs, with the range. TRL has no guidance: where the method guides,
@@ -138,16 +138,18 @@ def words(prompt: int, guidance: int, width: int) -> tuple[Any, Any, Dataset]:
 
 CHECKPOINTED = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
 GUIDED = {"guidance_length": 400, "guidance_unit": "tokens", "guidance_ratio": 1.0}
+LONG_GUIDANCE = {"per_device_train_batch_size": 24, "max_completion_length": 100, **GUIDED, **CHECKPOINTED}
+LONG_ANSWERS = {"per_device_train_batch_size": 24, "max_completion_length": 300}
 SCENARIOS = {
     "plain": Scenario("plain GRPO, hard chains", "grpo", chains, accuracy),
-    "auto": Scenario("auto, hard chains, against the same method in TRL's forward", "auto", chains, accuracy, guides=True),
+    "auto": Scenario("auto, hard chains, on both sides", "auto", chains, accuracy, guides=True),
     "long-guidance": Scenario(
-        "prompt 100 + guidance 400 + generated 100, 256 wide, checkpointing", "fixed", lambda: words(100, 400, 256), parity,
-        {"per_device_train_batch_size": 24, "max_completion_length": 100, **GUIDED, **CHECKPOINTED}, guides=True,
+        "prompt 100 + guidance 400 + generated 100, 256 wide, checkpointing",
+        "fixed", lambda: words(100, 400, 256), parity, LONG_GUIDANCE, guides=True,
     ),
     "long-answers": Scenario(
-        "plain, prompt 200, generated 300, all groups with a signal", "grpo", lambda: words(200, 0, 128), parity,
-        {"per_device_train_batch_size": 24, "max_completion_length": 300},
+        "plain, prompt 200, generated 300, all groups with a signal",
+        "grpo", lambda: words(200, 0, 128), parity, LONG_ANSWERS,
     ),
     "overhead": Scenario("guidance off, plain forward", "grpo", chains, lifted, forward="plain"),
     "ghpo": Scenario("the ladder open, no group difficult, plain forward", "ghpo", chains, lifted, forward="plain"),
@@ -202,7 +204,9 @@ def ratios(pairs: list[tuple[float, float]]) -> str:
 def compare(name: str, pairs: int, steps: int, folder: str) -> None:
     scenario, wholes, updates = SCENARIOS[name], [], []
     for pair in range(pairs):
-        clocks = {ours: one_run(scenario, ours, steps, folder) for ours in ((True, False) if pair % 2 else (False, True))}
+        clocks = {
+            ours: one_run(scenario, ours, steps, folder) for ours in ((True, False) if pair % 2 else (False, True))
+        }
         for figures, attribute in ((wholes, "steps"), (updates, "updates")):
             mine, theirs = (statistics.median(getattr(clocks[ours], attribute)[1:]) for ours in (True, False))
             figures.append((mine, theirs))
@@ -260,10 +264,16 @@ def main() -> None:
             elif options.memory:
                 words_of = [sys.executable, __file__, name, "--peak-of"]
                 mine, theirs = (
-                    int(subprocess.run([*words_of, side], check=True, capture_output=True, text=True).stdout.split()[-1])
+                    int(
+                        subprocess.run([*words_of, side], check=True, capture_output=True, text=True).stdout.split()[-1]
+                    )
                     for side in ("ours", "theirs")
                 )
-                print(json.dumps({"scenario": name, "peak MiB": [mine >> 10, theirs >> 10], "ratio": round(mine / theirs, 3)}))
+                print(
+                    json.dumps(
+                        {"scenario": name, "peak MiB": [mine >> 10, theirs >> 10], "ratio": round(mine / theirs, 3)}
+                    )
+                )
             elif options.profile:
                 profile(name, options.steps, folder)
             else:

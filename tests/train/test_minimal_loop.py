@@ -84,7 +84,14 @@ class Spy:
 @pytest.mark.parametrize("beta", [0.0, 0.2])
 @pytest.mark.parametrize("forward", ["plain", "shared"])
 def test_loss_and_gradients_equal_the_specification(
-    weight: float, credit: str, iterations: int, beta: float, forward: str, policy_folder: Path, tokenizer: Any, tmp_path: Path
+    weight: float,
+    credit: str,
+    iterations: int,
+    beta: float,
+    forward: str,
+    policy_folder: Path,
+    tokenizer: Any,
+    tmp_path: Path,
 ) -> None:
     config = make_config(
         tmp_path,

@@ -236,7 +236,7 @@ def _add(total: torch.Tensor, blocks: torch.Tensor, real: tuple[torch.Tensor, to
 
 
 def _summed_heads(blocks: torch.Tensor, heads: int) -> torch.Tensor:
-    return blocks if blocks.size(1) == heads else blocks.unflatten(1, (heads, -1)).sum(dim=2)
+    return blocks if blocks.size(1) == heads else blocks.view(len(blocks), heads, -1, *blocks.shape[2:]).sum(dim=2)
 
 
 def _gathered_attention(

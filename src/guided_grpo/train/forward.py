@@ -72,13 +72,13 @@ def needed_tokens(inputs: dict[str, Any], *, every_row: bool) -> torch.Tensor:
         inputs: of TRL's `_compute_loss`.
         every_row: a term of the loss besides the policy's reads rows whatever their advantage.
     """
-    weights_bT = inputs["completion_mask"]
+    weights_bT: torch.Tensor = inputs["completion_mask"]
     if "tool_mask" in inputs:
         weights_bT = weights_bT * inputs["tool_mask"]
     needed_bT = weights_bT != 0
     if every_row:
         return needed_bT
-    advantages = inputs["advantages"]
+    advantages: torch.Tensor = inputs["advantages"]
     return needed_bT & (advantages.unsqueeze(1) if advantages.dim() == 1 else advantages).ne(0)
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 LEAST_GAIN = 32  # tokens that a node must save: below, one more level costs more than it gives
 MOST_LEVELS = 3  # of nodes on the way of a row, its own included; each adds calls of the attention to every layer
@@ -65,7 +66,9 @@ class PrefixTree:
         return [place for node in self.ends[row].path for place in range(node.offset, node.offset + node.size)]
 
 
-def build_tree(rows: Sequence[list[int]], *, least_gain: int = LEAST_GAIN, most_levels: int = MOST_LEVELS) -> PrefixTree:
+def build_tree(
+    rows: Sequence[list[int]], *, least_gain: int = LEAST_GAIN, most_levels: int = MOST_LEVELS
+) -> PrefixTree:
     """The tree of some rows.
 
     Args:
@@ -74,7 +77,7 @@ def build_tree(rows: Sequence[list[int]], *, least_gain: int = LEAST_GAIN, most_
         most_levels: where more levels would be needed, the nodes that save least give way.
     """
     order = sorted(range(len(rows)), key=lambda row: rows[row])
-    common = [0, *(_common_length(rows[a], rows[b]) for a, b in zip(order, order[1:], strict=False))]
+    common = [0, *(_common_length(rows[a], rows[b]) for a, b in pairwise(order))]
     ends: dict[int, Node] = {}
     roots: list[Node] = []
 
@@ -96,7 +99,7 @@ def build_tree(rows: Sequence[list[int]], *, least_gain: int = LEAST_GAIN, most_
             siblings.append(node)
             start, parent = end, node
         cuts = [low, *(place for place in range(low + 1, high) if common[place] == end), high]
-        for first, last in zip(cuts, cuts[1:], strict=False):
+        for first, last in pairwise(cuts):
             grow(first, last, start, parent)
 
     grow(0, len(order), 0, None)

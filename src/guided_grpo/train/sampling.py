@@ -1,5 +1,4 @@
-"""Sampling with Transformers on a CPU: a prompt is read once for all rollouts that begin with it, and rollouts that have
-ended leave the batch.
+"""Sampling with Transformers on a CPU: a prompt is read once for all its rollouts, and ended rollouts leave the batch.
 
 The prompts (with their guidance) are one tree of prefixes, read in one call; its keys and values are kept once. Each
 step then reads one token of every rollout under way: it looks at what its rollout generated, whose keys lie in a buffer
@@ -122,8 +121,9 @@ class _Rollouts:
             buffer[:, :, self._length - 1] = new
             seen.append(buffer[:, :, : self._length])
         grouped = q.view(rows, heads, -1, size)  # query heads that share a key head ask as one block
-        out, lse = flash(grouped, *seen, scale=scale)
-        out, lse = out.reshape(q.shape), lse.reshape(q.shape[:2])
+        own, own_lse = flash(grouped, *seen, scale=scale)
+        out: torch.Tensor = own.reshape(q.shape)
+        lse = own_lse.reshape(q.shape[:2])
         for shared in self._shared:
             shared.take_into(out, lse, grouped, scale, layer)
         return out
@@ -150,7 +150,8 @@ def sample_rollouts(
     behind = [[*ids, -1] for ids in different]  # the tree reads what predicts a token: here, the one to be drawn
     tree = build_tree(behind)
     layout = _Prompts(tree, torch.device("cpu"))
-    inputs, positions = [], []
+    inputs: list[int] = []
+    positions: list[int] = []
     for node in tree.nodes:
         first = max(node.start, 1) - 1
         inputs += behind[node.row][first : node.end - 1]

@@ -85,9 +85,23 @@ SEAMS: dict[str, tuple[str, ...]] = {
     "_set_signature_columns_if_needed": (),
     "_prepare_inputs": ("generation_batch",),
     "_get_per_token_logps_and_entropies": (
-        "model", "input_ids", "attention_mask", "logits_to_keep", "batch_size", "compute_entropy", "compute_aux_loss",
-        "pixel_values", "image_grid_thw", "num_images", "pixel_attention_mask", "spatial_shapes", "num_tiles",
-        "image_sizes", "token_type_ids", "mm_token_type_ids", "image_position_ids",
+        "model",
+        "input_ids",
+        "attention_mask",
+        "logits_to_keep",
+        "batch_size",
+        "compute_entropy",
+        "compute_aux_loss",
+        "pixel_values",
+        "image_grid_thw",
+        "num_images",
+        "pixel_attention_mask",
+        "spatial_shapes",
+        "num_tiles",
+        "image_sizes",
+        "token_type_ids",
+        "mm_token_type_ids",
+        "image_position_ids",
     ),
     "_compute_loss": ("model", "inputs"),
     "training_step": ("model", "inputs", "num_items_in_batch"),
@@ -117,6 +131,7 @@ class GuidedGRPOTrainer(GRPOTrainer):
     _batch: Batch | None = None  # under way; None = TRL evaluates
     _needed_bT: torch.Tensor | None = None  # tokens that can move the loss under way; None = no loss is under way
     _entropy_sums: torch.Tensor | None = None  # of those tokens, and their number
+    _buffered_inputs: list[dict[str, Any]] | None  # TRL's: micro-batches of the generation batch
     _preparing = 0.0  # seconds of the last `_prepare_inputs`
 
     def __init__(
@@ -286,25 +301,28 @@ class GuidedGRPOTrainer(GRPOTrainer):
     ) -> tuple[list[list[int]], Any]:
         started, batch = time.perf_counter(), self._batch
         # By the method, not by this rank's plan: ranks must ask an engine in one and the same way.
-        if batch is not None and self._samples_here and not (self.args.guides_first or batch.attempt):
-            result = self._sample_rollouts(prompt_ids), None
-        elif batch is None or not (self.args.guides_first or batch.attempt):
-            result = super()._generate_single_turn(
-                prompt_ids, images, multimodal_fields, num_generations, has_tool_images
-            )
-        else:
+        guided = batch is not None and (self.args.guides_first or batch.attempt > 0)
+        prompts = prompt_ids
+        if batch is not None and guided:
             prompts = prompts_for_sampling(prompt_ids, batch.plan)
             self._check_context(prompts)
-            if self._samples_here:
-                generated, logprobs = self._sample_rollouts(prompts), None
-            else:  # n = 1: rollouts of a group differ in guidance, an engine must not sample n from the first prompt
-                generated, logprobs = super()._generate_single_turn(
-                    prompts, images, multimodal_fields, 1, has_tool_images
-                )
-            result = completions_for_training(generated, batch.plan), logprobs_for_training(logprobs, batch.plan)
+        generated: list[list[int]]
+        logprobs: Any = None
+        if batch is not None and self._samples_here:
+            generated = self._sample_rollouts(prompts)
+        else:  # rollouts of a group differ in guidance: an engine must not sample n times from the group's first prompt
+            number = 1 if guided else num_generations
+            generated, logprobs = super()._generate_single_turn(
+                prompts, images, multimodal_fields, number, has_tool_images
+            )
+        if batch is not None and guided:
+            generated, logprobs = (
+                completions_for_training(generated, batch.plan),
+                logprobs_for_training(logprobs, batch.plan),
+            )
         if batch is not None and not batch.attempt:
             self.run_state.metric_sums.total("time/generate", time.perf_counter() - started)
-        return result
+        return generated, logprobs
 
     @property
     def _samples_here(self) -> bool:
@@ -471,8 +489,7 @@ class GuidedGRPOTrainer(GRPOTrainer):
         before, started = self._buffered_inputs, time.perf_counter()
         inputs = super()._prepare_inputs(generation_batch)
         chunks = self._buffered_inputs
-        fresh = self.model.training and chunks is not None and chunks is not before
-        if fresh and self._shares_prefixes and len(chunks) > 1:
+        if self._shares_prefixes and self.model.training and chunks and chunks is not before and len(chunks) > 1:
             self._buffered_inputs = arrange(chunks, every_row=self._reads_every_row)
             inputs = self._buffered_inputs[self._step % self.args.steps_per_generation]
         self._preparing = time.perf_counter() - started
@@ -519,13 +536,12 @@ class GuidedGRPOTrainer(GRPOTrainer):
         needed_bT = attention_mask[:, -logits_to_keep:].bool() if self._needed_bT is None else self._needed_bT
         self._switch.close()
         self._switch.enter_context(switched(self.accelerator.unwrap_model(model).config))
+        size = batch_size or len(input_ids)
+        stretches = [slice(first, first + size) for first in range(0, len(input_ids), size)]
         try:
             readings = [
-                read_shared(model, ids, mask, needed, self.accelerator.autocast)
-                for ids, mask, needed in zip(
-                    *(part.split(batch_size or len(part)) for part in (input_ids, attention_mask, needed_bT)),
-                    strict=True,
-                )
+                read_shared(model, input_ids[rows], attention_mask[rows], needed_bT[rows], self.accelerator.autocast)
+                for rows in stretches
             ]
         finally:
             if not (torch.is_grad_enabled() and self.args.gradient_checkpointing):
