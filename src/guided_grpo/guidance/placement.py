@@ -212,6 +212,19 @@ class GuidanceTokenizer:
         piece = slice_trace(trace, strength, limit, lambda text: list(self._ids(key, text)), leak=self.leak)
         return self._opened(self._rendered(key), piece) if piece.ids else piece
 
+    def whole(self, row: Row, answer: str, end_id: int) -> Slice:
+        """The whole trace as a rollout, with the text of the answer (`{answer}` in it is the row's) and the end.
+
+        Empty where the problem has no trace.
+        """
+        trace = row.get("guidance")
+        if not trace:
+            return NO_SLICE
+        text = trace + answer.replace("{answer}", str(row.get("answer") or ""))
+        key = prompt_text(row["prompt"])
+        opened = self._opened(self._rendered(key), Slice(self._ids(key, text)))
+        return replace(opened, ids=(*opened.ids, end_id), leaked=True, whole=True)
+
     def prompt(self, prompt: Prompt, piece: Slice) -> Prompt:
         """The prompt that the policy sees: with the hint in its user's turn, where there is one."""
         return with_hint(prompt, piece.hint, self.template) if piece.hint else prompt

@@ -37,6 +37,7 @@ class Slice:
     leaked: bool = False  # the slice reaches into the part that states the answer
     hint: str = ""
     hint_tokens: int = 0
+    whole: bool = False  # all of the trace, its answer and its end: nothing is left to generate
 
     @property
     def tokens(self) -> int:

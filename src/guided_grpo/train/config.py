@@ -65,8 +65,8 @@ class GuidedGRPOConfig(Axes, GRPOConfig):
     @property
     def guides_first(self) -> bool:
         """Whether rollouts of the first sampling can get guidance."""
-        strong = self.guidance_strength != "none" and bool(self.guidance_length)
-        return strong and bool(self.guidance_ratio) and self.guidance_trigger != "rescue"
+        strong = self.guidance_strength != "none" and bool(self.guidance_length) and bool(self.guidance_ratio)
+        return (strong and self.guidance_trigger != "rescue") or self.guidance_rows > 0
 
     @property
     def rescues(self) -> bool:
@@ -79,9 +79,19 @@ class GuidedGRPOConfig(Axes, GRPOConfig):
         return self.guides_first or self.rescues
 
     @property
+    def imitates(self) -> bool:
+        """Whether guidance tokens are trained by a term of their own."""
+        return self.guided and self.guidance_loss != "policy" and self.guidance_placement == "prefix"
+
+    @property
+    def imitation_is_joint(self) -> bool:
+        """Whether that term is divided as the loss of generated tokens is."""
+        return self.guidance_loss != "likelihood" or self.imitation_mean == "joint"
+
+    @property
     def guidance_in_loss(self) -> bool:
         """Whether guidance tokens have weight in the loss; a hint is prompt, and never does."""
-        return self.guidance_placement == "prefix" and bool(self.guidance_weight)
+        return self.guidance_placement == "prefix" and (self.imitates or bool(self.guidance_weight))
 
     def _check_lengths(self) -> None:
         if self.guidance_strength == "concave" and not self.guidance_power > 1:
@@ -122,6 +132,13 @@ class GuidedGRPOConfig(Axes, GRPOConfig):
                 fix="set guidance_strength (such as ratio or setpoint) and guidance_length, or rescue_strength: stages",
             )
         group, ratio = int(self.num_generations or 0), self.guidance_ratio
+        if self.guidance_rows >= group:
+            raise InputError(
+                f"leaves none of {group} rollouts to be sampled",
+                field="guidance_rows",
+                value=self.guidance_rows,
+                fix="use fewer, or a larger num_generations",
+            )
         if self.guided and guided_count(group, ratio) == 0:
             raise InputError(
                 f"guides no rollout of a group of {group} (α·G = {ratio * group:g} rounds to 0)",

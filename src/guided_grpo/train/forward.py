@@ -76,10 +76,12 @@ def needed_tokens(inputs: dict[str, Any], *, every_row: bool) -> torch.Tensor:
     if "tool_mask" in inputs:
         weights_bT = weights_bT * inputs["tool_mask"]
     needed_bT = weights_bT != 0
-    if every_row:
-        return needed_bT
-    advantages: torch.Tensor = inputs["advantages"]
-    return needed_bT & (advantages.unsqueeze(1) if advantages.dim() == 1 else advantages).ne(0)
+    if not every_row:
+        advantages: torch.Tensor = inputs["advantages"]
+        needed_bT = needed_bT & (advantages.unsqueeze(1) if advantages.dim() == 1 else advantages).ne(0)
+    if "imitation_factors" in inputs:
+        needed_bT = needed_bT | (inputs["imitation_factors"] != 0)
+    return needed_bT
 
 
 def read_shared(

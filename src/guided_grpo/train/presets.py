@@ -17,11 +17,20 @@ from guided_grpo.guidance.placement import PlacementSettings
 from guided_grpo.guidance.strength import StrengthSettings
 from guided_grpo.settings import describe
 from guided_grpo.train.advantage import CreditSettings
+from guided_grpo.train.imitation import ImitationSettings
 from guided_grpo.train.rescue import LadderSettings
 
 
 @dataclass
-class Axes(CurriculumSettings, LadderSettings, CreditSettings, PlacementSettings, AllocationSettings, StrengthSettings):
+class Axes(
+    CurriculumSettings,
+    LadderSettings,
+    ImitationSettings,
+    CreditSettings,
+    PlacementSettings,
+    AllocationSettings,
+    StrengthSettings,
+):
     """The space: each axis is stated next to the rule that reads it. A method is a point in it."""
 
 
@@ -97,6 +106,28 @@ METHODS: Final[dict[str, Method]] = {
         "the end of every problem is left to the policy, as much as four in five rollouts finish; a trace is imitated "
         "where it led to success, and never pushed down",
         "ours, from what was measured",
+    ),
+    "luffy": Method(
+        {"guidance_rows": 1, "guidance_loss": "shaped"},
+        "the whole trace is one rollout of the group, its tokens weighed by π/(π + 0.1); "
+        "with scale_rewards: none, loss_type: dr_grpo",
+        "LUFFY, arXiv 2504.14945 (its script)",
+    ),
+    "hpt": Method(
+        {"guidance_rows": 1, "guidance_loss": "likelihood", "imitation_gate": "failure"},
+        "groups without a success imitate the whole trace, the others reinforce; "
+        "with scale_rewards: none, loss_type: dr_grpo",
+        "HPT, arXiv 2509.04419 (its code)",
+    ),
+    "chord": Method(
+        {
+            "guidance_rows": 1,
+            "guidance_loss": "likelihood",
+            "imitation_tokens": "p(1-p)",
+            "imitation_weight": 1 / 9,  # μ/(1 − μ), μ = 0.1
+        },
+        "plain GRPO, and likelihood of each problem's whole trace, tokens weighed by p(1 − p)",
+        "CHORD-φ, arXiv 2508.11408; its traces are a stream of their own",
     ),
     "setpoint": Method(
         _strength("setpoint", curriculum="difficulty"), "holds the guided success rate at a target", "ours"

@@ -41,9 +41,9 @@ from trl.trainer.utils import get_config_model_id
 from guided_grpo.data.adaptive import AdaptiveOrder
 from guided_grpo.data.curriculum import MATHS_TIERS, OrderedRepeatSampler, hardness, row_order
 from guided_grpo.errors import InputError
-from guided_grpo.guidance.allocation import GuidancePlan, plan_batch, shares
+from guided_grpo.guidance.allocation import Assignment, GuidancePlan, plan_batch, shares
 from guided_grpo.guidance.placement import GuidanceTokenizer
-from guided_grpo.guidance.slicing import SHARES
+from guided_grpo.guidance.slicing import NO_SLICE, SHARES
 from guided_grpo.guidance.strength import make_controller
 from guided_grpo.store import rundir
 from guided_grpo.store.jsonl import append_rows
@@ -56,6 +56,7 @@ from guided_grpo.train.checkpoint import load_buffer, load_state, save_buffer, s
 from guided_grpo.train.checks import accuracy_index, check_columns, check_trainable, rows_by_column
 from guided_grpo.train.config import GuidedGRPOConfig
 from guided_grpo.train.forward import arrange, needed_tokens, read_shared, why_plain
+from guided_grpo.train.imitation import factors_bT, gate_P, imitation_sum
 from guided_grpo.train.metrics import plain_number
 from guided_grpo.train.records import group_records, rollout_records
 from guided_grpo.train.resampling import Ladder, rescue_batch
@@ -132,6 +133,7 @@ class GuidedGRPOTrainer(GRPOTrainer):
     _needed_bT: torch.Tensor | None = None  # tokens that can move the loss under way; None = no loss is under way
     _entropy_sums: torch.Tensor | None = None  # of those tokens, and their number
     _buffered_inputs: list[dict[str, Any]] | None  # TRL's: micro-batches of the generation batch
+    _read: tuple[torch.Tensor, torch.Tensor | None] | None = None  # log-probs and entropies of the loss under way
     _preparing = 0.0  # seconds of the last `_prepare_inputs`
 
     def __init__(
@@ -229,6 +231,8 @@ class GuidedGRPOTrainer(GRPOTrainer):
             self._strength_of,
             self._guidance_tokenizer,
         )
+        if self.args.guidance_rows:
+            plan = self._with_whole_traces(inputs, plan)
         self._batch = Batch(inputs, plan)  # type: ignore[arg-type]  # rows of the data set are Rows
         try:
             output = super()._generate_and_score_completions(inputs)
@@ -236,6 +240,16 @@ class GuidedGRPOTrainer(GRPOTrainer):
         finally:
             self._batch = None
         return output
+
+    def _with_whole_traces(self, inputs: list[Any], plan: GuidancePlan) -> GuidancePlan:
+        """The plan in which the first rollouts of each group are the trace itself, where there is one that fits."""
+        first, guide, assignments = self.accelerator.process_index * len(inputs), self._guidance_tokenizer, list(plan)
+        for offset, row in enumerate(inputs):
+            if (first + offset) % self.num_generations < self.args.guidance_rows:
+                piece = guide.whole(row, self.args.trace_answer, self._tokenizer.eos_token_id)
+                fits = piece.ids and guide.length(row["prompt"], piece) <= self._room + self.max_completion_length
+                assignments[offset] = Assignment(piece if fits else NO_SLICE, due=True)
+        return tuple(assignments)
 
     def _strength_of(self, row: Row) -> Strength:
         return self._controller.strength(self.run_state.controller, row)
@@ -256,6 +270,8 @@ class GuidedGRPOTrainer(GRPOTrainer):
             output["advantages"] = arms_B[local]
         if self.args.guided and self.args.guidance_credit != "signed":
             self._credit(batch, output)
+        if self.args.imitates:
+            self._imitate(batch, output, local)
         graded = feedback.GradedBatch(
             batch,
             facts_BK,
@@ -286,6 +302,31 @@ class GuidedGRPOTrainer(GRPOTrainer):
         weights = (output["completion_mask"] * output["tool_mask"]).sum()
         output["num_items_in_batch"] = self.accelerator.gather(weights).sum()
 
+    def _imitate(self, batch: Batch, output: dict[str, Any], local: slice) -> None:
+        """What `_compute_loss` needs for its term on guidance tokens: a factor of each, and the normaliser."""
+        assert batch.rewards_BF is not None
+        size = self.num_generations
+        sampled_B = ~torch.tensor(self._whole_B(batch), device=self.accelerator.device)
+        accuracy_B = batch.rewards_BF[:, self._accuracy_index]
+        graded_B = sampled_B & ~accuracy_B.isnan()
+        gates_P = gate_P(
+            self.args.imitation_gate,
+            (graded_B & (accuracy_B > 0)).view(-1, size).sum(dim=1).tolist(),
+            graded_B.view(-1, size).sum(dim=1).tolist(),
+        )
+        gates_b = [gate for gate in gates_P for _ in range(size)][local]
+        guidance_b = [len(rollout.assignment.slice.ids) for rollout in batch.rollouts]
+        factors = factors_bT(self.args, output["completion_mask"], guidance_b, gates_b, output["advantages"])
+        items = self.accelerator.gather((factors != 0).sum()).sum()
+        if self.args.imitation_is_joint:
+            items = items + output["num_items_in_batch"]
+            output["num_items_in_batch"] = items
+        output["imitation_factors"], output["imitation_items"] = factors, items
+
+    def _whole_B(self, batch: Batch) -> list[bool]:
+        """Which rollouts of all ranks are a whole trace."""
+        return list(gather_object([assignment.slice.whole for assignment in batch.plan]))
+
     def _progress(self, done: int) -> float:
         """t/T: the share of the token budget where there is one, else of the seconds, else of the optimizer steps."""
         if self.args.max_generated_tokens:
@@ -305,16 +346,25 @@ class GuidedGRPOTrainer(GRPOTrainer):
         prompts = prompt_ids
         if batch is not None and guided:
             prompts = prompts_for_sampling(prompt_ids, batch.plan)
-            self._check_context(prompts)
+            self._check_context(prompts, batch.plan)
         generated: list[list[int]]
         logprobs: Any = None
         if batch is not None and self._samples_here:
-            generated = self._sample_rollouts(prompts)
+            whole = [assignment.slice.whole for assignment in batch.plan]
+            sampled = iter(
+                self._sample_rollouts([ids for ids, all_there in zip(prompts, whole, strict=True) if not all_there])
+            )
+            generated = [[] if all_there else next(sampled) for all_there in whole]
         else:  # rollouts of a group differ in guidance: an engine must not sample n times from the group's first prompt
             number = 1 if guided else num_generations
             generated, logprobs = super()._generate_single_turn(
                 prompts, images, multimodal_fields, number, has_tool_images
             )
+            if batch is not None and self.args.guidance_rows:  # engines are asked for equally many on all ranks
+                kept = [not assignment.slice.whole for assignment in batch.plan]
+                generated = [ids if keep else [] for ids, keep in zip(generated, kept, strict=True)]
+                if logprobs is not None:
+                    logprobs = [values if keep else [] for values, keep in zip(logprobs, kept, strict=True)]
         if batch is not None and guided:
             generated, logprobs = (
                 completions_for_training(generated, batch.plan),
@@ -342,8 +392,8 @@ class GuidedGRPOTrainer(GRPOTrainer):
             warp = warpers(self.temperature, self.top_k, self.top_p, self.min_p)
             return sample_rollouts(model, prompts, warp, self.eos_token_ids, self.max_completion_length)
 
-    def _check_context(self, prompts: list[list[int]]) -> None:
-        longest = max(len(ids) for ids in prompts)
+    def _check_context(self, prompts: list[list[int]], plan: GuidancePlan) -> None:
+        longest = max(len(ids) for ids, assignment in zip(prompts, plan, strict=True) if not assignment.slice.whole)
         if longest > self._room:
             raise InputError(
                 f"with guidance leaves no room: {longest} tokens of prompt and guidance + max_completion_length "
@@ -378,7 +428,7 @@ class GuidedGRPOTrainer(GRPOTrainer):
         else:
             self._begin_grading(batch)
         prompt_ids, completion_ids, tool_mask, completions, logprobs, *rest = output
-        weight = self.args.guidance_weight
+        weight = 0.0 if self.args.imitates else self.args.guidance_weight
         if self.args.guidance_credit != "signed" or (self.args.guidance_placement == "prefix" and weight != 1):
             tool_mask = loss_weights(batch.rollouts, weight)
         if batch.rescued is not None:
@@ -448,6 +498,14 @@ class GuidedGRPOTrainer(GRPOTrainer):
         rewards_BF = super()._calculate_rewards(rows, prompts, completions, completion_ids)
         if getattr(self.reward_funcs[self._accuracy_index], "masks_ungraded", False):
             rewards_BF = mask_ungraded(rewards_BF, self._accuracy_index, self.num_generations)
+        batch = self._batch
+        if (
+            self.args.guidance_rows
+            and self.args.guidance_loss == "likelihood"
+            and batch is not None
+            and not batch.attempt
+        ):
+            rewards_BF[torch.tensor(self._whole_B(batch), device=rewards_BF.device)] = torch.nan  # it is no rollout
         return rewards_BF
 
     def _begin_grading(self, batch: Batch) -> None:
@@ -496,16 +554,35 @@ class GuidedGRPOTrainer(GRPOTrainer):
         return inputs
 
     def _compute_loss(self, model: Any, inputs: Any) -> torch.Tensor:
-        if not (self._shares_prefixes and self.model.training):
-            return super()._compute_loss(model, inputs)
-        self._needed_bT = needed_tokens(inputs, every_row=self._reads_every_row)
+        shares = self._shares_prefixes and self.model.training
+        self._needed_bT = needed_tokens(inputs, every_row=self._reads_every_row) if shares else None
         try:
             loss: torch.Tensor = super()._compute_loss(model, inputs)
         finally:
             self._needed_bT = None
+        if "imitation_factors" in inputs:
+            loss = loss + self._imitation_loss(inputs)
+        self._read = None
+        if not shares:
+            return loss
         assert self._entropy_sums is not None
         total, count = self.accelerator.reduce(self._entropy_sums, reduction="sum").tolist()
         self._metrics["train"]["entropy"][-1] = total / count if count else math.nan  # TRL counts rows left out as 0
+        return loss
+
+    def _imitation_loss(self, inputs: Any) -> torch.Tensor:
+        """The term of imitation.py, scaled as TRL scales a loss over the tokens of the generation batch."""
+        assert self._read is not None
+        logps_bT, entropies_bT = self._read
+        assert entropies_bT is not None
+        factors, accumulated = inputs["imitation_factors"], self.current_gradient_accumulation_steps
+        if self.args.loss_type == "dr_grpo" and self.args.imitation_is_joint:
+            normaliser = len(factors) * self.max_completion_length * accumulated
+        else:
+            items = inputs["imitation_items"].clamp(min=1.0) / self.accelerator.num_processes
+            normaliser = items * accumulated / self.args.steps_per_generation
+        loss = imitation_sum(self.args, logps_bT, entropies_bT, factors) / normaliser
+        self._metrics["train"]["loss/imitation"].append(float(loss.detach()) * accumulated)
         return loss
 
     def _get_per_token_logps_and_entropies(
@@ -523,7 +600,7 @@ class GuidedGRPOTrainer(GRPOTrainer):
         if not self._shares_prefixes:
             if self.model.training:
                 sums.total("tokens/forward", input_ids.numel())
-            return super()._get_per_token_logps_and_entropies(
+            logps_bT, entropies, aux_loss = super()._get_per_token_logps_and_entropies(
                 model,
                 input_ids,
                 attention_mask,
@@ -533,6 +610,8 @@ class GuidedGRPOTrainer(GRPOTrainer):
                 compute_aux_loss,
                 **images,
             )
+            self._read = (logps_bT, entropies)
+            return logps_bT, entropies, aux_loss
         needed_bT = attention_mask[:, -logits_to_keep:].bool() if self._needed_bT is None else self._needed_bT
         self._switch.close()
         self._switch.enter_context(switched(self.accelerator.unwrap_model(model).config))
@@ -552,6 +631,7 @@ class GuidedGRPOTrainer(GRPOTrainer):
         if not compute_entropy:
             return logps_bT, None, None
         entropies_bT = torch.cat([reading.entropies_bT for reading in readings])  # type: ignore[misc]  # asked for
+        self._read = (logps_bT, entropies_bT)
         self._entropy_sums = torch.stack([entropies_bT.detach().sum(), needed_bT.sum()])
         return logps_bT, entropies_bT, None
 

@@ -1,0 +1,134 @@
+"""Guidance trained by a term of its own beside the policy gradient.
+
+By default a guidance token is trained as a generated one, with its rollout's advantage A (`guidance_loss: policy`). The
+other values take guidance out of TRL's loss and add Σ_t s_t·h(π_t) / n over guidance tokens, with π_t the policy's
+probability of the token, s_t a factor that is fixed when the batch is graded, and n a number of tokens:
+
+    likelihood    h = −φ log π        s = c · gate    n by `imitation_mean`        UFT (2505.16984), HPT (2509.04419),
+                                                                                   CHORD (2508.11408: φ = sg(π(1 − π)))
+    shaped        h = −π/(π + γ)      s = A           n joint                      LUFFY (2504.14945), γ = 0.1
+    top-entropy   h = −log π          s = A           n joint                      Prefix-RFT (2507.01679): of the
+                                                                                   tokens the 20 % with most H
+    trust         h = −π/sg max(π, ε) s = 1           n joint                      TRAPO (2512.17636), ε = 0.1
+
+The gate of a group, from its rollouts that were sampled: `always` 1; `success` 1 where one of them is right; `rate` the
+share that is right; `failure` 1 where none is (HPT's gate 0).
+
+A rollout of `guidance_rows` is the whole trace with its end, graded and not sampled. Under `likelihood` it has no part
+in the group's mean and deviation, nor in any metric of rewards; under the others it is a rollout like any (LUFFY).
+
+n is the number of guidance tokens that count (`imitation_mean: apart`, a mean of its own), or generated and guidance
+tokens together (`joint`: a guidance token weighs what a generated one of advantage 1 does); over the generation batch
+of all ranks, so that a micro-batch without a trace changes nothing. Under `dr_grpo` joint n is rows × the longest
+response, as there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from annotated_types import Ge, Gt, Interval
+
+from guided_grpo.settings import AxisGroup, OneOf, axis
+
+LOSSES = ("policy", "likelihood", "shaped", "top-entropy", "trust")
+GATES = ("always", "success", "rate", "failure")
+
+
+@dataclass
+class ImitationSettings(AxisGroup):
+    """How guidance tokens are trained, where not as generated ones."""
+
+    guidance_loss: Annotated[str, OneOf(LOSSES)] = axis("policy", "how guidance tokens are trained")
+    guidance_rows: Annotated[int, Ge(0)] = axis(0, "rollouts of a group that are the whole trace, not sampled")
+    trace_answer: str = axis("", "text behind a whole trace, such as '#### {answer}'")
+    imitation_weight: Annotated[float, Ge(0)] = axis(1.0, "c of likelihood")
+    imitation_gate: Annotated[str, OneOf(GATES)] = axis("always", "groups whose guidance likelihood trains")
+    imitation_mean: Annotated[str, OneOf(("apart", "joint"))] = axis(
+        "apart", "likelihood is a mean over guidance tokens, or over generated and guidance tokens together"
+    )
+    imitation_tokens: Annotated[str, OneOf(("all", "p(1-p)"))] = axis("all", "φ of likelihood")
+    shaping: Annotated[float, Gt(0)] = axis(0.1, "γ of shaped, ε of trust")
+    entropy_share: Annotated[float, Interval(gt=0, le=1)] = axis(0.2, "share of a rollout's guidance in top-entropy")
+
+
+def gate_P(kind: str, right_P: Sequence[int], sampled_P: Sequence[int]) -> list[float]:
+    """The factor of each group.
+
+    Args:
+        kind: one of `GATES`.
+        right_P: sampled rollouts that are right.
+        sampled_P: sampled rollouts that were graded.
+    """
+    counts = list(zip(right_P, sampled_P, strict=True))
+    if kind == "always":
+        return [1.0] * len(counts)
+    if kind == "rate":
+        return [right / sampled if sampled else 0.0 for right, sampled in counts]
+    return [float(sampled > 0 and (right > 0) == (kind == "success")) for right, sampled in counts]
+
+
+def factors_bT(
+    settings: ImitationSettings,
+    completion_mask: torch.Tensor,
+    guidance_b: Sequence[int],
+    gates_b: Sequence[float],
+    advantages_b: torch.Tensor,
+) -> torch.Tensor:
+    """s of each completion token, shape (b, T); 0 behind the guidance.
+
+    Args:
+        settings: the loss and its coefficient.
+        completion_mask: shape (b, T).
+        guidance_b: guidance tokens at the start of each completion.
+        gates_b: of each rollout's group.
+        advantages_b: shape (b,).
+    """
+    places = torch.arange(completion_mask.size(1), device=completion_mask.device)
+    guidance_bT = places < torch.tensor(guidance_b, device=places.device).unsqueeze(1)
+    if settings.guidance_loss == "likelihood":
+        factor_b = settings.imitation_weight * torch.tensor(gates_b, device=places.device)
+    elif settings.guidance_loss == "trust":
+        factor_b = torch.ones_like(advantages_b)
+    else:
+        factor_b = advantages_b
+    return factor_b.unsqueeze(1).to(advantages_b.dtype) * guidance_bT * completion_mask
+
+
+def imitation_sum(
+    settings: ImitationSettings, logps_bT: torch.Tensor, entropies_bT: torch.Tensor, factors_bT: torch.Tensor
+) -> torch.Tensor:
+    """Σ s·h of a micro-batch.
+
+    Args:
+        settings: which h.
+        logps_bT: log π, with gradient, shape (b, T).
+        entropies_bT: H, shape (b, T).
+        factors_bT: s, shape (b, T).
+    """
+    taken = factors_bT != 0
+    logps_bT = logps_bT.where(taken, 0.0)  # what was not read has no probability
+    probability = logps_bT.exp()
+    if settings.guidance_loss == "shaped":
+        loss = -probability / (probability + settings.shaping)
+    elif settings.guidance_loss == "trust":
+        loss = -probability / probability.detach().clamp(min=settings.shaping)
+    else:
+        loss = -logps_bT
+    if settings.guidance_loss == "likelihood" and settings.imitation_tokens == "p(1-p)":
+        loss = loss * (probability * (1 - probability)).detach()
+    if settings.guidance_loss == "top-entropy":
+        loss = loss * most_uncertain(entropies_bT.detach(), taken, settings.entropy_share)
+    return (loss * factors_bT).sum()
+
+
+def most_uncertain(entropies_bT: torch.Tensor, taken_bT: torch.Tensor, share: float) -> torch.Tensor:
+    """The `share` of each row's tokens with the highest entropy, halves up and at least one, bool, shape (b, T)."""
+    counts_b = taken_bT.sum(dim=1)
+    most_b = ((counts_b * share + 0.5).floor().clamp(min=1)).minimum(counts_b)
+    order = entropies_bT.masked_fill(~taken_bT, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    rank_bT = order.argsort(dim=1)
+    return taken_bT & (rank_bT < most_b.unsqueeze(1))
