@@ -19,7 +19,7 @@ from trl import SFTConfig, SFTTrainer, get_peft_config
 from guided_grpo.commands.parsing import Settings, parse_run, tell
 from guided_grpo.commands.policies import check_prompts, load_model, load_tokenizer, policy_source, tell_precision
 from guided_grpo.commands.results import Results, run_once
-from guided_grpo.commands.train import load_rows_of, prepare_resume, progress, save_model
+from guided_grpo.commands.runs import load_rows_of, prepare_resume, progress, save_model
 from guided_grpo.data.demonstrations import demonstrations
 from guided_grpo.errors import InputError
 from guided_grpo.evaluation.decoding import Decoding

@@ -8,16 +8,14 @@ import os
 import shutil
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 from datasets import Dataset
-from transformers import PrinterCallback, ProgressCallback, Trainer
+from transformers import PrinterCallback, ProgressCallback
 from trl import get_peft_config
 
-from guided_grpo.commands.options import wants_bars
-from guided_grpo.commands.parsing import RunArguments, Settings, parse, tell
+from guided_grpo.commands.parsing import Settings, parse, tell
 from guided_grpo.commands.policies import (
     check_prompts,
     context_of,
@@ -27,12 +25,12 @@ from guided_grpo.commands.policies import (
     tell_precision,
 )
 from guided_grpo.commands.results import Results, run_once
+from guided_grpo.commands.runs import load_rows_of, prepare_resume, progress, save_model
 from guided_grpo.data.preparing.selection import filter_hard
-from guided_grpo.data.sources import load_rows
 from guided_grpo.errors import InputError
 from guided_grpo.grading import Grader, reward_functions
 from guided_grpo.store import jsonl, rundir
-from guided_grpo.train.callbacks import BarCallback, EvaluationCallback
+from guided_grpo.train.callbacks import EvaluationCallback
 from guided_grpo.train.card import name_policies
 from guided_grpo.train.checks import check_columns, check_fit
 from guided_grpo.train.trainer import GuidedGRPOTrainer
@@ -131,18 +129,6 @@ def load_data(settings: Settings) -> Dataset:
     return rows.select(result.rows)
 
 
-def load_rows_of(run: RunArguments, source: str, limit: int | None, *, require_guidance: bool = False) -> Dataset:
-    """Rows of `source` as this run reads its data."""
-    return load_rows(
-        source,
-        mapping=run.data_mapping,  # type: ignore[arg-type]  # parsed in RunArguments
-        split=run.data_split,
-        limit=limit,
-        reader=run.data_reader,
-        require_guidance=require_guidance,
-    )
-
-
 def load_held_out(settings: Settings) -> Dataset | None:
     """The held-out rows, or None."""
     run = settings.run
@@ -153,34 +139,6 @@ def load_held_out(settings: Settings) -> Dataset | None:
             "grade nothing that evaluation reports", field="rewards", value=run.rewards, fix="add accuracy to rewards"
         )
     return load_rows_of(run, run.eval_data, run.eval_limit)
-
-
-def prepare_resume(output: Path, state: PartialState) -> Path | None:
-    """The checkpoint to go on from, with everything after it gone; None = from the start."""
-    checkpoint = rundir.last_checkpoint(output)
-    step = 0 if checkpoint is None else int(checkpoint.name.removeprefix(rundir.CHECKPOINT_PREFIX))
-    if state.is_main_process:
-        rundir.drop_partial_checkpoints(output)
-        for name in rundir.APPENDED:
-            rundir.cut_back(output / name, step)
-    state.wait_for_everyone()
-    if checkpoint is not None:
-        tell(f"{output}: going on from step {step}")
-    return checkpoint
-
-
-def progress(name: str, *, quiet: bool) -> BarCallback:
-    """A bar on a terminal, lines elsewhere, nothing where the user wants quiet."""
-    return BarCallback(name, bar=wants_bars(quiet), lines=not quiet)
-
-
-def save_model(trainer: Trainer, output: Path, state: PartialState) -> None:
-    """The policy into the run directory, whole or not at all."""
-    scratch = output / f"{rundir.MODEL}.partial"
-    trainer.save_model(str(scratch))
-    if state.is_main_process and not (output / rundir.MODEL).exists():
-        scratch.rename(output / rundir.MODEL)
-    state.wait_for_everyone()
 
 
 def _write_card(trainer: GuidedGRPOTrainer, settings: Settings) -> None:
