@@ -38,6 +38,7 @@ class GuidedGRPOConfig(Axes, GRPOConfig):
         None, "reward function that feeds controller and ladder; unset = 'accuracy', or the only one"
     )
     max_generated_tokens: Annotated[int, Ge(0)] = setting(0, "stop once so many are generated; 0 = off")
+    max_flops: Annotated[float, Ge(0)] = setting(0.0, "stop once so many are spent (train/flops.py); 0 = off")
     max_train_seconds: Annotated[float, Ge(0)] = setting(0.0, "stop once the steps (step_time) took so long; 0 = off")
     rollouts_every: Annotated[int, Ge(0)] = setting(10, "steps between samples in rollouts.jsonl; 0 = off")
     forward: Annotated[str, OneOf(FORWARDS)] = setting(
@@ -132,6 +133,14 @@ class GuidedGRPOConfig(Axes, GRPOConfig):
                 fix="set guidance_strength (such as ratio or setpoint) and guidance_length, or rescue_strength: stages",
             )
         group, ratio = int(self.num_generations or 0), self.guidance_ratio
+        here = self.per_device_train_batch_size * int(self.steps_per_generation or 1)
+        if self.dynamic_sampling and here % group:
+            raise InputError(
+                f"needs whole groups on every rank, and {here} rollouts are no multiple of {group}",
+                field="dynamic_sampling",
+                value=self.dynamic_sampling,
+                fix="make per_device_train_batch_size × steps_per_generation a multiple of num_generations",
+            )
         if self.guidance_rows >= group:
             raise InputError(
                 f"leaves none of {group} rollouts to be sampled",

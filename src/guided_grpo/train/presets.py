@@ -17,12 +17,14 @@ from guided_grpo.guidance.placement import PlacementSettings
 from guided_grpo.guidance.strength import StrengthSettings
 from guided_grpo.settings import describe
 from guided_grpo.train.advantage import CreditSettings
+from guided_grpo.train.dynamic import DynamicSettings
 from guided_grpo.train.imitation import ImitationSettings
 from guided_grpo.train.rescue import LadderSettings
 
 
 @dataclass
 class Axes(
+    DynamicSettings,
     CurriculumSettings,
     LadderSettings,
     ImitationSettings,
@@ -128,6 +130,12 @@ METHODS: Final[dict[str, Method]] = {
         },
         "plain GRPO, and likelihood of each problem's whole trace, tokens weighed by p(1 − p)",
         "CHORD-φ, arXiv 2508.11408; its traces are a stream of their own",
+    ),
+    "dapo": Method(
+        {"dynamic_sampling": 10},
+        "plain GRPO on groups that teach something: problems are sampled until the batch is full of them; "
+        "with epsilon_high: 0.28",
+        "DAPO, arXiv 2503.14476",
     ),
     "setpoint": Method(
         _strength("setpoint", curriculum="difficulty"), "holds the guided success rate at a target", "ours"

@@ -31,6 +31,9 @@ class RunState:
     metric_sums: MetricSums = field(default_factory=MetricSums)
     gradient_norms: RunningVariance = field(default_factory=RunningVariance)
     tokens_generated: int = 0
+    problems_drawn: int = 0  # by dynamic sampling, beside the batches
+    flops: int = 0  # as in flops.py, of all ranks
+    trace_tokens: int = 0  # given as guidance or to be imitated, thrown-away rollouts too
     train_seconds: float = 0.0  # of steps, as in step_time: no evaluation, no saving
     cold_start_over: bool = False  # by format; by steps it is read off the step
 

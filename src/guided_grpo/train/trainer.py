@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import gather_object
 from torch.utils.data import Sampler
 from transformers.trainer_utils import rotate_checkpoints
 from trl import GRPOConfig, GRPOTrainer
@@ -55,6 +55,8 @@ from guided_grpo.train.card import guidance_section
 from guided_grpo.train.checkpoint import load_buffer, load_state, save_buffer, save_state
 from guided_grpo.train.checks import accuracy_index, check_columns, check_trainable, rows_by_column
 from guided_grpo.train.config import GuidedGRPOConfig
+from guided_grpo.train.dynamic import joined, teaching_rows
+from guided_grpo.train.flops import Meter
 from guided_grpo.train.forward import arrange, needed_tokens, read_shared, why_plain
 from guided_grpo.train.imitation import factors_bT, gate_P, imitation_sum
 from guided_grpo.train.metrics import plain_number
@@ -186,6 +188,9 @@ class GuidedGRPOTrainer(GRPOTrainer):
         )
         self._ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
         self.add_callback(BudgetCallback(self.args, self.run_state))
+        policies = [self.model] if self.ref_model is None else [self.model, self.ref_model]
+        self._meter = Meter(*map(self.accelerator.unwrap_model, policies))
+        self._trace_tokens = 0  # of this rank since the last micro-step
         self._switch = ExitStack()  # open while checkpointed layers may be read again
         self._shares_prefixes = self.args.forward == "shared"
         if self._shares_prefixes and (reason := self._why_plain()):
@@ -220,6 +225,43 @@ class GuidedGRPOTrainer(GRPOTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if not self.model.training:
             return super()._generate_and_score_completions(inputs)
+        output, accuracy_b = self._score(inputs)
+        return self._filled(inputs, output, accuracy_b) if self.args.dynamic_sampling else output
+
+    def _filled(self, inputs: list[dict[str, Any]], output: dict[str, Any], accuracy_b: torch.Tensor) -> dict[str, Any]:
+        """Dynamic sampling: the batch from groups of this one and of as many more as it takes."""
+        size, ranks = len(inputs), self.accelerator.num_processes
+        outputs, rows = [output], [teaching_rows(accuracy_b, self.num_generations)]
+        while len(outputs) < self.args.dynamic_sampling:
+            missing = size - sum(map(len, rows))
+            if max(gather_object([missing])) <= 0:
+                break
+            groups = size // self.num_generations
+            first = self.run_state.problems_drawn + self.accelerator.process_index * groups
+            self.run_state.problems_drawn += ranks * groups
+            problems = [self._further_problem(place) for place in range(first, first + groups)]
+            more, accuracy_b = self._score([{**row} for row in problems for _ in range(self.num_generations)])
+            outputs.append(more)
+            rows.append(teaching_rows(accuracy_b, self.num_generations)[: max(0, missing)])
+        self.run_state.metric_sums.total("sampling/batches", len(outputs))
+        missing = size - sum(map(len, rows))
+        if missing > 0:  # the first batch's own groups without a signal
+            rows[0] = sorted({*rows[0], *[row for row in range(size) if row not in set(rows[0])][:missing]})
+        whole = joined(outputs, rows, self._tokenizer.pad_token_id)
+        weights = whole["completion_mask"] * whole.get("tool_mask", 1)
+        whole["num_items_in_batch"] = self.accelerator.gather(weights.sum()).sum()
+        if self.args.imitates:
+            self._count_imitated(whole)
+        return whole
+
+    def _further_problem(self, place: int) -> dict[str, Any]:
+        """Problem number `place` of those that dynamic sampling draws, in a random order of every epoch."""
+        epoch, offset = divmod(place, len(self.train_dataset))
+        generator = torch.Generator().manual_seed(self.args.seed + 7919 * (epoch + 1))
+        return dict(self.train_dataset[int(torch.randperm(len(self.train_dataset), generator=generator)[offset])])
+
+    def _score(self, inputs: list[dict[str, Any]]) -> tuple[dict[str, Any], torch.Tensor]:
+        """One generation batch through all stages: what TRL makes of it, and the accuracy of its rows."""
         text_only = not self._is_vlm and self.environment_factories is None
         if text_only and "thinking_open" not in inputs[0]:
             flags = [self._guidance_tokenizer.thinking_is_open(row["prompt"]) for row in inputs]
@@ -237,9 +279,12 @@ class GuidedGRPOTrainer(GRPOTrainer):
         try:
             output = super()._generate_and_score_completions(inputs)
             self._learn(self._batch, output)
+            assert self._batch.rewards_BF is not None
+            first = self.accelerator.process_index * len(inputs)
+            accuracy_b = self._batch.rewards_BF[first : first + len(inputs), self._accuracy_index]
         finally:
             self._batch = None
-        return output
+        return output, accuracy_b
 
     def _with_whole_traces(self, inputs: list[Any], plan: GuidancePlan) -> GuidancePlan:
         """The plan in which the first rollouts of each group are the trace itself, where there is one that fits."""
@@ -316,21 +361,27 @@ class GuidedGRPOTrainer(GRPOTrainer):
         )
         gates_b = [gate for gate in gates_P for _ in range(size)][local]
         guidance_b = [len(rollout.assignment.slice.ids) for rollout in batch.rollouts]
-        factors = factors_bT(self.args, output["completion_mask"], guidance_b, gates_b, output["advantages"])
-        items = self.accelerator.gather((factors != 0).sum()).sum()
+        mask, advantages_b = output["completion_mask"], output["advantages"]
+        output["imitation_factors"] = factors_bT(self.args, mask, guidance_b, gates_b, advantages_b)
+        self._count_imitated(output)
+
+    def _count_imitated(self, output: dict[str, Any]) -> None:
+        items = self.accelerator.gather((output["imitation_factors"] != 0).sum()).sum()
         if self.args.imitation_is_joint:
             items = items + output["num_items_in_batch"]
             output["num_items_in_batch"] = items
-        output["imitation_factors"], output["imitation_items"] = factors, items
+        output["imitation_items"] = items
 
     def _whole_B(self, batch: Batch) -> list[bool]:
         """Which rollouts of all ranks are a whole trace."""
         return list(gather_object([assignment.slice.whole for assignment in batch.plan]))
 
     def _progress(self, done: int) -> float:
-        """t/T: the share of the token budget where there is one, else of the seconds, else of the optimizer steps."""
+        """t/T: the share of the token budget where there is one, else of FLOPs, else of seconds, else of the optimizer steps."""
         if self.args.max_generated_tokens:
             return min(1.0, self.run_state.tokens_generated / self.args.max_generated_tokens)
+        if self.args.max_flops:
+            return min(1.0, self.run_state.flops / self.args.max_flops)
         if self.args.max_train_seconds:
             return min(1.0, self.run_state.train_seconds / self.args.max_train_seconds)
         return min(1.0, done / self.state.max_steps) if self.state.max_steps > 0 else 0.0
@@ -365,6 +416,8 @@ class GuidedGRPOTrainer(GRPOTrainer):
                 generated = [ids if keep else [] for ids, keep in zip(generated, kept, strict=True)]
                 if logprobs is not None:
                     logprobs = [values if keep else [] for values, keep in zip(logprobs, kept, strict=True)]
+        if self.use_vllm or self.rollout_func is not None:
+            self._meter.add_sampled(prompts, generated)
         if batch is not None and guided:
             generated, logprobs = (
                 completions_for_training(generated, batch.plan),
@@ -409,6 +462,7 @@ class GuidedGRPOTrainer(GRPOTrainer):
         rows_plan = zip(batch.rows, batch.plan, strict=True)
         prompts = [guide.prompt(row["prompt"], assignment.slice) for row, assignment in rows_plan]
         output = tuple(super()._generate(prompts))
+        self._trace_tokens += sum(assignment.slice.tokens for assignment in batch.plan)
         return rollouts_of(batch.plan, output), output
 
     # ---- rescue, weights --------------------------------------------------------------------------------------------
@@ -642,14 +696,22 @@ class GuidedGRPOTrainer(GRPOTrainer):
         metrics, started = self._metrics["train"], time.perf_counter()
         before = len(metrics.get("step_time", ()))
         try:
-            loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+            with self._meter:
+                loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
         finally:
             self._switch.close()
         self.run_state.metric_sums.total("time/update", time.perf_counter() - started - self._preparing)
-        seconds = [sum(metrics.get("step_time", ())[before:])]  # of an optimizer step; nothing in the middle of one
-        if self.accelerator.num_processes > 1:
-            seconds = broadcast_object_list(seconds)  # ranks must stop after the same step
-        self.run_state.train_seconds += seconds[0]
+        seconds = sum(metrics.get("step_time", ())[before:])  # of an optimizer step; nothing in the middle of one
+        costs = gather_object(
+            [(seconds, self._meter.take(), self._trace_tokens)]
+        )  # ranks must stop after the same step
+        self._trace_tokens = 0
+        run = self.run_state
+        run.train_seconds += costs[0][0]
+        run.flops += sum(flops for _, flops, _ in costs)
+        run.trace_tokens += sum(tokens for _, _, tokens in costs)
+        run.metric_sums.latest("flops/total", run.flops)
+        run.metric_sums.latest("tokens/traces_total", run.trace_tokens)
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

@@ -1,0 +1,71 @@
+"""Dynamic sampling (DAPO, arXiv 2503.14476): batches are generated until enough groups teach something.
+
+A group is kept where the deviation of its **accuracy** is above 0, after guidance and rescue; surplus groups are thrown
+away, and their tokens stay counted. Where the most batches do not fill the batch, groups without a signal fill it
+(DAPO's code stops with an error there).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from annotated_types import Ge
+from torch.nn import functional
+
+from guided_grpo.settings import AxisGroup, axis
+
+_LEFT_PADDED = ("prompt_ids", "prompt_mask")
+
+
+@dataclass
+class DynamicSettings(AxisGroup):
+    """Whether a batch is filled with groups that teach something."""
+
+    dynamic_sampling: Annotated[int, Ge(0)] = axis(
+        0, "most generation batches for one batch whose groups all have a signal; 0 = off"
+    )
+
+
+def teaching_rows(accuracy_b: torch.Tensor, group_size: int) -> list[int]:
+    """Rows of the groups whose accuracy varies.
+
+    Args:
+        accuracy_b: shape (b,), groups in rows of `group_size`; NaN = not graded.
+        group_size: G.
+    """
+    rewards_PG = accuracy_b.view(-1, group_size)
+    graded_PG = ~rewards_PG.isnan()
+    high_P = rewards_PG.masked_fill(~graded_PG, -torch.inf).amax(dim=1)
+    low_P = rewards_PG.masked_fill(~graded_PG, torch.inf).amin(dim=1)
+    groups = (high_P > low_P).nonzero().flatten().tolist()
+    return [group * group_size + place for group in groups for place in range(group_size)]
+
+
+def joined(outputs: Sequence[dict[str, Any]], rows: Sequence[Sequence[int]], pad_id: int) -> dict[str, Any]:
+    """Rows of several of TRL's outputs as one, padded to the longest.
+
+    Args:
+        outputs: of `_generate_and_score_completions`.
+        rows: which rows of each.
+        pad_id: padding of ids; everything else is padded with 0.
+    """
+    whole: dict[str, Any] = {}
+    for name, first in outputs[0].items():
+        if isinstance(first, list):
+            whole[name] = [output[name][row] for output, taken in zip(outputs, rows, strict=True) for row in taken]
+        elif first.dim() == 0:
+            whole[name] = first
+        else:
+            parts = [output[name][list(taken)] for output, taken in zip(outputs, rows, strict=True)]
+            whole[name] = torch.cat(_padded(parts, name, pad_id) if first.dim() > 1 else parts)
+    return whole
+
+
+def _padded(parts: list[torch.Tensor], name: str, pad_id: int) -> list[torch.Tensor]:
+    width = max(part.size(1) for part in parts)
+    value = pad_id if name.endswith("_ids") else 0
+    sides = [(width - part.size(1), 0) if name in _LEFT_PADDED else (0, width - part.size(1)) for part in parts]
+    return [functional.pad(part, side, value=value) for part, side in zip(parts, sides, strict=True)]
