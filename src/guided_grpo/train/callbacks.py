@@ -1,4 +1,4 @@
-"""What hangs on a trainer's events: its bar, evaluations, and the end of a run on its budget of tokens or seconds."""
+"""What hangs on a trainer's events: its bar, evaluations, and the end of a run on its budget."""
 
 from __future__ import annotations
 
@@ -24,9 +24,12 @@ class BudgetCallback(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
-        tokens, seconds = self.config.max_generated_tokens, self.config.max_train_seconds
-        over = tokens and self.run.tokens_generated >= tokens
-        if over or (seconds and self.run.train_seconds >= seconds):
+        spent = (
+            (self.config.max_generated_tokens, self.run.tokens_generated),
+            (self.config.max_flops, self.run.flops),
+            (self.config.max_train_seconds, self.run.train_seconds),
+        )
+        if any(budget and amount >= budget for budget, amount in spent):
             control.should_training_stop = True
         return control
 
@@ -54,9 +57,14 @@ _FIGURES = (
     ("lost", "rescue/lost", "{:.2f}"),
 )  # name for the user, key of the logs, form
 
+_BUDGETS = {
+    "max_generated_tokens": ("tokens/generated_total", "tok", "{:,} of {:,} tokens"),
+    "max_flops": ("flops/total", "FLOP", "{:.3g} of {:.3g} FLOPs"),
+}  # key of the logs, unit of the bar, words of a line
+
 
 class BarCallback(TrainerCallback):
-    """One bar a run: step time and time left (tqdm's), reward of both arms, guidance length, tokens of the budget.
+    """One bar a run: step time and time left (tqdm's), reward of both arms, guidance length, share of the budget.
 
     Args:
         name: of the run.
@@ -72,16 +80,18 @@ class BarCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.budget = int(getattr(args, "max_generated_tokens", 0))
+        names = ("max_generated_tokens", "max_flops")
+        self.spent = next((name for name in names if getattr(args, name, 0)), None)  # what the run is bounded by
+        self.budget = int(getattr(args, self.spent)) if self.spent else 0
         if not (self.enabled and state.is_world_process_zero):
             return
-        total, unit = (self.budget, "tok") if self.budget else (state.max_steps, "step")
+        total, unit = (self.budget, _BUDGETS[self.spent][1]) if self.spent else (state.max_steps, "step")
         self.bar = tqdm(
             total=total,
             initial=0 if self.budget else state.global_step,
             desc=self.name,
             unit=unit,
-            unit_scale=bool(self.budget),  # 321k tokens, but 12 steps
+            unit_scale=bool(self.budget),  # 321k tok, but 12 step
         )
 
     def on_log(
@@ -94,14 +104,14 @@ class BarCallback(TrainerCallback):
     ) -> None:
         if not logs or "loss" not in logs or not state.is_world_process_zero:
             return
-        done = int(logs.get("tokens/generated_total", 0)) if self.budget else state.global_step
+        done = int(logs.get(_BUDGETS[self.spent][0], 0)) if self.spent else state.global_step
         figures = {label: form.format(logs[key]) for label, key, form in _FIGURES if logs.get(key) is not None}
         if self.bar is not None:
             self.bar.set_postfix({"step": state.global_step, **figures}, refresh=False)
             self.bar.update(min(done, self.bar.total) - self.bar.n)
         elif self.lines and state.global_step >= self.next_line:
             self.next_line = state.global_step + STEPS_PER_LINE
-            of = f", {done:,} of {self.budget:,} tokens" if self.budget else f" of {state.max_steps}"
+            of = f", {_BUDGETS[self.spent][2].format(done, self.budget)}" if self.spent else f" of {state.max_steps}"
             words = [
                 f"{self.name}: step {state.global_step}{of}",
                 *(f"{name} {text}" for name, text in figures.items()),

@@ -21,6 +21,8 @@ Every step, in metrics.jsonl and in the tracker, beside TRL's own:
     rescue/calls  rescue/rows  rescue/tokens           generation calls, rollouts and tokens spent on rescue
     tokens/generated  tokens/trained                   of the step, thrown-away rollouts too; with weight in the loss
     tokens/generated_total                             since the start of the run
+    tokens/traces_total                                of traces, given as guidance or to be imitated, since the start
+    flops/total                                        of all ranks since the start (flops.py)
     tokens/forward                                     read by forward passes of the update, this rank
     completions/generated_length  completions/truncated
     grad_norm/mean  grad_norm/variance                 over the run so far

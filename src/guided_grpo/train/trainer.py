@@ -377,7 +377,7 @@ class GuidedGRPOTrainer(GRPOTrainer):
         return list(gather_object([assignment.slice.whole for assignment in batch.plan]))
 
     def _progress(self, done: int) -> float:
-        """t/T: the share of the token budget where there is one, else of FLOPs, else of seconds, else of the optimizer steps."""
+        """t/T: the share of the token budget where there is one, else of FLOPs, of seconds, of the optimizer steps."""
         if self.args.max_generated_tokens:
             return min(1.0, self.run_state.tokens_generated / self.args.max_generated_tokens)
         if self.args.max_flops:
@@ -702,9 +702,8 @@ class GuidedGRPOTrainer(GRPOTrainer):
             self._switch.close()
         self.run_state.metric_sums.total("time/update", time.perf_counter() - started - self._preparing)
         seconds = sum(metrics.get("step_time", ())[before:])  # of an optimizer step; nothing in the middle of one
-        costs = gather_object(
-            [(seconds, self._meter.take(), self._trace_tokens)]
-        )  # ranks must stop after the same step
+        # Ranks must stop after the same step: they count the seconds of the first, and the sum of the rest.
+        costs = gather_object([(seconds, self._meter.take(), self._trace_tokens)])
         self._trace_tokens = 0
         run = self.run_state
         run.train_seconds += costs[0][0]
