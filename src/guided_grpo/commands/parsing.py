@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
-from annotated_types import Ge, Interval
+from annotated_types import Ge, Gt, Interval
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from trl import ModelConfig, TrlParser
 
@@ -23,7 +23,7 @@ from guided_grpo.evaluation.decoding import Decoding
 from guided_grpo.grading import GradingSettings
 from guided_grpo.settings import again, check, describe, setting
 from guided_grpo.train.config import SETTINGS, GuidedGRPOConfig, has_bf16
-from guided_grpo.train.presets import foreign
+from guided_grpo.train.presets import METHODS, foreign
 
 # These may change between a kill and the resume: they leave the numbers of the run as they are.
 VOLATILE = frozenset(
@@ -32,6 +32,7 @@ VOLATILE = frozenset(
         "maths_workers", "code_workers", "infra_limit",
     }
 )  # fmt: skip
+STAGE = "sft+"  # in front of a method: fine-tuning first
 
 
 @dataclass
@@ -64,13 +65,7 @@ class RunArguments:
     quiet: bool = setting(False, "No progress bars.")
 
     def __post_init__(self) -> None:
-        if isinstance(self.data_mapping, str):
-            try:
-                self.data_mapping = json.loads(self.data_mapping)
-            except json.JSONDecodeError as error:
-                raise InputError(
-                    "is not JSON", field="data_mapping", value=self.data_mapping, fix='write {"prompt": "COLUMN"}'
-                ) from error
+        self.data_mapping = read_mapping("data_mapping", self.data_mapping, '{"prompt": "COLUMN"}')
         if not self.train_data:
             raise InputError("is missing", field="train_data", fix="name a hub id, a file, or chains:steps=10-14")
         for name in ("sample_hard", "sample_moderate") if self.sample_filter != "keep" else ():
@@ -89,13 +84,45 @@ class RunArguments:
         return Decoding(**{**values, "max_tokens": self.eval_max_tokens or max_tokens})
 
 
+@dataclass
+class TeachingArguments:
+    """What of the traces is taught, and when that is enough."""
+
+    sft_shares: list[float] = setting([1.0], "shares of each trace; below 1 = slices, without an end")
+    sft_answer: str = setting("", "text behind a whole trace, such as '#### {answer}'")
+    sft_patience: Annotated[int, Ge(0)] = setting(
+        0, "end after so many evaluations in a row below the best, whose policy is kept; 0 = off"
+    )
+    sft_every: Annotated[int, Ge(0)] = setting(0, "steps between these; 0 = ten in the whole of it")
+    sft_held_out: Annotated[int, Ge(1)] = setting(
+        100, "training problems that these ask and that are not taught, of four at most one"
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass
+class StageArguments(TeachingArguments):
+    """Fine-tuning first, with --method sft+METHOD."""
+
+    sft_patience: Annotated[int, Ge(0)] = again(TeachingArguments, "sft_patience", default=3)
+    sft_learning_rate: Annotated[float, Gt(0)] = setting(5e-5, "after 10 % warm-up; falls to 10 % as a cosine")
+    sft_epochs: Annotated[float, Gt(0)] = setting(3.0, "over the traces, at most")
+    sft_batch_size: Annotated[int, Ge(1)] = setting(64, "traces a step, on all devices")
+    sft_max_length: Annotated[int | None, Ge(1)] = setting(
+        None, "tokens; longer traces are left out; unset = what the policy can read"
+    )
+    first: bool = field(default=False, init=False)  # whether there is a stage: the method says it
+
+
 @dataclass(frozen=True)
 class Settings:
-    """A whole training run; what its fields are is what `parse_run` reads."""
+    """A whole run of `train` or `sft`; what its fields are is what `parse_run` reads."""
 
     run: RunArguments
     grading: GradingSettings
-    training: GuidedGRPOConfig
+    training: Any
     model: ModelConfig
 
     @property
@@ -109,7 +136,35 @@ class Settings:
         return {**own, **plain_fields(self.training), **plain_fields(self.model)}
 
 
+@dataclass(frozen=True)
+class TrainSettings(Settings):
+    """A whole run of `train`."""
+
+    training: GuidedGRPOConfig
+    stage: StageArguments
+
+    @property
+    def method(self) -> str:
+        """As the user names it, `sft+` in front where fine-tuning comes first."""
+        return f"{STAGE if self.stage.first else ''}{self.training.method}"
+
+    def to_json(self) -> dict[str, Any]:
+        """What config.yaml holds: of the stage only where there is one."""
+        stage = {item.name: getattr(self.stage, item.name) for item in describe(StageArguments)}
+        return {**super().to_json(), **(stage if self.stage.first else {}), "method": self.method}
+
+
 S = TypeVar("S", bound=Settings)
+
+
+def read_mapping(field: str, value: Any, example: str = '{"name": true}') -> Any:
+    """A mapping as it stands in a config, or as JSON on a command line. Raises `InputError`."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError as error:
+        raise InputError("is not JSON", field=field, value=value, fix=f"write {example}") from error
 
 
 def plain_fields(part: Any) -> dict[str, Any]:
@@ -148,9 +203,9 @@ def help_text(classes: Sequence[type], prog: str) -> str:
     return "\n".join(lines)
 
 
-def parse(arguments: list[str], prog: str = "guided-grpo train") -> Settings:
+def parse(arguments: list[str], prog: str = "guided-grpo train") -> TrainSettings:
     """Settings from a command line with an optional `--config FILE`. Raises `InputError` with one line."""
-    return parse_run(Settings, arguments, prog)
+    return parse_run(TrainSettings, arguments, prog)
 
 
 def parse_run(kind: type[S], arguments: list[str], prog: str) -> S:
@@ -197,6 +252,12 @@ def _parse_into(classes: tuple[type, ...], arguments: list[str], prog: str) -> t
             fields["data_mapping"] = {**(fields.get("data_mapping") or {}), **mapping}
         parser.set_defaults_with_config(**fields)
         method = getattr(parser.parse_known_args(words)[0], "method", None)
+        if "method" in fields:
+            fields["method"] = str(fields["method"]).removeprefix(STAGE)
+        first = str(method).startswith(STAGE)
+        if first:
+            method = _behind_stage(str(method))
+            words = [*words, "--method", method]  # the last one counts
         yielding = foreign(fields, method) if method else set()
         if yielding:
             if prog == "guided-grpo train":
@@ -205,11 +266,23 @@ def _parse_into(classes: tuple[type, ...], arguments: list[str], prog: str) -> t
             parser.set_defaults_with_config(**dict.fromkeys(yielding))
         parts: tuple[Any, ...] = parser.parse_args_into_dataclasses(words)
         _check_trackers([name for part in parts for name in getattr(part, "report_to", None) or ()])
+        for part in parts:
+            if isinstance(part, StageArguments):
+                part.first = first
     except InputError:
         raise
     except (ValueError, TypeError) as error:
         raise InputError(str(error), file=path, fix="correct that field") from error
     return parts
+
+
+def _behind_stage(method: str) -> str:
+    """METHOD of `sft+METHOD`. Raises `InputError` where there is no such method."""
+    name = method.removeprefix(STAGE)
+    if name not in METHODS:
+        fix = f"write {STAGE}METHOD with one of {', '.join(METHODS)}"
+        raise InputError("has no method behind the plus", field="method", value=method, fix=fix)
+    return name
 
 
 def _check_trackers(names: Sequence[str]) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from guided_grpo.commands.parsing import Settings, tell
+from guided_grpo.commands.parsing import TrainSettings, tell
 from guided_grpo.errors import InputError
 from guided_grpo.store import rundir
 
@@ -38,7 +38,7 @@ class QueuedRun:
     variant: str
     seed: int
     words: list[str]  # arguments of `guided-grpo train`
-    settings: Settings  # the same, parsed
+    settings: TrainSettings  # the same, parsed
 
     @property
     def folder(self) -> Path:

@@ -19,8 +19,10 @@ from guided_grpo.store import jsonl, rundir
 _SHORT = ("accuracy", "interval", "problems", "samples")
 
 
-def run_once(settings: Any, train: Callable[[Grader], dict[str, Any]]) -> dict[str, Any]:
+def run_once(settings: Any, train: Callable[[Grader], dict[str, Any]], grader: Grader | None = None) -> dict[str, Any]:
     """The summary of the run that `settings` describe: of `train`, or as it is where the run is finished.
+
+    `grader` is that of a run around this one; None = it gets one of its own.
 
     Raises `InputError`, before anything is written, where the run directory is that of another run.
     """
@@ -29,8 +31,10 @@ def run_once(settings: Any, train: Callable[[Grader], dict[str, Any]]) -> dict[s
     if summary is not None:
         tell(f"{settings.output} is finished: {headline(summary)}")
         return dict(summary)
-    with Grader(settings.grading) as grader:
+    if grader is not None:
         return train(grader)
+    with Grader(settings.grading) as own:
+        return train(own)
 
 
 class Results:
@@ -64,13 +68,13 @@ class Results:
         self.state = PartialState()
 
     def evaluate(self, when: str) -> None:
-        """Fill `when` (before, after) of eval.json unless it is there."""
+        """Fill `when` (before, between, after) of eval.json unless it is there."""
         if not self._can_evaluate():
             return
         path = self.output / rundir.EVAL
         if self.state.is_main_process:
             data = rundir.read_json(path) or {"before": None, "after": None}
-            if data[when] is None:
+            if data.get(when) is None:
                 figures = self._measure(f"{when} training")
                 rundir.write_json(path, {**data, when: figures})
                 if when == "before":  # what came after is told with the summary
@@ -78,11 +82,11 @@ class Results:
         self.state.wait_for_everyone()
         self.observe(rundir.read_json(path)[when]["accuracy"])
 
-    def evaluate_during(self, step: int, cost: Mapping[str, Any]) -> None:
-        """Append a row to evals.jsonl, with what training has cost so far."""
+    def evaluate_during(self, step: int, cost: Mapping[str, Any], file: str = rundir.EVALS) -> None:
+        """Append a row to `file`, with what training has cost so far."""
         if not self._can_evaluate():
             return
-        path = self.output / rundir.EVALS
+        path = self.output / file
         if self.state.is_main_process:
             figures = self._measure(f"step {step}")
             jsonl.append_rows(path, [{"step": step, **cost, **{key: figures[key] for key in (*_SHORT, "scores")}}])
@@ -132,7 +136,7 @@ def headline(summary: Mapping[str, Any]) -> str:
     verb = "trained" if "tokens_trained" in summary else "generated"
     tokens = f"{summary[f'tokens_{verb}']:,} tokens {verb}"
     parts = [f"{summary['steps']} steps, {tokens}"]
-    parts += [f"{when} {_accuracy(summary[when])}" for when in ("before", "after") if when in summary]
+    parts += [f"{when} {_accuracy(summary[when])}" for when in ("before", "between", "after") if when in summary]
     return ", ".join(parts)
 
 

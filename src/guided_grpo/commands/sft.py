@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ from datasets import Dataset
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer, get_peft_config
 
-from guided_grpo.commands.parsing import Settings, parse_run, tell
+from guided_grpo.commands.parsing import Settings, TeachingArguments, parse_run, read_mapping, tell
 from guided_grpo.commands.policies import check_prompts, load_model, load_tokenizer, policy_source, tell_precision
 from guided_grpo.commands.results import Results, run_once
 from guided_grpo.commands.runs import load_rows_of, prepare_resume, progress, save_model
+from guided_grpo.commands.stopping import EarlyStopping, set_aside
 from guided_grpo.data.demonstrations import demonstrations
 from guided_grpo.errors import InputError
 from guided_grpo.evaluation.decoding import Decoding
@@ -31,12 +33,20 @@ from guided_grpo.train.metrics import plain_number
 
 
 @dataclass
-class SftArguments:
-    """What of the traces is taught."""
+class SftArguments(TeachingArguments):
+    """What of the traces is taught, and when that is enough."""
 
-    sft_shares: list[float] = setting([1.0], "shares of each trace; below 1 = slices, without an end")
-    sft_answer: str = setting("", "text behind a whole trace, such as '#### {answer}'")
     guidance_thinking: str = again(PlacementSettings, "guidance_thinking")
+    chat_template_kwargs: dict | str | None = setting(  # type: ignore[type-arg]  # the parser wants a bare dict
+        None, 'further arguments of the chat template: {"enable_thinking": false}'
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.chat_template_kwargs = read_mapping("chat_template_kwargs", self.chat_template_kwargs)
+
+
+_STOPPING = ("sft_patience", "sft_every", "sft_held_out")
 
 
 @dataclass(frozen=True)
@@ -47,8 +57,11 @@ class SftSettings(Settings):
     sft: SftArguments
 
     def to_json(self) -> dict[str, Any]:
-        """What config.yaml holds."""
-        return {**super().to_json(), **asdict(self.sft), "command": "sft"}
+        """What config.yaml holds: what stops it only where something does."""
+        own = asdict(self.sft)
+        if not self.sft.sft_patience:
+            own = {name: value for name, value in own.items() if name not in _STOPPING}
+        return {**super().to_json(), **own, "command": "sft"}
 
 
 def main(arguments: list[str], *, as_json: bool = False) -> int:
@@ -64,25 +77,33 @@ def parse(arguments: list[str]) -> SftSettings:
     return parse_run(SftSettings, arguments, "guided-grpo sft")
 
 
-def run(settings: SftSettings) -> dict[str, Any]:
-    """Fine-tune as `settings` say, or go on where a killed run of the same settings stopped. Returns the summary."""
-    return run_once(settings, lambda grader: _run(settings, grader))
+def run(
+    settings: SftSettings, grader: Grader | None = None, claim: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
+    """Fine-tune as `settings` say, or go on where a killed run of the same settings stopped. Returns the summary.
+
+    As a stage of another run it has that one's `grader`, and calls `claim` before it writes anything.
+    """
+    return run_once(settings, lambda its_own: _run(settings, its_own, claim), grader)
 
 
-def _run(settings: SftSettings, grader: Grader) -> dict[str, Any]:
+def _run(settings: SftSettings, grader: Grader, claim: Callable[[], None]) -> dict[str, Any]:
     state, output, training = PartialState(), settings.output, settings.training
     rows = load_rows_of(settings.run, settings.run.train_data, settings.run.data_limit, require_guidance=True)
     held_out = (
         load_rows_of(settings.run, settings.run.eval_data, settings.run.eval_limit) if settings.run.eval_data else None
     )
-    if held_out is not None:
-        grader.start(sorted(set(held_out["task"])))
+    taught, asked = set_aside(rows, settings.sft, training.seed) if settings.sft.sft_patience else (rows, None)
+    tasks = {task for problems in (held_out, asked) if problems is not None for task in problems["task"]}
+    if tasks:
+        grader.start(sorted(tasks))
     source = policy_source(str(settings.model.model_name_or_path), field="model_name_or_path")
     tokenizer = load_tokenizer(source, field="model_name_or_path")
     check_prompts(rows, tokenizer, str(settings.model.model_name_or_path), field="model_name_or_path")
+    template: Any = settings.sft.chat_template_kwargs or {}
     examples, omissions = demonstrations(
-        rows,
-        GuidanceTokenizer(tokenizer, {}, settings.sft.guidance_thinking, leak=True),
+        taught,
+        GuidanceTokenizer(tokenizer, template, settings.sft.guidance_thinking, leak=True),
         shares=settings.sft.sft_shares,
         answer=settings.sft.sft_answer,
         end_id=tokenizer.eos_token_id,
@@ -91,6 +112,7 @@ def _run(settings: SftSettings, grader: Grader) -> dict[str, Any]:
     if not examples:
         raise InputError(f"leaves nothing to teach ({omissions})", file=settings.run.train_data, fix="raise max_length")
     tell(f"{len(examples)} demonstrations; left out: {', '.join(f'{n} {why}' for why, n in omissions.items())}")
+    claim()
     if state.is_main_process:
         rundir.claim(output, settings.to_json())
     state.wait_for_everyone()
@@ -111,10 +133,19 @@ def _run(settings: SftSettings, grader: Grader) -> dict[str, Any]:
     for theirs in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(theirs)
     tell_precision(trainer)
-    results = Results(output, settings.run, held_out, trainer, grader, max_tokens=Decoding().max_tokens)
+    answers: dict[str, Any] = {"max_tokens": Decoding().max_tokens, "template_kwargs": template}
+    results = Results(output, settings.run, held_out, trainer, grader, **answers)
     results.evaluate("before")
     resume = prepare_resume(output, state)
-    trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    stopped: dict[str, Any] = {}
+    if asked is None:
+        trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    else:
+        training.save_total_limit = None  # the best checkpoint and the newest stay
+        stopping = EarlyStopping(Results(output, settings.run, asked, trainer, grader, **answers), settings.sft)
+        trainer.add_callback(stopping)
+        stopping.train(resume)
+        stopped = {"kept": stopping.summary()}
     save_model(trainer, output, state)
     results.evaluate("after")
     return results.finish(
@@ -123,6 +154,7 @@ def _run(settings: SftSettings, grader: Grader) -> dict[str, Any]:
             "seed": training.seed,
             "steps": trainer.state.global_step,
             "demonstrations": len(examples),
+            **stopped,
             "tokens_trained": trainer.state.num_input_tokens_seen,
             "seconds": round(time.perf_counter() - started, 1),
         }

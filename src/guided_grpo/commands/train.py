@@ -13,19 +13,18 @@ from typing import Any
 from accelerate import PartialState
 from datasets import Dataset
 from transformers import PrinterCallback, ProgressCallback
-from trl import get_peft_config
 
-from guided_grpo.commands.parsing import Settings, parse, tell
+from guided_grpo.commands.parsing import TrainSettings, parse, tell
 from guided_grpo.commands.policies import (
     check_prompts,
     context_of,
-    load_model,
     load_tokenizer,
     policy_source,
     tell_precision,
 )
 from guided_grpo.commands.results import Results, run_once
 from guided_grpo.commands.runs import load_rows_of, prepare_resume, progress, save_model
+from guided_grpo.commands.stages import fine_tune, first_policy, stages
 from guided_grpo.data.preparing.selection import filter_hard
 from guided_grpo.errors import InputError
 from guided_grpo.grading import Grader, reward_functions
@@ -50,7 +49,7 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
     return 0
 
 
-def run(settings: Settings) -> dict[str, Any]:
+def run(settings: TrainSettings) -> dict[str, Any]:
     """Train as `settings` say, or go on where a killed run of the same settings stopped.
 
     Returns the run's summary, as in summary.json. Raises `InputError` before anything is written.
@@ -58,7 +57,7 @@ def run(settings: Settings) -> dict[str, Any]:
     return run_once(settings, lambda grader: _run(settings, grader))
 
 
-def _run(settings: Settings, grader: Grader) -> dict[str, Any]:
+def _run(settings: TrainSettings, grader: Grader) -> dict[str, Any]:
     state, output = PartialState(), settings.output
     most = int(settings.training.max_completion_length or 0)
     rewards = reward_functions(settings.run.rewards, grader, max_tokens=most)
@@ -72,21 +71,26 @@ def _run(settings: Settings, grader: Grader) -> dict[str, Any]:
     check_prompts(rows, tokenizer, str(settings.model.model_name_or_path), field="model_name_or_path")
     if settings.training.guided:
         check_fit(rows, tokenizer, settings.training, context_of(policy))
-    if state.is_main_process:
-        rundir.claim(output, settings.to_json())
-    state.wait_for_everyone()
 
+    def claim() -> None:
+        if state.is_main_process:
+            rundir.claim(output, settings.to_json())
+        state.wait_for_everyone()
+
+    first = fine_tune(settings, policy, grader, claim) if settings.stage.first else None
+    claim()
     started = time.perf_counter()
     training = copy.copy(settings.training)
     training.disable_tqdm = True  # our bar instead
+    model, adapters = first_policy(settings, policy)
     trainer = GuidedGRPOTrainer(
-        model=load_model(policy, settings),
+        model=model,
         reward_funcs=list(rewards),
         args=training,
         train_dataset=rows,
         processing_class=tokenizer,
-        peft_config=get_peft_config(settings.model),
-        callbacks=[progress(f"{training.method} seed {training.seed}", quiet=settings.run.quiet)],
+        peft_config=adapters,
+        callbacks=[progress(f"{settings.method} seed {training.seed}", quiet=settings.run.quiet)],
     )
     for theirs in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(theirs)
@@ -95,7 +99,7 @@ def _run(settings: Settings, grader: Grader) -> dict[str, Any]:
         output, settings.run, held_out, trainer, grader,
         max_tokens=most, template_kwargs=trainer.chat_template_kwargs, observe=trainer.observe_evaluation,
     )  # fmt: skip
-    results.evaluate("before")
+    results.evaluate("between" if first else "before")
     resume = prepare_resume(output, state)
     if settings.run.eval_every:
         during = EvaluationCallback(settings.run.eval_every, lambda step: results.evaluate_during(step, _cost(trainer)))
@@ -104,13 +108,16 @@ def _run(settings: Settings, grader: Grader) -> dict[str, Any]:
     save_model(trainer, output, state)
     results.evaluate("after")
     _write_card(trainer, settings)
-    return results.finish(_figures(settings, trainer, time.perf_counter() - started))
+    figures = _figures(settings, trainer, time.perf_counter() - started)
+    return results.finish({**figures, "stages": stages(settings, first, figures)} if first else figures)
 
 
-def load_data(settings: Settings) -> Dataset:
-    """The training rows; at least one with a trace where the method guides."""
+def load_data(settings: TrainSettings) -> Dataset:
+    """The training rows; at least one with a trace where the method guides, or fine-tuning comes first."""
     run = settings.run
-    rows = load_rows_of(run, run.train_data, run.data_limit, require_guidance=settings.training.guided)
+    rows = load_rows_of(
+        run, run.train_data, run.data_limit, require_guidance=settings.training.guided or settings.stage.first
+    )
     if run.sample_filter == "keep":
         return rows
     if "difficulty" not in rows.column_names:
@@ -129,7 +136,7 @@ def load_data(settings: Settings) -> Dataset:
     return rows.select(result.rows)
 
 
-def load_held_out(settings: Settings) -> Dataset | None:
+def load_held_out(settings: TrainSettings) -> Dataset | None:
     """The held-out rows, or None."""
     run = settings.run
     if run.eval_data is None:
@@ -141,7 +148,7 @@ def load_held_out(settings: Settings) -> Dataset | None:
     return load_rows_of(run, run.eval_data, run.eval_limit)
 
 
-def _write_card(trainer: GuidedGRPOTrainer, settings: Settings) -> None:
+def _write_card(trainer: GuidedGRPOTrainer, settings: TrainSettings) -> None:
     """The model card beside the policy: what it was trained by and on, and how well it does alone."""
     run, output = settings.run, settings.output
     trainer.card_facts = {"training data": f"`{run.train_data}`"}
@@ -166,11 +173,11 @@ def _cost(trainer: GuidedGRPOTrainer) -> dict[str, Any]:
     return {"tokens": run.tokens_generated, "seconds": round(run.train_seconds, 3)}
 
 
-def _figures(settings: Settings, trainer: GuidedGRPOTrainer, seconds: float) -> dict[str, Any]:
+def _figures(settings: TrainSettings, trainer: GuidedGRPOTrainer, seconds: float) -> dict[str, Any]:
     """What summary.json says besides the evaluations."""
     rows, run = list(jsonl.whole_rows(settings.output / rundir.METRICS)), trainer.run_state
     return {
-        "method": settings.training.method,
+        "method": settings.method,
         "seed": settings.training.seed,
         "steps": trainer.state.global_step,
         "tokens_generated": run.tokens_generated,

@@ -4,13 +4,15 @@ config.yaml      the resolved settings; makes a directory this run's
 metrics.jsonl    one row a step      } appended; cut back to the checkpoint on resume
 rollouts.jsonl   sampled groups      }
 evals.jsonl      unguided accuracy during training, where eval_every asks for it }
+stopping.jsonl   the same on held-out training problems, where fine-tuning stops by it           }
 warnings.jsonl   hint-collapse, format-drift (signals.py)                        }
 train.log        what the run said, where `compare --jobs` ran it
 checkpoint-*/    TRL's, plus guidance state; whole once it holds `complete.json`
 model/           the trained policy
-eval.json        unguided accuracy before and after
+eval.json        unguided accuracy before and after, and between two stages
 summary.json     written last: the run is finished
 report.html      `guided-grpo report`
+sft/             the run directory of the fine-tuning that came first (--method sft+METHOD)
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ from guided_grpo.store.journals import same_settings
 from guided_grpo.store.jsonl import encoded, whole_rows
 
 CONFIG, METRICS, ROLLOUTS = "config.yaml", "metrics.jsonl", "rollouts.jsonl"
-EVALS, WARNINGS = "evals.jsonl", "warnings.jsonl"
-APPENDED = (METRICS, ROLLOUTS, EVALS, WARNINGS)
+EVALS, STOPPING, WARNINGS = "evals.jsonl", "stopping.jsonl", "warnings.jsonl"
+APPENDED = (METRICS, ROLLOUTS, EVALS, STOPPING, WARNINGS)
 EVAL, SUMMARY, MODEL, COMPLETE = "eval.json", "summary.json", "model", "complete.json"
 CHECKPOINT_PREFIX = "checkpoint-"
 LOG = "train.log"  # opened by who starts the run, so it may be there first

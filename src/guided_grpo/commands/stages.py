@@ -1,0 +1,133 @@
+"""`--method sft+METHOD`: fine-tuning on the traces, then METHOD from the policy that it ends with, as one run.
+
+    OUTPUT/sft/   the first stage: an ordinary run directory of `guided-grpo sft`
+    OUTPUT/       METHOD's, as always, with an optimizer of its own
+
+Rates and batch are those of the paper that put fine-tuning right before comparing with it (arXiv 2604.23747): 5e-5
+after 10 % warm-up, as a cosine to 10 %, 64 traces a step, 3 epochs, weight decay 0.01, the mean over all tokens of a
+batch. Its fine-tuning ends with the epochs; here it ends where unguided accuracy falls (`stopping.py`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from peft import PeftModel
+from trl import SFTConfig, get_peft_config
+
+from guided_grpo.commands import sft
+from guided_grpo.commands.parsing import TeachingArguments, TrainSettings
+from guided_grpo.commands.policies import context_of, load_model
+from guided_grpo.errors import InputError
+from guided_grpo.grading import Grader
+from guided_grpo.settings import describe
+from guided_grpo.store import rundir
+
+FOLDER = "sft"
+
+# Fields that say where and how precisely is computed, what is kept and who is told: the same in both stages.
+_SHARED = (
+    "use_cpu", "bf16", "fp16", "tf32", "gradient_checkpointing", "gradient_checkpointing_kwargs", "torch_compile",
+    "seed", "data_seed", "full_determinism", "trust_remote_code", "deepspeed", "ddp_timeout", "ddp_backend",
+    "optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm",
+    "logging_steps", "report_to", "run_name", "save_strategy", "save_steps", "dataloader_num_workers",
+)  # fmt: skip
+
+
+def folder_of(settings: TrainSettings) -> Path:
+    """The run directory of the first stage."""
+    return settings.output / FOLDER
+
+
+def sft_settings(settings: TrainSettings, source: str) -> sft.SftSettings:
+    """Those of the first stage, a whole run of `guided-grpo sft`.
+
+    Args:
+        settings: of the whole run.
+        source: where its policy is.
+
+    Raises `InputError` where a batch cannot be shared by the processes.
+    """
+    stage, training = settings.stage, settings.training
+    share, rest = divmod(stage.sft_batch_size, PartialState().num_processes)
+    if rest:
+        fix = f"use a multiple of {PartialState().num_processes}"
+        raise InputError("is not shared by all processes", field="sft_batch_size", value=stage.sft_batch_size, fix=fix)
+    rows = max(n for n in range(1, share + 1) if share % n == 0 and n <= max(1, training.per_device_train_batch_size))
+    lengths = [length for length in (stage.sft_max_length, context_of(source)) if length]
+    config = SFTConfig(
+        **{name: getattr(training, name) for name in _SHARED},
+        output_dir=str(folder_of(settings)),
+        learning_rate=stage.sft_learning_rate,
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr_rate": 0.1},
+        warmup_steps=0.1,  # of all
+        weight_decay=0.01,
+        num_train_epochs=stage.sft_epochs,
+        per_device_train_batch_size=rows,
+        gradient_accumulation_steps=share // rows,
+        max_length=min(lengths) if lengths else None,
+    )
+    taught = {item.name: getattr(stage, item.name) for item in describe(TeachingArguments)}
+    return sft.SftSettings(
+        run=dataclasses.replace(
+            settings.run, eval_max_tokens=settings.run.eval_max_tokens or training.max_completion_length
+        ),
+        grading=settings.grading,
+        training=config,
+        model=settings.model,
+        sft=sft.SftArguments(
+            **taught,
+            guidance_thinking=training.guidance_thinking,
+            chat_template_kwargs=training.chat_template_kwargs,
+        ),
+    )
+
+
+def fine_tune(settings: TrainSettings, source: str, grader: Grader, claim: Callable[[], None]) -> dict[str, Any]:
+    """Run the first stage, or go on with it; its summary. What it measured becomes `before` and `between` of the run.
+
+    Args:
+        settings: of the whole run.
+        source: where its policy is.
+        grader: of the whole run.
+        claim: called before anything is written.
+    """
+    state = PartialState()
+    summary = sft.run(sft_settings(settings, source), grader, claim)
+    gc.collect()  # its policy and optimizer
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    path = settings.output / rundir.EVAL
+    measured = rundir.read_json(folder_of(settings) / rundir.EVAL)
+    if measured and state.is_main_process and not path.exists():
+        rundir.write_json(path, {"before": measured["before"], "between": measured["after"], "after": None})
+    state.wait_for_everyone()
+    return summary
+
+
+def first_policy(settings: TrainSettings, source: str) -> tuple[Any, Any]:
+    """What METHOD starts from, and the PEFT config of adapters that are to be made.
+
+    Adapters of the first stage go on, and none are made.
+    """
+    adapters = get_peft_config(settings.model)
+    if not settings.stage.first:
+        return load_model(source, settings), adapters
+    folder = str(folder_of(settings) / rundir.MODEL)
+    if adapters is None:
+        return load_model(folder, settings), None
+    return PeftModel.from_pretrained(load_model(source, settings), folder, is_trainable=True), None
+
+
+def stages(settings: TrainSettings, first: dict[str, Any], figures: dict[str, Any]) -> list[dict[str, Any]]:
+    """What summary.json says of each stage: steps, tokens, seconds."""
+    names = ("method", "steps", "tokens_generated", "train_seconds", "seconds")
+    second = {**{name: figures[name] for name in names}, "method": settings.training.method}
+    return [{name: value for name, value in first.items() if name != "seed"}, second]

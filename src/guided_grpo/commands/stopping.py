@@ -1,0 +1,138 @@
+"""Fine-tuning until unguided accuracy falls: held-out training problems are asked now and then, the best policy stays.
+
+    best  = the evaluation with the highest accuracy, of equal ones the last; step 0 counts
+    stop  = after `patience` evaluations behind the best
+
+What decides is in stopping.jsonl alone, so that a resumed run decides alike. The best policy is the checkpoint of its
+step, which is saved when it is found; only that one and the newest stay.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections.abc import Mapping, Sequence
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
+from transformers import Trainer, TrainerCallback, TrainerState
+
+from guided_grpo.commands.parsing import TeachingArguments, tell
+from guided_grpo.commands.policies import load_policy
+from guided_grpo.commands.results import Results
+from guided_grpo.errors import InputError
+from guided_grpo.store import jsonl, rundir
+from guided_grpo.store.journals import key_of
+
+START = "start"  # the policy of step 0, which no checkpoint holds
+_SHARDED = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")  # what a launcher sets
+
+
+def set_aside(rows: Dataset, settings: TeachingArguments, seed: int) -> tuple[Dataset, Dataset]:
+    """The rows that are taught, and those that are asked: problems drawn by `seed`, once each, no row of them taught.
+
+    Raises `InputError` where there are fewer than four problems, or where a policy in pieces could not be asked.
+    """
+    if any(os.environ.get(name) == "true" for name in _SHARDED):
+        fix = "use 0 with FSDP and DeepSpeed"
+        raise InputError("asks a policy that is sharded", field="sft_patience", value=settings.sft_patience, fix=fix)
+    keys = [key_of(prompt) for prompt in rows["prompt"]]
+    problems = list(dict.fromkeys(keys))
+    count = min(settings.sft_held_out, len(problems) // 4)
+    if not count:
+        fix = "add some, or set sft_patience 0"
+        raise InputError(f"has {len(problems)} problems, too few to hold any out", field="train_data", fix=fix)
+    held_out = set(random.Random(seed).sample(problems, count))
+    taught = [place for place, key in enumerate(keys) if key not in held_out]
+    asked = [keys.index(key) for key in problems if key in held_out]
+    return rows.select(taught), rows.select(asked)
+
+
+def best_of(rows: Sequence[Mapping[str, Any]]) -> int:
+    """The place of the best evaluation."""
+    return max(range(len(rows)), key=lambda place: (rows[place]["accuracy"], place))
+
+
+class EarlyStopping(TrainerCallback):
+    """Asks, stops and keeps the best policy of one fine-tuning run; all ranks decide alike.
+
+    Args:
+        results: asks the held-out problems.
+        settings: when, and how long it waits.
+    """
+
+    def __init__(self, results: Results, settings: TeachingArguments) -> None:
+        self.results, self.settings = results, settings
+        self.trainer: Trainer = results.trainer
+        self.path = results.output / rundir.STOPPING
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The evaluations so far, by step."""
+        return list(jsonl.whole_rows(self.path))
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """The best of them."""
+        return self.rows[best_of(self.rows)]
+
+    @property
+    def over(self) -> bool:
+        """Whether it has waited long enough."""
+        rows = self.rows
+        return len(rows) - 1 - best_of(rows) >= self.settings.sft_patience
+
+    def summary(self) -> dict[str, Any]:
+        """What summary.json says of the policy that is kept."""
+        best = self.best
+        return {"step": best["step"], **{name: best[name] for name in ("accuracy", "interval", "problems", "samples")}}
+
+    def train(self, resume: Path | None) -> None:
+        """Train, from the checkpoint `resume` where there is one, and leave the best policy in the trainer."""
+        if resume is None:
+            self.trainer.save_model(str(self.results.output / START))
+        if not self.rows:
+            self._ask(0)
+        if resume is not None and self.over:
+            self.trainer.state = TrainerState.load_from_json(str(resume / "trainer_state.json"))
+        else:
+            self.trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+        best = self.best
+        if best["step"] != self.trainer.state.global_step:
+            restore(self.trainer.accelerator.unwrap_model(self.trainer.model), self._folder(best["step"]))
+        tell(f"{self.results.output}: keeps step {best['step']} of {self.trainer.state.global_step}, which finishes "
+             f"{best['accuracy']:.1%} of {best['problems']} held-out training problems")  # fmt: skip
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
+        every = self.settings.sft_every or ceil(state.max_steps / 10)
+        if state.global_step % every and state.global_step < state.max_steps:
+            return
+        self._ask(state.global_step)
+        control.should_save = control.should_save or self.best["step"] == state.global_step
+        control.should_training_stop = control.should_training_stop or self.over
+
+    def on_save(self, args: Any, state: Any, control: Any, **named: Any) -> None:
+        if state.is_world_process_zero:  # the new one is whole: whoever marks it is called before this
+            kept = {self._folder(self.best["step"]), self._folder(state.global_step)}
+            for folder in rundir.checkpoints(self.results.output):
+                if folder not in kept:
+                    shutil.rmtree(folder)
+
+    def _ask(self, step: int) -> None:
+        self.results.evaluate_during(step, {}, rundir.STOPPING)
+
+    def _folder(self, step: int) -> Path:
+        return self.results.output / (f"{rundir.CHECKPOINT_PREFIX}{step}" if step else START)
+
+
+def restore(model: Any, folder: Path) -> None:
+    """Give a policy the weights that a trainer saved in `folder`: all, or those of its adapters."""
+    if isinstance(model, PeftModel):
+        set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
+    else:
+        dtype = str(model.dtype).removeprefix("torch.")
+        model.load_state_dict(load_policy(str(folder), dtype, field="model_name_or_path").state_dict())
