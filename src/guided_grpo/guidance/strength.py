@@ -7,6 +7,7 @@ budget, where the run has one):
     concave     ℓ_t = ℓ0 (1 − t/T)^β, β > 1
     stepwise    ℓ_t = ℓ0 γ^⌊t/s⌋, 0 < γ < 1
     rdp         ℓ_t = ℓ_final + (ℓ0 − ℓ_final)(1 − t/T), the "rule-based decay policy" of Tables 10–11
+    steps       ℓ_t = ℓ0, and the next level from each milestone on: ½, from step 100 ¼ (QuestA, arXiv 2507.13266)
 
 Controllers, with r_k the mean accuracy reward of generation batch k, guided and unguided rollouts together:
 
@@ -17,9 +18,13 @@ Controllers, with r_k the mean accuracy reward of generation batch k, guided and
                     log u(q) = log(1 − ℓ0) + a + b_tier(q) + c_q, where a, b and c are integrators of p − p*,
                     a += η mean over the batch, b += η mean over the tier's problems, c += η (p_q − p*)
 
+Of each problem its own, drawn or moved by its success: binomial-cosine, uniform, random-cut, bisect and withdraw of
+per_problem.py, which has their equations.
+
 Deviations from the paper. Eq. 5 is printed with the inverse ratio, which lengthens guidance when rewards rise; the
 paper's own explanation and its code do the opposite, and so does this module. A batch whose r_k or history is 0 leaves
-ℓ as it is (the equation would divide by zero or stay at 0 for ever). ℓ stays in [guidance_min, guidance_max].
+ℓ as it is (the equation would divide by zero or stay at 0 for ever). ℓ stays in [guidance_min, guidance_max]. QuestA
+gives shares of the solution after the thinking, in characters: with `steps` the data decides what the trace is.
 
 Property of the ratio controller: with T = 1 the product ℓ_{k+1}·r_k never changes, so ℓ = C / r: it has no set-point.
 
@@ -29,13 +34,17 @@ all pure; `State` is frozen and JSON-able.
 
 from __future__ import annotations
 
+import itertools
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any
 
 from annotated_types import Ge, Interval
 
+from guided_grpo.errors import InputError
+from guided_grpo.guidance import per_problem
 from guided_grpo.guidance.keys import problem_key, tier_key
 from guided_grpo.guidance.slicing import UNITS
 from guided_grpo.settings import AxisGroup, OneOf, axis
@@ -50,18 +59,37 @@ class StrengthSettings(AxisGroup):
 
     guidance_strength: Annotated[str, OneOf(STRENGTHS)] = axis("none", "over time; none = only what the ladder gives")
     guidance_unit: Annotated[Unit, OneOf(UNITS)] = axis("tokens", "what a length counts, of the trace")
-    guidance_length: Annotated[float, Ge(0)] = axis(3072.0, "initial length ℓ0")
+    guidance_length: Annotated[float, Ge(0)] = axis(3072.0, "initial length ℓ0; upper end of what is drawn")
     guidance_min: Annotated[float | None, Ge(0)] = axis(
         None, "lower clamp of the controllers; unset = 1, or 0.01 of the trace"
     )
     guidance_max: Annotated[float | None, Ge(0)] = axis(None, "upper clamp of the controllers; unset = none")
-    guidance_final: Annotated[float, Ge(0)] = axis(0.0, "final length of rdp")
+    guidance_final: Annotated[float, Ge(0)] = axis(
+        0.0, "final length of rdp, final p of binomial-cosine; lower end of uniform and random-cut"
+    )
     guidance_power: float = axis(2.0, "β > 1 of concave")
     guidance_decay: float = axis(0.5, "γ in (0, 1) of stepwise")
     guidance_interval: Annotated[int, Ge(1)] = axis(10, "s of stepwise, optimizer steps")
     guidance_history: Annotated[int, Ge(1)] = axis(2, "T of ratio, generation batches")
-    guidance_target: Annotated[float, Interval(ge=0, le=1)] = axis(0.5, "guided success that setpoint and left hold")
-    guidance_gain: float = axis(0.5, "η of setpoint and left")
+    guidance_target: Annotated[float, Interval(ge=0, le=1)] = axis(
+        0.5, "guided success that setpoint, left and withdraw hold; τ of bisect"
+    )
+    guidance_gain: float = axis(0.5, "η of setpoint, left and withdraw")
+    guidance_milestones: Annotated[list[int] | None, Ge(0)] = axis(
+        [100], "optimizer steps from which strength steps has its next level"
+    )
+    guidance_levels: Annotated[list[float] | None, Ge(0)] = axis([0.25], "lengths of steps from its milestones on")
+    guidance_segments: Annotated[int, Ge(1)] = axis(5, "L of binomial-cosine; a trace has at most its steps")
+    guidance_end: Annotated[float | None, Interval(gt=0, le=1)] = axis(
+        None, "share of the run from which binomial-cosine (unset = 0.6) and withdraw (0.9) give nothing"
+    )
+    guidance_hold: Annotated[float, Interval(ge=0, le=1)] = axis(
+        2 / 3, "share of the run after which the cap of withdraw falls"
+    )
+    guidance_cuts: Annotated[int, Ge(0)] = axis(3, "cuts of a problem by random-cut; 0 = a new one at every visit")
+    guidance_plain: Annotated[float, Interval(ge=0, le=1)] = axis(
+        0.25, "share of visits that random-cut leaves without guidance"
+    )
 
 
 @dataclass(frozen=True)
@@ -74,15 +102,18 @@ class State:
     optimizer_step: int = 0  # t
     progress: float = 0.0  # t/T
     left: Mapping[str, float] = field(default_factory=dict)  # a, b, c of left, by "all", "tier …", "problem …"
+    problems: Mapping[str, per_problem.Pair] = field(default_factory=dict)  # of bisect and withdraw, by problem_key
 
     def to_json(self) -> dict[str, Any]:
         """A dict for `json.dumps`; floats survive exactly."""
-        return {**asdict(self), "rewards": list(self.rewards)}
+        problems = {key: list(pair) for key, pair in self.problems.items()}
+        return {**asdict(self), "rewards": list(self.rewards), "problems": problems}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> State:
         """The inverse of `to_json`."""
-        return cls(**{**data, "rewards": tuple(data["rewards"])})
+        problems = {key: (first, second) for key, (first, second) in data.get("problems", {}).items()}
+        return cls(**{**data, "rewards": tuple(data["rewards"]), "problems": problems})
 
 
 @dataclass(frozen=True)
@@ -120,6 +151,11 @@ def _stepwise(settings: StrengthSettings, state: State, row: Row) -> float:
 
 def _rdp(settings: StrengthSettings, state: State, row: Row) -> float:
     return settings.guidance_final + (settings.guidance_length - settings.guidance_final) * (1 - state.progress)
+
+
+def _steps(settings: StrengthSettings, state: State, row: Row) -> float:
+    passed = bisect_right(settings.guidance_milestones or [], state.optimizer_step)
+    return (settings.guidance_length, *(settings.guidance_levels or []))[passed]
 
 
 def _tracked(settings: StrengthSettings, state: State, row: Row) -> float:
@@ -207,15 +243,43 @@ STRENGTHS: dict[str, tuple[LengthRule, UpdateRule]] = {
     "concave": (_concave, _unchanged),
     "stepwise": (_stepwise, _unchanged),
     "rdp": (_rdp, _unchanged),
+    "steps": (_steps, _unchanged),
     "ratio": (_tracked, _ratio),
     "ratio-official": (_tracked, _ratio_official),
     "setpoint": (_tracked, _setpoint),
     "left": (_given, _left),
+    "binomial-cosine": (per_problem.binomial_cosine, _unchanged),
+    "uniform": (per_problem.uniform, _unchanged),
+    "random-cut": (per_problem.random_cut, _unchanged),
+    "bisect": (per_problem.bisect, per_problem.observe_bisect),
+    "withdraw": (per_problem.withdraw, per_problem.observe_withdraw),
 }
+_OF_SHARES = ("binomial-cosine", "withdraw")  # whatever the unit, what they compute is a share
+
+
+def check_strength(settings: StrengthSettings) -> None:
+    """Raise `InputError` where the strength does not go with its unit, or its levels with their milestones."""
+    if settings.guidance_strength in _OF_SHARES and not settings.guidance_unit.startswith("ratio"):
+        raise InputError(
+            f"counts pieces, and strength {settings.guidance_strength} gives shares of a trace",
+            field="guidance_unit",
+            value=settings.guidance_unit,
+            fix="use ratio, ratio-steps or ratio-chars",
+        )
+    milestones, levels = settings.guidance_milestones or [], settings.guidance_levels or []
+    increasing = all(a < b for a, b in itertools.pairwise(milestones))
+    if settings.guidance_strength == "steps" and not (increasing and len(milestones) == len(levels)):
+        raise InputError(
+            f"is no increasing list of one step for each of guidance_levels {levels}",
+            field="guidance_milestones",
+            value=milestones,
+            fix="write both alike, such as guidance_milestones: [100, 200] and guidance_levels: [0.25, 0]",
+        )
 
 
 def make_controller(settings: StrengthSettings) -> Controller:
-    """The controller of these settings. Raises `KeyError` for an unknown strength."""
+    """The controller of these settings. Raises `KeyError` for an unknown strength, and what `check_strength` does."""
+    check_strength(settings)
     length_rule, update_rule = STRENGTHS[settings.guidance_strength]
 
     def update(state: State, feedback: StepFeedback) -> State:
