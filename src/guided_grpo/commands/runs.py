@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 from datasets import Dataset
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 
 from guided_grpo.commands.options import wants_bars
 from guided_grpo.commands.parsing import RunArguments, tell
@@ -39,6 +40,36 @@ def prepare_resume(output: Path, state: PartialState) -> Path | None:
     if checkpoint is not None:
         tell(f"{output}: going on from step {step}")
     return checkpoint
+
+
+class _Loaded(Exception):
+    """The checkpoint is loaded, and nothing is left to train."""
+
+
+class _OnlyLoad(TrainerCallback):
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **named: Any) -> None:
+        raise _Loaded
+
+
+def go_on(trainer: Trainer, resume: Path | None) -> None:
+    """Train, from the checkpoint `resume` where there is one.
+
+    One that was written as training stopped is only loaded: Transformers would do a step more than the whole run.
+    """
+    stopped = resume is not None and _stopped(resume) and not trainer.args.enable_jit_checkpoint
+    if stopped:
+        trainer.add_callback(_OnlyLoad)
+    try:
+        trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    except _Loaded:
+        trainer.is_in_train = False
+        trainer.callback_handler.on_train_end(trainer.args, trainer.state, trainer.control)
+
+
+def _stopped(checkpoint: Path) -> bool:
+    """Whether training ended with this step: by its number, a budget, or early."""
+    kept = (rundir.read_json(checkpoint / "trainer_state.json") or {}).get("stateful_callbacks", {})
+    return bool(kept.get("TrainerControl", {}).get("args", {}).get("should_training_stop"))
 
 
 def progress(name: str, *, quiet: bool) -> BarCallback:

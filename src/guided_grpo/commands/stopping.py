@@ -19,11 +19,12 @@ from typing import Any
 
 from datasets import Dataset
 from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
-from transformers import Trainer, TrainerCallback, TrainerState
+from transformers import Trainer, TrainerCallback
 
 from guided_grpo.commands.parsing import TeachingArguments, tell
 from guided_grpo.commands.policies import load_policy
 from guided_grpo.commands.results import Results
+from guided_grpo.commands.runs import go_on
 from guided_grpo.errors import InputError
 from guided_grpo.store import jsonl, rundir
 from guided_grpo.store.journals import key_of
@@ -97,10 +98,7 @@ class EarlyStopping(TrainerCallback):
             self.trainer.save_model(str(self.results.output / START))
         if not self.rows:
             self._ask(0)
-        if resume is not None and self.over:
-            self.trainer.state = TrainerState.load_from_json(str(resume / "trainer_state.json"))
-        else:
-            self.trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+        go_on(self.trainer, resume)
         best = self.best
         if best["step"] != self.trainer.state.global_step:
             restore(self.trainer.accelerator.unwrap_model(self.trainer.model), self._folder(best["step"]))
@@ -109,7 +107,8 @@ class EarlyStopping(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
         every = self.settings.sft_every or ceil(state.max_steps / 10)
-        if state.global_step % every and state.global_step < state.max_steps:
+        last = control.should_training_stop or state.global_step >= state.max_steps
+        if state.global_step % every and not last:
             return
         self._ask(state.global_step)
         control.should_save = control.should_save or self.best["step"] == state.global_step
