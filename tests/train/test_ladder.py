@@ -419,7 +419,7 @@ def test_sampler_logprobs_go_with_their_rows(
     monkeypatch.setattr(GRPOTrainer, "_generate_single_turn", with_logprobs)
     rows = two_problems()
     reward = ScriptedAccuracy({rows[0]["prompt"]: 1, rows[1]["prompt"]: 0})
-    config = make_config(tmp_path, **GHPO, guidance_placement="prefix", max_steps=1)
+    config = make_config(tmp_path, **GHPO, guidance_placement="prefix", max_steps=1, forward="plain")
     trainer = make_trainer(policy, tokenizer, config, rows=rows, reward=reward)
     spy = Spy(trainer)
     trainer.train()
@@ -454,3 +454,21 @@ def test_sampler_logprobs_go_with_their_rows(
 def test_ladders_that_make_no_sense_are_refused(values: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
         make_config(tmp_path, **{"method": "ghpo", **values})
+
+
+def test_one_rollout_climbs_and_the_others_stay(policy: Any, tokenizer: Any, tmp_path: Path) -> None:
+    """Scaf-GRPO: of eight rollouts one succeeds after the second hint; A = 7/8 and −1/8 over a deviation of √(1/8)."""
+    rows = chain_rows(1)
+    config = make_config(
+        tmp_path, method="scaf", hint_template=HINT, rescue_cold_start=0, num_generations=8, max_steps=1,
+        guidance_leak=True,
+    )  # fmt: skip
+    trainer = make_trainer(policy, tokenizer, config, rows=rows, reward=ScriptedAccuracy({rows[0]["prompt"]: 2}))
+    spy = Spy(trainer)
+    trainer.train()
+    assert [len(call) for call in spy.sampled] == [8, 1, 1]
+    plain, first, second = spy.sampled[0][0], spy.sampled[1][0], spy.sampled[2][0]
+    assert len(plain) < len(first) < len(second)
+    trained = sorted((len(prompt), round(float(a), 2)) for (prompt, _), a in zip(
+        rows_of(spy.batches[0]), spy.batches[0]["advantages"], strict=True))  # fmt: skip
+    assert trained == [(len(plain), -0.35)] * 7 + [(len(second), 2.47)]

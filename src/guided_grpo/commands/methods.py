@@ -14,6 +14,8 @@ from guided_grpo.guidance.placement import PlacementSettings
 from guided_grpo.guidance.strength import StrengthSettings
 from guided_grpo.settings import Setting, describe
 from guided_grpo.train.advantage import CreditSettings
+from guided_grpo.train.dynamic import DynamicSettings
+from guided_grpo.train.imitation import ImitationSettings
 from guided_grpo.train.presets import METHODS
 from guided_grpo.train.rescue import LadderSettings
 
@@ -35,6 +37,8 @@ GROUPS: dict[str, tuple[type, str]] = {
     "Placement: where": (PlacementSettings, "guidance/placement.py"),
     "Ladder: which groups again": (LadderSettings, "train/rescue.py"),
     "Credit: what it weighs": (CreditSettings, "train/advantage.py"),
+    "Imitation: guidance by a term of its own": (ImitationSettings, "train/imitation.py"),
+    "Sampling: until the batch teaches": (DynamicSettings, "train/dynamic.py"),
     "Order: which problems when": (CurriculumSettings, "data/curriculum.py"),
 }
 

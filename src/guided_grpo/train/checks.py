@@ -134,10 +134,11 @@ def _longest_guidance(config: GuidedGRPOConfig) -> float:
 
     The rescue ladder needs no check: it leaves out what does not fit.
     """
-    if not config.guides_first:
-        return 0.0
+    if not config.guides_first or config.guidance_strength == "none":
+        return 0.0  # a whole trace that does not fit is left out
     if config.guidance_unit != "tokens":
         return math.inf
     if config.guidance_strength in _CONTROLLED:
         return math.inf if config.guidance_max is None else max(config.guidance_max, config.guidance_length)
-    return max(config.guidance_length, config.guidance_final)
+    levels = config.guidance_levels or [] if config.guidance_strength == "steps" else []
+    return max(config.guidance_length, config.guidance_final, *levels)

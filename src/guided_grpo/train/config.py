@@ -13,7 +13,7 @@ from trl import GRPOConfig
 from guided_grpo.errors import InputError
 from guided_grpo.guidance.allocation import guided_count
 from guided_grpo.guidance.placement import check_hint_template
-from guided_grpo.guidance.strength import least_length
+from guided_grpo.guidance.strength import check_strength, least_length
 from guided_grpo.settings import OneOf, Setting, check, describe, fill, setting
 from guided_grpo.train.forward import FORWARDS
 from guided_grpo.train.presets import METHODS, Axes
@@ -95,6 +95,7 @@ class GuidedGRPOConfig(Axes, GRPOConfig):
         return self.guidance_placement == "prefix" and (self.imitates or bool(self.guidance_weight))
 
     def _check_lengths(self) -> None:
+        check_strength(self)
         if self.guidance_strength == "concave" and not self.guidance_power > 1:
             raise InputError(
                 "is not above 1", field="guidance_power", value=self.guidance_power, fix="use β > 1, or strength linear"

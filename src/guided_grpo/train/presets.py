@@ -76,7 +76,7 @@ def _strength(name: str, **more: Any) -> dict[str, Any]:
 
 
 METHODS: Final[dict[str, Method]] = {
-    "grpo": Method({}, "no guidance; equal to TRL's to the bit", "TRL"),
+    "grpo": Method({}, "no guidance; with forward: plain equal to TRL's to the bit", "TRL"),
     "naive": Method(
         _strength("constant", guidance_ratio=1.0), "one length in front of every rollout", "G²RPO-A §4.1, Figs. 1, 5"
     ),
@@ -109,6 +109,87 @@ METHODS: Final[dict[str, Method]] = {
         "where it led to success, and never pushed down",
         "ours, from what was measured",
     ),
+    "uft": Method(
+        _strength(
+            "binomial-cosine",
+            guidance_unit="ratio-steps",
+            guidance_length=0.95,
+            guidance_final=0.05,
+            guidance_ratio=1.0,
+            guidance_loss="likelihood",
+            imitation_weight=0.001,
+        ),
+        "so many of five segments in front of a whole group, drawn anew, fewer over time, none at last; the hint by "
+        "likelihood at .001",
+        "UFT, arXiv 2505.16984 (its code)",
+    ),
+    "prefix-rft": Method(
+        _strength(
+            "uniform",
+            guidance_unit="ratio",
+            guidance_length=0.95,
+            guidance_final=0.05,
+            guidance_ratio=0.125,
+            guidance_loss="top-entropy",
+        ),
+        "one rollout in eight behind a share drawn between a falling bound and 95 %; of the prefix the fifth with the "
+        "highest entropy is trained; with scale_rewards: none, loss_type: dr_grpo",
+        "Prefix-RFT, arXiv 2507.01679",
+    ),
+    "adaback": Method(
+        _strength("bisect", guidance_unit="ratio", guidance_length=0.98, guidance_ratio=1.0, guidance_weight=0.0),
+        "a share drawn between bounds that each problem's success moves; masked",
+        "AdaBack, arXiv 2506.18110",
+    ),
+    "adaprefix": Method(
+        _strength(
+            "withdraw",
+            guidance_unit="ratio",
+            guidance_length=0.5,
+            guidance_gain=0.2,
+            guidance_ratio=1.0,
+            guidance_weight=0.0,
+        ),
+        "each problem's share follows its success to one half, and is withdrawn in the last third; masked",
+        "AdaPrefix-GRPO, arXiv 2607.07674 (abstract; reconstructed)",
+    ),
+    "prefixrl": Method(
+        _strength(
+            "random-cut",
+            guidance_unit="ratio",
+            guidance_length=0.8,
+            guidance_final=0.4,
+            guidance_ratio=1.0,
+            guidance_weight=0.0,
+        ),
+        "three cuts of each trace between 40 and 80 %, drawn once, and a quarter of the groups plain; masked",
+        "PrefixRL, arXiv 2601.18795 (abstract); its traces are the policy's own",
+    ),
+    "r3": Method(
+        _strength(
+            "random-cut",
+            guidance_unit="ratio-steps",
+            guidance_length=1.0,
+            guidance_cuts=0,
+            guidance_plain=0.0,
+            guidance_ratio=1.0,
+            guidance_weight=0.0,
+        ),
+        "a cut at any step, drawn anew; masked",
+        "R3, arXiv 2402.05808, and UFT's code",
+    ),
+    "questa": Method(
+        _strength(
+            "steps",
+            guidance_unit="ratio-chars",
+            guidance_length=0.5,
+            guidance_placement="hint",
+            guidance_ratio=1.0,
+            guidance_weight=0.0,
+        ),
+        "half of the solution as a hint, a quarter after 100 steps; with scale_rewards: none",
+        "QuestA, arXiv 2507.13266 (its code)",
+    ),
     "luffy": Method(
         {"guidance_rows": 1, "guidance_loss": "shaped"},
         "the whole trace is one rollout of the group, its tokens weighed by π/(π + 0.1); "
@@ -130,6 +211,11 @@ METHODS: Final[dict[str, Method]] = {
         },
         "plain GRPO, and likelihood of each problem's whole trace, tokens weighed by p(1 − p)",
         "CHORD-φ, arXiv 2508.11408; its traces are a stream of their own",
+    ),
+    "scaf": Method(
+        {**_GHPO, "rescue_rows": 1, "rescue_slice": "steps", "rescue_stages": [0.25, 0.5, 0.75, 1.0]},
+        "as ghpo, but one rollout of a failed group climbs, and the others stay; all of the trace at last",
+        "Scaf-GRPO, arXiv 2510.19807; its hints are of three kinds, here the solution alone",
     ),
     "dapo": Method(
         {"dynamic_sampling": 10},

@@ -159,7 +159,7 @@ def _call(
     retries_b = []
     for place, row in enumerate(rows_b):
         group, seat = divmod(first + place, group_size)
-        if group in omegas:
+        if group in omegas and (seat < ladder.settings.rescue_rows or not ladder.settings.rescue_rows):
             retries_b.append(Retry(first + place, row, ladder.assign_at(row, seat, omegas[group], attempt)))
     jobs: list[Retry] = resampler.gather(retries_b)
     mine, filler = deal(jobs, resampler.ranks, resampler.rank)

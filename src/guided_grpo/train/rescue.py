@@ -61,6 +61,7 @@ class LadderSettings(AxisGroup):
         None, "increasing; unset = 0.25 0.5 0.75 of the trace, or 1 × the controller's length"
     )
     rescue_slice: Annotated[str, OneOf(SHARES)] = axis("chars", "what a share of the trace is of")
+    rescue_rows: Annotated[int, Ge(0)] = axis(0, "rollouts of a group that climb, its first ones; 0 = all of them")
     rescue_cold_start: Annotated[int, Ge(0)] = axis(20, "optimizer steps before the first rescue; 0 = none")
     rescue_cold_format: Annotated[float | None, Interval(ge=0, le=1)] = axis(
         None, "mean format reward that ends the cold start, in place of steps; unset = steps"
