@@ -11,9 +11,9 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from trl import SFTTrainer
 
 from guided_grpo.cli import main
+from guided_grpo.commands.sft import MeteredTrainer
 from guided_grpo.data.demonstrations import demonstrations
 from guided_grpo.data.sources import load_rows
 from guided_grpo.errors import InputError
@@ -70,6 +70,8 @@ def test_a_run_and_the_same_after_a_kill(
     rows = [list(jsonl.whole_rows(run / "metrics.jsonl")) for run in (whole, cut)]
     assert json.loads((cut / "summary.json").read_text())["tokens_trained"] == summary["tokens_trained"]
     assert summary["tokens_trained"] == rows[0][-1]["num_tokens"] > 0
+    assert summary["flops"] == rows[0][-1]["flops/total"] == rows[1][-1]["flops/total"] > 0
+    assert json.loads((cut / "summary.json").read_text())["trace_tokens"] == summary["trace_tokens"] > 0
     assert [[row["step"], row["loss"]] for row in rows[0]] == [[row["step"], row["loss"]] for row in rows[1]]
     assert rows[0][-1]["loss"] < rows[0][0]["loss"]
     weights = [load_file(run / "model" / "model.safetensors") for run in (whole, cut)]
@@ -101,7 +103,7 @@ def test_a_sharded_policy_is_not_evaluated(
 ) -> None:
     """Its weights are not on one rank: the main process alone would wait for the others for ever."""
 
-    class Sharded(SFTTrainer):  # type: ignore[misc]  # TRL is untyped here
+    class Sharded(MeteredTrainer):  # type: ignore[misc]  # TRL is untyped here
         """One that says so between its own steps, which run whole here."""
 
         def __init__(self, *positional: Any, **named: Any) -> None:
@@ -120,7 +122,7 @@ def test_a_sharded_policy_is_not_evaluated(
             self.is_fsdp_enabled = before
             return result
 
-    monkeypatch.setattr("guided_grpo.commands.sft.SFTTrainer", Sharded)
+    monkeypatch.setattr("guided_grpo.commands.sft.MeteredTrainer", Sharded)
     run = tmp_path / "run"
     (tmp_path / "sft.yaml").write_text(yaml.safe_dump({**settings_of(policy_folder, run), "max_steps": 1}))
     assert main(["sft", "--config", str(tmp_path / "sft.yaml")]) == 0
@@ -139,3 +141,20 @@ def test_bad_fields_end_with_one_line(policy_folder: Path, tmp_path: Path, capsy
     assert main(["sft", "--config", str(config)]) == 2
     assert "leaves nothing to teach" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_flops_by_hand_and_a_budget_of_them(policy_folder: Path, policy: Any, tmp_path: Path) -> None:
+    """All 24 demonstrations in one batch: 6·N for each place of it, padding included, and the end where 2.5 are spent."""
+    size = sum(parameter.numel() for parameter in policy.parameters())  # tied: the table is the head, and counts once
+    rows = load_rows("chains:steps=3-5,count=24,seed=1")
+    taught = [len(row["guidance"]) + len("#### ") + len(row["answer"]) + 1 for row in rows]
+    longest = max(len(row["prompt"]) + tokens for row, tokens in zip(rows, taught, strict=True))
+    step = 6 * size * 24 * longest
+    settings = {**settings_of(policy_folder, tmp_path / "run"), "per_device_train_batch_size": 24, "logging_steps": 10}
+    settings |= {"max_steps": 50, "max_flops": 2.5 * step, "eval_data": None}
+    (tmp_path / "sft.yaml").write_text(yaml.safe_dump(settings))
+    assert main(["sft", "--config", str(tmp_path / "sft.yaml")]) == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["steps"], summary["flops"], summary["trace_tokens"]) == (3, 3 * step, 3 * sum(taught))
+    [row] = jsonl.whole_rows(tmp_path / "run" / "metrics.jsonl")
+    assert (row["step"], row["flops/total"]) == (3, 3 * step)

@@ -12,9 +12,12 @@ The config names a training config and what varies:
       g2rpo-a: {method: g2rpo-a, guidance_length: 45}
     tiers: {easy: [3, 9], hard: [10, 14]}   # optional: figures by difficulty, both ends included
     target: hard                            # optional: the tier of "tokens to an accuracy"
+    search: {learning_rate: [5.0e-5, 1.0e-4]}   # optional: every variant takes the best of these first, found on
+    search_data: chains:steps=3-14,count=240,seed=555   # other held-out problems, with search_seed and search_share
 
-Give every variant the same `max_generated_tokens`, `max_steps` or `max_train_seconds` to compare on equal budgets. One
-bad run does not end the rest: its error is in summary.json, and the exit code is 1. More: docs/comparing.md.
+Give every variant the same `max_flops`, `max_generated_tokens`, `max_train_seconds` or `max_steps` to compare on equal
+budgets. One bad run does not end the rest: its error is in summary.json, and the exit code is 1. More:
+docs/comparing.md.
 """
 
 from __future__ import annotations
@@ -23,22 +26,38 @@ import json
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from guided_grpo.commands.options import OneLineParser, find_config, read_yaml, wants_bars
 from guided_grpo.commands.parsing import VOLATILE, parse, tell
 from guided_grpo.commands.queue import QueuedRun, run_queue
+from guided_grpo.commands.runs import load_rows_of
 from guided_grpo.commands.train import run as train
 from guided_grpo.errors import InputError
 from guided_grpo.store import rundir
-from guided_grpo.studies.comparison.measured import read_tiers
+from guided_grpo.store.journals import key_of
+from guided_grpo.studies.comparison import search as searching
+from guided_grpo.studies.comparison.measured import BUDGETS, read_tiers
+from guided_grpo.studies.comparison.search import Search
 from guided_grpo.studies.comparison.summary import summarise
 from guided_grpo.studies.comparison.table import table
 from guided_grpo.studies.report.page import build_report
 
-_FIELDS = {"config", "output_dir", "seeds", "variants", "baseline", "common", "tiers", "target"}
-_BUDGETS = ("max_generated_tokens", "max_train_seconds", "max_steps", "num_train_epochs")
+_FIELDS = {
+    "config", "output_dir", "seeds", "variants", "baseline", "common", "tiers", "target", *searching.FIELDS,
+}  # fmt: skip
+_COSTS = ("flops", "tokens_generated", "train_seconds")  # of a trial, in search.json
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """One point of a variant's search."""
+
+    variant: str
+    values: Mapping[str, Any]
+    run: QueuedRun
 
 
 def main(arguments: list[str], *, as_json: bool = False) -> int:
@@ -53,20 +72,43 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
         fix = f"use {', '.join(plan['variants'])}"
         raise InputError("is not a variant", file=options.config, field="baseline", value=baseline, fix=fix)
     common = find_config(Path(plan["config"]), beside=options.config)
-    queue = list(_queue(common, output, options.seeds or plan["seeds"], variants, quiet=options.quiet))
-    for run in queue:  # every run is checked before the first one starts
-        rundir.check(run.folder, run.settings.to_json(), VOLATILE)
+    seeds = options.seeds or plan["seeds"]
+    search = searching.read_search(plan, options.config, list(variants), seeds)
+    trials = list(_trials(common, output, search, variants, quiet=options.quiet))
+    stored = rundir.read_json(output / searching.FILE) or {}
+    best = {name: searching.chosen(stored, search, name) for name in search.grids}
+    open_trials = [trial for trial in trials if best[trial.variant] is None]
+    # Of a variant whose search is not over, the first point stands for what it will be.
+    first = {name: values or searching.points(search.grids[name])[0] for name, values in best.items()}
+    queue = list(_queue(common, output, seeds, _with(variants, first), quiet=options.quiet))
+    for run in [*(trial.run for trial in trials), *(run for run in queue if best.get(run.variant, {}) is not None)]:
+        rundir.check(run.folder, run.settings.to_json(), VOLATILE)  # all of them before the first one starts
+    _check_apart(queue, search, options.config, by_rows=bool(open_trials) and not options.plan)
     if options.plan:
-        states = [_state(run) for run in queue]
+        states = [{**_state(trial.run), "variant": trial.variant, "search": trial.values} for trial in trials]
+        states += [{**_state(run), **({"searched": best[run.variant]} if run.variant in best else {})} for run in queue]
         print(json.dumps(states, indent=2) if as_json else _lines(states))
         return 0
     warnings = _unequal_budgets(queue)
     for warning in warnings:
         tell(f"warning: {warning}")
     started = time.perf_counter()
-    one_by_one = options.jobs == 1
-    results = _one_by_one(queue) if one_by_one else run_queue(queue, options.jobs, bar=wants_bars(options.quiet))
+    if open_trials:
+        stored |= _searched(open_trials, search, options)
+        output.mkdir(parents=True, exist_ok=True)
+        rundir.write_json(output / searching.FILE, stored)
+        best = {name: stored[name]["best"] for name in search.grids}
+        queue = list(_queue(common, output, seeds, _with(variants, best), quiet=options.quiet))
+    lost = {run.folder: run.result({"error": _why_lost(stored[run.variant])}) for run in queue if _is_lost(run, best)}
+    for run in queue:
+        if run.folder not in lost:
+            rundir.check(run.folder, run.settings.to_json(), VOLATILE)
+    ran = _run([run for run in queue if run.folder not in lost], options)
+    by_folder = {Path(result["run"]): result for result in ran} | lost
+    results = [by_folder[run.folder] for run in queue]
     summary = summarise(results, baseline, tiers, target)
+    if search.grids:
+        summary["search"] = {name: stored[name] for name in search.grids}
     summary["wall_seconds"] = round(time.perf_counter() - started, 1)
     if warnings:
         summary["warnings"] = warnings
@@ -99,6 +141,86 @@ def _options(arguments: list[str]) -> Any:
     return options
 
 
+def _run(queue: Sequence[QueuedRun], options: Any) -> list[dict[str, Any]]:
+    """Train the queue as the options say; the results in its order."""
+    return _one_by_one(queue) if options.jobs == 1 else run_queue(queue, options.jobs, bar=wants_bars(options.quiet))
+
+
+def _trials(
+    common: Path, output: Path, search: Search, variants: Mapping[str, Mapping[str, Any]], *, quiet: bool
+) -> Iterator[_Trial]:
+    """The runs of all searches, on their share of the budgets and their own held-out problems."""
+    for name, grid in search.grids.items():
+        for values in searching.points(grid):
+            folder = output / searching.FOLDER / name / searching.label(values)
+            fields = {**variants[name], **values}
+            whole = parse(_words(common, folder, search.seed, fields, quiet=True), prog="guided-grpo compare")
+            fields |= searching.shared_budget(whole.training, search.share)
+            fields |= {"eval_data": search.data, "eval_every": 0}
+            words = _words(common, folder, search.seed, fields, quiet=quiet)
+            settings = parse(words, prog="guided-grpo compare")
+            yield _Trial(name, values, QueuedRun(f"{name} {searching.label(values)}", search.seed, words, settings))
+
+
+def _searched(trials: Sequence[_Trial], search: Search, options: Any) -> dict[str, Any]:
+    """Run the trials; for each of their variants what search.json holds."""
+    candidates: dict[str, list[dict[str, Any]]] = {}
+    for trial, result in zip(trials, _run([trial.run for trial in trials], options), strict=True):
+        after = result.get("after") or {}
+        entry = {"values": dict(trial.values), "run": result["run"], "accuracy": after.get("accuracy")}
+        entry |= {name: result[name] for name in (*_COSTS, "error") if name in result}
+        candidates.setdefault(trial.variant, []).append(entry)
+    return {
+        name: {**search.to_json(name), "candidates": entries, "best": searching.choose(entries)}
+        for name, entries in candidates.items()
+    }
+
+
+def _with(
+    variants: Mapping[str, Mapping[str, Any]], values: Mapping[str, Mapping[str, Any] | None]
+) -> dict[str, dict[str, Any]]:
+    """The variants with the values of a search."""
+    return {name: {**fields, **(values.get(name) or {})} for name, fields in variants.items()}
+
+
+def _is_lost(run: QueuedRun, best: Mapping[str, Any]) -> bool:
+    return best.get(run.variant, {}) is None
+
+
+def _why_lost(entry: Mapping[str, Any]) -> str:
+    errors = [candidate["error"] for candidate in entry["candidates"] if "error" in candidate]
+    return f"its search found no accuracy: {errors[0] if errors else 'nothing was evaluated'}"
+
+
+def _check_apart(queue: Sequence[QueuedRun], search: Search, path: Path, *, by_rows: bool) -> None:
+    """Raise InputError where a search would choose on problems of the figure.
+
+    Args:
+        queue: runs of the figure.
+        search: of the plan.
+        path: of the plan.
+        by_rows: whether to read the problems; else only names of data are compared.
+    """
+    looked: set[str] = set()
+    for run in queue:
+        arguments = run.settings.run
+        key = repr((arguments.eval_data, arguments.eval_limit, arguments.data_split, arguments.data_mapping))
+        if run.variant not in search.grids or arguments.eval_data is None or key in looked:
+            continue
+        looked.add(key)
+        fix = "use other problems to search on"
+        if arguments.eval_data == search.data:
+            raise InputError("is eval_data too", file=path, field="search_data", value=search.data, fix=fix)
+        if by_rows:
+            figure, other = (
+                {key_of(prompt) for prompt in load_rows_of(arguments, data, arguments.eval_limit)["prompt"]}
+                for data in (arguments.eval_data, search.data)
+            )
+            if both := len(figure & other):
+                problem = f"has {both} of the {len(figure)} problems of eval_data"
+                raise InputError(problem, file=path, field="search_data", value=search.data, fix=fix)
+
+
 def _one_by_one(queue: Sequence[QueuedRun]) -> list[dict[str, Any]]:
     """Train in this process; the results in the queue's order."""
     results = []
@@ -118,8 +240,8 @@ def _one_by_one(queue: Sequence[QueuedRun]) -> list[dict[str, Any]]:
 
 def _unequal_budgets(queue: Sequence[QueuedRun]) -> list[str]:
     """One line naming the variants whose budgets differ."""
-    by_variant = {run.variant: {name: getattr(run.settings.training, name) for name in _BUDGETS} for run in queue}
-    differ = [name for name in _BUDGETS if len({budget[name] for budget in by_variant.values()}) > 1]
+    by_variant = {run.variant: {name: getattr(run.settings.training, name) for name in BUDGETS} for run in queue}
+    differ = [name for name in BUDGETS if len({budget[name] for budget in by_variant.values()}) > 1]
     if not differ:
         return []
     budgets = [
@@ -146,6 +268,9 @@ def _lines(states: Sequence[Mapping[str, Any]]) -> str:
     lines = []
     for state in states:
         at = "" if state["step"] is None else f" at step {state['step']}"
+        if "searched" in state:
+            values = state["searched"]
+            at += f", with {searching.label(values)}" if values else ", with what its search finds"
         lines.append(f"{state['variant']:<{width}}  seed {state['seed']:<4} {state['run']}  {state['state']}{at}")
     done = sum(state["state"] == "finished" for state in states)
     return "\n".join([*lines, f"{done} of {len(states)} runs are finished"])
@@ -174,7 +299,8 @@ def _selected(plan: Mapping[str, Any], names: list[str] | None) -> dict[str, dic
     unknown = [name for name in names or [] if name not in variants]
     if unknown:
         raise InputError("is not a variant", field="variants", value=unknown[0], fix=f"use {', '.join(variants)}")
-    return {name: {**common, **(variants[name] or {})} for name in names or variants}
+    fields = {name: {**common, **(variants[name] or {})} for name in names or variants}
+    return {name: {key: value for key, value in own.items() if key != "search"} for name, own in fields.items()}
 
 
 def _read_plan(path: Path) -> dict[str, Any]:

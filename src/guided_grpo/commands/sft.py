@@ -10,9 +10,12 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import torch
 from accelerate import PartialState
+from accelerate.utils import gather_object
+from annotated_types import Ge
 from datasets import Dataset
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer, get_peft_config
@@ -20,15 +23,17 @@ from trl import SFTConfig, SFTTrainer, get_peft_config
 from guided_grpo.commands.parsing import Settings, TeachingArguments, parse_run, read_mapping, tell
 from guided_grpo.commands.policies import check_prompts, load_model, load_tokenizer, policy_source, tell_precision
 from guided_grpo.commands.results import Results, run_once
-from guided_grpo.commands.runs import load_rows_of, prepare_resume, progress, save_model
+from guided_grpo.commands.runs import go_on, load_rows_of, prepare_resume, progress, save_model
 from guided_grpo.commands.stopping import EarlyStopping, set_aside
-from guided_grpo.data.demonstrations import demonstrations
+from guided_grpo.data.demonstrations import IGNORED, demonstrations
 from guided_grpo.errors import InputError
 from guided_grpo.evaluation.decoding import Decoding
 from guided_grpo.grading import Grader
 from guided_grpo.guidance.placement import GuidanceTokenizer, PlacementSettings
 from guided_grpo.settings import again, setting
 from guided_grpo.store import jsonl, rundir
+from guided_grpo.train.config import GuidedGRPOConfig
+from guided_grpo.train.flops import Meter
 from guided_grpo.train.metrics import plain_number
 
 
@@ -37,6 +42,7 @@ class SftArguments(TeachingArguments):
     """What of the traces is taught, and when that is enough."""
 
     guidance_thinking: str = again(PlacementSettings, "guidance_thinking")
+    max_flops: Annotated[float, Ge(0)] = again(GuidedGRPOConfig, "max_flops")
     chat_template_kwargs: dict | str | None = setting(  # type: ignore[type-arg]  # the parser wants a bare dict
         None, 'further arguments of the chat template: {"enable_thinking": false}'
     )
@@ -46,6 +52,7 @@ class SftArguments(TeachingArguments):
         self.chat_template_kwargs = read_mapping("chat_template_kwargs", self.chat_template_kwargs)
 
 
+_COSTS = "costs.json"  # in a checkpoint
 _STOPPING = ("sft_patience", "sft_every", "sft_held_out")
 
 
@@ -59,8 +66,8 @@ class SftSettings(Settings):
     def to_json(self) -> dict[str, Any]:
         """What config.yaml holds: what stops it only where something does."""
         own = asdict(self.sft)
-        if not self.sft.sft_patience:
-            own = {name: value for name, value in own.items() if name not in _STOPPING}
+        unused = {*([] if self.sft.sft_patience else _STOPPING), *([] if self.sft.max_flops else ["max_flops"])}
+        own = {name: value for name, value in own.items() if name not in unused}
         return {**super().to_json(), **own, "command": "sft"}
 
 
@@ -122,7 +129,7 @@ def _run(settings: SftSettings, grader: Grader, claim: Callable[[], None]) -> di
     training.include_num_input_tokens_seen = "non_padding"  # counted in every step, logged or not, and over a kill
     keeper = _Keeper(output)
     bar = progress(f"sft seed {training.seed}", quiet=settings.run.quiet)
-    trainer = SFTTrainer(
+    trainer = MeteredTrainer(
         model=load_model(source, settings),
         args=training,
         train_dataset=Dataset.from_list(examples),
@@ -137,9 +144,12 @@ def _run(settings: SftSettings, grader: Grader, claim: Callable[[], None]) -> di
     results = Results(output, settings.run, held_out, trainer, grader, **answers)
     results.evaluate("before")
     resume = prepare_resume(output, state)
+    trainer.count_from(resume)
+    if settings.sft.max_flops:
+        trainer.add_callback(_Budget(trainer, settings.sft.max_flops))
     stopped: dict[str, Any] = {}
     if asked is None:
-        trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+        go_on(trainer, resume)
     else:
         training.save_total_limit = None  # the best checkpoint and the newest stay
         stopping = EarlyStopping(Results(output, settings.run, asked, trainer, grader, **answers), settings.sft)
@@ -155,10 +165,59 @@ def _run(settings: SftSettings, grader: Grader, claim: Callable[[], None]) -> di
             "steps": trainer.state.global_step,
             "demonstrations": len(examples),
             **stopped,
+            "flops": trainer.flops,
             "tokens_trained": trainer.state.num_input_tokens_seen,
+            "trace_tokens": trainer.trace_tokens,
             "seconds": round(time.perf_counter() - started, 1),
         }
     )
+
+
+class MeteredTrainer(SFTTrainer):
+    """TRL's, with what it costs: FLOPs (train/flops.py) and trace tokens, of all ranks and over a kill."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.flops = self.trace_tokens = 0
+        self._meter = Meter(self.accelerator.unwrap_model(self.model))
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """TRL's, counted."""
+        taught = int((inputs["labels"] != IGNORED).sum())
+        with self._meter:
+            loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        costs = gather_object([(self._meter.take(), taught)])
+        self.flops += sum(flops for flops, _ in costs)
+        self.trace_tokens += sum(tokens for _, tokens in costs)
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """TRL's, with what was spent so far."""
+        if "loss" in logs:
+            logs["flops/total"] = self.flops
+        super().log(logs, start_time)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            folder = Path(str(self.args.output_dir)) / f"{rundir.CHECKPOINT_PREFIX}{self.state.global_step}"
+            rundir.write_json(folder / _COSTS, {"flops": self.flops, "trace_tokens": self.trace_tokens})
+
+    def count_from(self, checkpoint: Path | None) -> None:
+        """Count on from what a checkpoint has spent; None = from nothing."""
+        costs = (rundir.read_json(checkpoint / _COSTS) if checkpoint else None) or {}
+        self.flops, self.trace_tokens = costs.get("flops", 0), costs.get("trace_tokens", 0)
+
+
+class _Budget(TrainerCallback):
+    """The end after the step in which so many FLOPs are spent."""
+
+    def __init__(self, trainer: MeteredTrainer, flops: float) -> None:
+        self.trainer, self.flops = trainer, flops
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
+        if self.trainer.flops >= self.flops:
+            control.should_training_stop = control.should_log = True
 
 
 class _Keeper(TrainerCallback):

@@ -85,6 +85,7 @@ def sft_settings(settings: TrainSettings, source: str) -> sft.SftSettings:
         sft=sft.SftArguments(
             **taught,
             guidance_thinking=training.guidance_thinking,
+            max_flops=training.max_flops,
             chat_template_kwargs=training.chat_template_kwargs,
         ),
     )
@@ -127,7 +128,14 @@ def first_policy(settings: TrainSettings, source: str) -> tuple[Any, Any]:
 
 
 def stages(settings: TrainSettings, first: dict[str, Any], figures: dict[str, Any]) -> list[dict[str, Any]]:
-    """What summary.json says of each stage: steps, tokens, seconds."""
+    """What summary.json says of each stage: steps, FLOPs, tokens, seconds.
+
+    Args:
+        settings: of the whole run.
+        first: the summary of the first stage.
+        figures: of the run, whose FLOPs and trace tokens are of both stages.
+    """
     names = ("method", "steps", "tokens_generated", "train_seconds", "seconds")
     second = {**{name: figures[name] for name in names}, "method": settings.training.method}
+    second |= {name: figures[name] - first[name] for name in ("flops", "trace_tokens")}
     return [{name: value for name, value in first.items() if name != "seed"}, second]

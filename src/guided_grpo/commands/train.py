@@ -23,7 +23,7 @@ from guided_grpo.commands.policies import (
     tell_precision,
 )
 from guided_grpo.commands.results import Results, run_once
-from guided_grpo.commands.runs import load_rows_of, prepare_resume, progress, save_model
+from guided_grpo.commands.runs import go_on, load_rows_of, prepare_resume, progress, save_model
 from guided_grpo.commands.stages import fine_tune, first_policy, stages
 from guided_grpo.data.preparing.selection import filter_hard
 from guided_grpo.errors import InputError
@@ -99,12 +99,14 @@ def _run(settings: TrainSettings, grader: Grader) -> dict[str, Any]:
         output, settings.run, held_out, trainer, grader,
         max_tokens=most, template_kwargs=trainer.chat_template_kwargs, observe=trainer.observe_evaluation,
     )  # fmt: skip
+    if first:  # one budget for both stages; a checkpoint has both already
+        trainer.run_state.begin_with(first["flops"], first["trace_tokens"])
     results.evaluate("between" if first else "before")
     resume = prepare_resume(output, state)
     if settings.run.eval_every:
         during = EvaluationCallback(settings.run.eval_every, lambda step: results.evaluate_during(step, _cost(trainer)))
         trainer.add_callback(during)
-    trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    go_on(trainer, resume)
     save_model(trainer, output, state)
     results.evaluate("after")
     _write_card(trainer, settings)
@@ -170,7 +172,7 @@ def _write_card(trainer: GuidedGRPOTrainer, settings: TrainSettings) -> None:
 def _cost(trainer: GuidedGRPOTrainer) -> dict[str, Any]:
     """Of training so far, for evals.jsonl."""
     run = trainer.run_state
-    return {"tokens": run.tokens_generated, "seconds": round(run.train_seconds, 3)}
+    return {"tokens": run.tokens_generated, "flops": run.flops, "seconds": round(run.train_seconds, 3)}
 
 
 def _figures(settings: TrainSettings, trainer: GuidedGRPOTrainer, seconds: float) -> dict[str, Any]:
@@ -180,7 +182,9 @@ def _figures(settings: TrainSettings, trainer: GuidedGRPOTrainer, seconds: float
         "method": settings.method,
         "seed": settings.training.seed,
         "steps": trainer.state.global_step,
+        "flops": run.flops,
         "tokens_generated": run.tokens_generated,
+        "trace_tokens": run.trace_tokens,
         "zero_groups": _mean_of(rows, "signal/zero_groups"),  # every batch has as many groups
         "difficult_groups": _mean_of(rows, "signal/difficult"),
         "rescue_tokens": int(sum(row.get("rescue/tokens") or 0 for row in rows)),

@@ -33,9 +33,15 @@ class RunState:
     tokens_generated: int = 0
     problems_drawn: int = 0  # by dynamic sampling, beside the batches
     flops: int = 0  # as in flops.py, of all ranks
+    stage_flops: int = 0  # those of them that a first stage spent
     trace_tokens: int = 0  # given as guidance or to be imitated, thrown-away rollouts too
     train_seconds: float = 0.0  # of steps, as in step_time: no evaluation, no saving
     cold_start_over: bool = False  # by format; by steps it is read off the step
+
+    def begin_with(self, flops: int, trace_tokens: int) -> None:
+        """Count on from what a first stage has spent."""
+        self.flops = self.stage_flops = flops
+        self.trace_tokens = trace_tokens
 
     def state_dict(self) -> dict[str, Any]:
         """Of every field that is there."""

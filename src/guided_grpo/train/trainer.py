@@ -381,7 +381,8 @@ class GuidedGRPOTrainer(GRPOTrainer):
         if self.args.max_generated_tokens:
             return min(1.0, self.run_state.tokens_generated / self.args.max_generated_tokens)
         if self.args.max_flops:
-            return min(1.0, self.run_state.flops / self.args.max_flops)
+            before = self.run_state.stage_flops  # a first stage has none of the schedule
+            return min(1.0, (self.run_state.flops - before) / max(1.0, self.args.max_flops - before))
         if self.args.max_train_seconds:
             return min(1.0, self.run_state.train_seconds / self.args.max_train_seconds)
         return min(1.0, done / self.state.max_steps) if self.state.max_steps > 0 else 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ ALL = "all"
 SEEDS = 3  # from so many on, their spread is taken as known
 Tiers = Mapping[str, tuple[float, float]]  # name → lowest and highest difficulty of it
 Scores = Sequence[float | None]  # of each problem; None = not graded
+BUDGETS = ("max_flops", "max_generated_tokens", "max_train_seconds", "max_steps", "num_train_epochs")
 _HELD_OUT = ("eval_data", "eval_limit", "data_split", "data_mapping", "data_reader")  # what decides the problems
 
 
@@ -34,6 +35,7 @@ class Measured:
     after: Scores
     difficulty: Sequence[str]  # "" = the data does not say
     points: list[tuple[float, Scores]]
+    budget: Mapping[str, float] = field(default_factory=dict)  # those of `BUDGETS` that are set
 
 
 def load(result: Mapping[str, Any]) -> Measured:
@@ -44,7 +46,9 @@ def load(result: Mapping[str, Any]) -> Measured:
     config = yaml.safe_load((run / rundir.CONFIG).read_text(encoding="utf-8"))
     problems = (len(after["scores"]), *(str(config.get(name)) for name in _HELD_OUT))
     points = _points(run, before, after, result)
-    return Measured(result["seed"], problems, before and before["scores"], after["scores"], after["difficulty"], points)
+    budget = {name: config[name] for name in BUDGETS if (config.get(name) or 0) > 0}
+    scores = before and before["scores"], after["scores"]
+    return Measured(result["seed"], problems, *scores, after["difficulty"], points, budget)
 
 
 def _points(run: Path, before: Any, after: Any, result: Mapping[str, Any]) -> list[tuple[float, Scores]]:

@@ -28,7 +28,7 @@ from guided_grpo.studies.comparison.measured import ALL, SEEDS, Measured, Scores
 
 Curve = Sequence[tuple[float, float]]  # (tokens, accuracy), ascending tokens; straight lines between
 AVERAGED = (
-    "tokens_generated", "rescue_tokens", "steps", "train_seconds",
+    "flops", "tokens_generated", "trace_tokens", "rescue_tokens", "steps", "train_seconds",
     "zero_groups", "difficult_groups", "grad_norm_mean", "grad_norm_variance",
 )  # fmt: skip
 
@@ -54,7 +54,7 @@ def summarise(
         if not runs:
             continue
         measured[name] = list(map(load, runs))
-        entry: dict[str, Any] = {"seeds": [run["seed"] for run in runs]}
+        entry: dict[str, Any] = {"seeds": [run["seed"] for run in runs], "budget": _budget(measured[name])}
         for when in ("before", "after"):
             entry[when] = _by_tier(measured[name], when, tiers or {})
         for key in AVERAGED:
@@ -67,6 +67,12 @@ def summarise(
             entry["difference"] = _differences(measured[baseline], runs_of, tiers or {})
         entry["reaches"] = _reaches(name, measured, summary["variants"], target, tiers or {})
     return summary
+
+
+def _budget(runs: Sequence[Measured]) -> dict[str, float] | None:
+    """What each run of a variant had to spend; None where they differ."""
+    first = dict(runs[0].budget)
+    return first if all(run.budget == first for run in runs) else None
 
 
 def _over_seeds(values: Sequence[float | None]) -> dict[str, Any]:

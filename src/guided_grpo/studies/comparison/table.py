@@ -8,11 +8,18 @@ from typing import Any
 from guided_grpo.studies.comparison.measured import ALL, SEEDS
 
 UNKNOWN = "–"
+_BUDGETS = {
+    "max_flops": "{:.3g} FLOPs",
+    "max_generated_tokens": "{:,} tokens",
+    "max_train_seconds": "{:,g} s",
+    "max_steps": "{:,} steps",
+    "num_train_epochs": "{:g} epochs",
+}
 
 
 def table(summary: Mapping[str, Any]) -> str:
     """What summary.json of a comparison says: results and cost, differences to the baseline, tokens to accuracies."""
-    lines = [*_results(summary["variants"]), *_differences(summary), *_reaches(summary)]
+    lines = [*_results(summary["variants"]), *_differences(summary), *_reaches(summary), *_searches(summary)]
     lines += [f"failed: {run['run']}: {run['error']}" for run in summary["runs"] if "error" in run]
     lines += [f"{run['run']}: {', '.join(run['warnings'])}" for run in summary["runs"] if run.get("warnings")]
     if "report" in summary:
@@ -21,8 +28,9 @@ def table(summary: Mapping[str, Any]) -> str:
 
 
 def _results(variants: Mapping[str, Any]) -> Iterator[str]:
-    titles = f"{'method':<20} {'before':>8} {'after':>8}  {'95 % interval':<18}"
-    yield f"{titles} {'no signal':>9} {'grad variance':>13} {'tokens':>10} {'rescue':>7} {'seconds':>8}  seeds"
+    titles = f"{'method':<20} {'before':>8} {'after':>8}  {'95 % interval':<18} {'no signal':>9} {'grad variance':>13}"
+    costs = f"{'FLOPs':>9} {'tokens':>10} {'rescue':>7} {'of traces':>10} {'seconds':>8}"
+    yield f"{titles}  {'budget':<16} {costs}  seeds"
     for name, entry in variants.items():
         cost = {key: part["mean"] for key, part in entry.items() if isinstance(part, dict) and "mean" in part}
         tokens, rescued = cost["tokens_generated"], cost["rescue_tokens"]
@@ -30,10 +38,17 @@ def _results(variants: Mapping[str, Any]) -> Iterator[str]:
         before, after = entry["before"], entry["after"]
         yield (
             f"{name:<20} {_accuracy(before):>8} {_accuracy(after):>8}  {_interval(after):<18} "
-            f"{_form(cost['zero_groups'], '.0%'):>9} {_form(cost['grad_norm_variance'], '.3g'):>13} "
-            f"{_form(tokens, ',.0f'):>10} {_form(rescue, '.0%'):>7} {_form(cost['train_seconds'], ',.0f'):>8}  "
-            f"{len(entry['seeds'])}"
+            f"{_form(cost['zero_groups'], '.0%'):>9} {_form(cost['grad_norm_variance'], '.3g'):>13}  "
+            f"{_budget(entry['budget']):<16} {_form(cost['flops'], '.2e'):>9} {_form(tokens, ',.0f'):>10} "
+            f"{_form(rescue, '.0%'):>7} {_form(cost['trace_tokens'], ',.0f'):>10} "
+            f"{_form(cost['train_seconds'], ',.0f'):>8}  {len(entry['seeds'])}"
         )
+
+
+def _budget(budget: Mapping[str, float] | None) -> str:
+    """The first that is set: it is what a run ends on, while steps are often more than it leaves room for."""
+    spent = budget or {}
+    return next((form.format(spent[name]) for name, form in _BUDGETS.items() if name in spent), UNKNOWN)
 
 
 def _differences(summary: Mapping[str, Any]) -> Iterator[str]:
@@ -79,6 +94,23 @@ def _reaches(summary: Mapping[str, Any]) -> Iterator[str]:
     if lines:
         yield ""
         yield from lines
+
+
+def _searches(summary: Mapping[str, Any]) -> Iterator[str]:
+    """What each variant's search found, the best first."""
+    if summary.get("search"):
+        yield ""
+    for name, entry in (summary.get("search") or {}).items():
+        candidates = [candidate for candidate in entry["candidates"] if candidate["accuracy"] is not None]
+        ordered = sorted(candidates, key=lambda candidate: -candidate["accuracy"])
+        found = [f"{_values(candidate['values'])} {candidate['accuracy']:.1%}" for candidate in ordered]
+        lost = len(entry["candidates"]) - len(candidates)
+        where = f"seed {entry['seed']}, {entry['share']:g} of the budget, {entry['data']}"
+        yield f"{name} searched: {'; '.join(found) or UNKNOWN}{f'; {lost} failed' if lost else ''} ({where})"
+
+
+def _values(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
 def _seeds(reach: Mapping[str, Any]) -> str:
