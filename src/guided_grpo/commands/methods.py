@@ -29,6 +29,10 @@ Any method takes the ladder: `--guidance_trigger rescue` guides only groups that
 method's own length; `--guidance_trigger both` adds the ladder to what the method gives. Over a
 config that was written for another method, guidance fields of the file give way where NAME has
 values of its own, and a line says which.
+
+What of `auto` is ours: the control of what is *left* of a trace, by log-integrators of batch, tier
+and problem, and the combination. Others came before with control per problem (AdaBack, SEELE,
+AdaPrefix-GRPO, SAGE) and with no push down of guidance (ADHint, StepHint).
 """
 # Axis group → the module whose rule reads it.
 GROUPS: dict[str, tuple[type, str]] = {
