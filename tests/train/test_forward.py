@@ -123,12 +123,12 @@ def batch(draw: random.Random, vocabulary: int, **fixed: Any) -> dict[str, Any]:
 def gradients(trainer: Any, inputs: dict[str, Any], *, shared: bool) -> tuple[float, dict[str, torch.Tensor]]:
     trainer.model.train()
     trainer.model.zero_grad()
-    trainer._shares_prefixes = shared
+    trainer._forward.shared = shared
     trainer.current_gradient_accumulation_steps = 1
     loss = trainer._compute_loss(trainer.model, {k: v.clone() for k, v in inputs.items()})
     loss.backward()
     loss = loss.detach()
-    trainer._switch.close()
+    trainer._forward.close()
     named = trainer.model.named_parameters()
     return float(loss), {name: p.grad.clone() for name, p in named if p.requires_grad and p.grad is not None}
 

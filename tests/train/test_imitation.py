@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from guided_grpo.errors import InputError
-from guided_grpo.train.imitation import ImitationSettings, factors_bT, gate_P, imitation_sum, most_uncertain
+from guided_grpo.train.imitation import ImitationSettings, factors_bT, gates_of, imitation_sum, most_uncertain
 from parts import ScriptedAccuracy, chain_rows, make_config, make_trainer
 
 
@@ -49,20 +49,20 @@ def test_trapos_trust(probability: float, slope: float) -> None:
 
 
 def test_gates_of_a_group() -> None:
-    right, sampled = [0, 1, 7, 0], [7, 7, 7, 0]  # the last was not graded
-    assert gate_P("always", right, sampled) == [1, 1, 1, 1]
-    assert gate_P("success", right, sampled) == [0, 1, 1, 0]
-    assert gate_P("failure", right, sampled) == [1, 0, 0, 0]
-    assert gate_P("rate", right, sampled) == [0, 1 / 7, 1, 0]
+    nan = math.nan
+    accuracy = torch.tensor([0.0, 0, 0, 1, nan, 0, 1, 1, 1, nan, nan, nan])  # none, one of two, all, not graded
+    expected = {"always": [1, 1, 1, 1], "success": [0, 1, 1, 0], "failure": [1, 0, 0, 0], "rate": [0, 0.5, 1, 0]}
+    for kind, gates in expected.items():
+        assert gates_of(kind, accuracy, 3).view(4, 3).tolist() == [[gate] * 3 for gate in gates]
 
 
 def test_factors_stand_on_guidance_alone() -> None:
     mask, advantages = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]), torch.tensor([2.0, -1.0])
     likelihood = factors_bT(
-        settings(guidance_loss="likelihood", imitation_weight=0.5), mask, [3, 0], [1, 1], advantages
+        settings(guidance_loss="likelihood", imitation_weight=0.5), mask, [3, 0], torch.ones(2), advantages
     )
     assert likelihood.tolist() == [[0.5, 0.5, 0.5, 0], [0, 0, 0, 0]]
-    shaped = factors_bT(settings(guidance_loss="shaped"), mask, [1, 2], [1, 1], advantages)
+    shaped = factors_bT(settings(guidance_loss="shaped"), mask, [1, 2], torch.ones(2), advantages)
     assert shaped.tolist() == [[2, 0, 0, 0], [-1, -1, 0, 0]]
 
 
@@ -149,7 +149,7 @@ def test_a_trace_in_each_group_trained_by_likelihood(
     generated = sum(len(ids) for ids in completions) - sum(map(len, traces))
     normaliser = max(1, tokens + (generated if mean == "joint" else 0))
     loss = -0.3 * sum(row_logps(model, batch, places[place]).sum() for place in imitated) / normaliser
-    assert spy.losses[0] == pytest.approx(float(loss), rel=1e-5, abs=1e-7)
+    assert spy.losses[0] == pytest.approx(float(loss.detach()) if imitated else 0.0, rel=1e-5, abs=1e-7)
     if imitated:
         loss.backward()
         for name, parameter in model.named_parameters():

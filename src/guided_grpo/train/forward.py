@@ -12,15 +12,16 @@ and gradients are those of TRL's own forward but for the order of sums (tests/tr
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from guided_grpo.train.attention import TreeLayout
+from guided_grpo.train.attention import TreeLayout, switched
 from guided_grpo.train.prefixes import build_tree
 
 FORWARDS = ("shared", "plain")
@@ -146,6 +147,80 @@ def read_shared(
     )
     assert logps_bT is not None
     return Reading(logps_bT, entropies_bT, tree.inputs)
+
+
+class Forward:
+    """How a trainer's model is read, from one of TRL's questions to the next.
+
+    Args:
+        shared: whether prefixes are shared; else TRL reads, and this only keeps what it read.
+        checkpointing: layers are read again in backward, so the model stays switched until `close`.
+    """
+
+    def __init__(self, *, shared: bool, checkpointing: bool) -> None:
+        self.shared, self._checkpointing = shared, checkpointing
+        self.values: tuple[torch.Tensor, torch.Tensor | None] | tuple[()] = ()  # log-probs, entropies, as last read
+        self._needed_bT: torch.Tensor | None = None  # None = every completion token
+        self._entropy_sums: torch.Tensor | None = None  # of the needed tokens, and their number
+        self._switch = ExitStack()
+
+    @contextmanager
+    def reading(self, needed_bT: torch.Tensor | None) -> Iterator[None]:
+        """A loss that needs these tokens; what was read is forgotten after it."""
+        self._needed_bT = needed_bT
+        try:
+            yield
+        finally:
+            self._needed_bT, self.values = None, ()
+
+    def read(
+        self,
+        model: Any,
+        config: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        completion: int,
+        batch_size: int | None,
+        autocast: Callable[[], AbstractContextManager[Any]],
+    ) -> tuple[int, torch.Tensor, torch.Tensor | None]:
+        """Tokens that the model read, log-probs and entropies; in calls of `batch_size` rows.
+
+        Args:
+            model: perhaps wrapped.
+            config: of the model itself.
+            input_ids: as in `read_shared`.
+            attention_mask: as in `read_shared`.
+            completion: T, completion tokens at the end of each row.
+            batch_size: None = one call.
+            autocast: precision of the calls.
+        """
+        needed_bT = attention_mask[:, -completion:].bool() if self._needed_bT is None else self._needed_bT
+        size = batch_size or len(input_ids)
+        self.close()
+        self._switch.enter_context(switched(config))
+        try:
+            readings = [
+                read_shared(model, input_ids[rows], attention_mask[rows], needed_bT[rows], autocast)
+                for rows in (slice(first, first + size) for first in range(0, len(input_ids), size))
+            ]
+        finally:
+            if not (torch.is_grad_enabled() and self._checkpointing):
+                self.close()
+        logps_bT, entropies_bT = torch.cat([reading.logps_bT for reading in readings]), None
+        if readings[0].entropies_bT is not None:
+            entropies_bT = torch.cat([reading.entropies_bT for reading in readings])  # type: ignore[misc]  # all or none
+            self._entropy_sums = torch.stack([entropies_bT.detach().sum(), needed_bT.sum()])
+        self.values = (logps_bT, entropies_bT)
+        return sum(reading.inputs for reading in readings), logps_bT, entropies_bT
+
+    def mean_entropy(self, accelerator: Any) -> float:
+        """Over the tokens that were read, of all ranks; NaN where none was."""
+        total, count = accelerator.reduce(self._entropy_sums, reduction="sum").tolist()
+        return total / count if count else math.nan
+
+    def close(self) -> None:
+        """Switch the model back."""
+        self._switch.close()
 
 
 def arrange_rows(groups: Sequence[Hashable], costs: Sequence[int], chunks: int) -> list[list[int]]:

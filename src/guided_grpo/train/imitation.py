@@ -25,9 +25,9 @@ response, as there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from annotated_types import Ge, Gt, Interval
@@ -55,27 +55,30 @@ class ImitationSettings(AxisGroup):
     entropy_share: Annotated[float, Interval(gt=0, le=1)] = axis(0.2, "share of a rollout's guidance in top-entropy")
 
 
-def gate_P(kind: str, right_P: Sequence[int], sampled_P: Sequence[int]) -> list[float]:
-    """The factor of each group.
+def gates_of(kind: str, accuracy_B: torch.Tensor, group_size: int) -> torch.Tensor:
+    """The gate of each rollout's group, shape (B,).
 
     Args:
         kind: one of `GATES`.
-        right_P: sampled rollouts that are right.
-        sampled_P: sampled rollouts that were graded.
+        accuracy_B: the accuracy reward; NaN = not graded, or not sampled.
+        group_size: G.
     """
-    counts = list(zip(right_P, sampled_P, strict=True))
+    graded_P = (~accuracy_B.isnan()).view(-1, group_size).sum(dim=1)
+    right_P = (accuracy_B > 0).view(-1, group_size).sum(dim=1)
     if kind == "always":
-        return [1.0] * len(counts)
-    if kind == "rate":
-        return [right / sampled if sampled else 0.0 for right, sampled in counts]
-    return [float(sampled > 0 and (right > 0) == (kind == "success")) for right, sampled in counts]
+        gate_P = torch.ones_like(right_P)
+    elif kind == "rate":
+        gate_P = right_P / graded_P.clamp(min=1)
+    else:
+        gate_P = (graded_P > 0) & ((right_P > 0) == (kind == "success"))
+    return gate_P.float().repeat_interleave(group_size)
 
 
 def factors_bT(
     settings: ImitationSettings,
     completion_mask: torch.Tensor,
     guidance_b: Sequence[int],
-    gates_b: Sequence[float],
+    gates_b: torch.Tensor,
     advantages_b: torch.Tensor,
 ) -> torch.Tensor:
     """s of each completion token, shape (b, T); 0 behind the guidance.
@@ -90,12 +93,41 @@ def factors_bT(
     places = torch.arange(completion_mask.size(1), device=completion_mask.device)
     guidance_bT = places < torch.tensor(guidance_b, device=places.device).unsqueeze(1)
     if settings.guidance_loss == "likelihood":
-        factor_b = settings.imitation_weight * torch.tensor(gates_b, device=places.device)
+        factor_b = settings.imitation_weight * gates_b
     elif settings.guidance_loss == "trust":
         factor_b = torch.ones_like(advantages_b)
     else:
         factor_b = advantages_b
     return factor_b.unsqueeze(1).to(advantages_b.dtype) * guidance_bT * completion_mask
+
+
+def imitation_loss(
+    settings: Any,
+    inputs: Mapping[str, Any],
+    logps_bT: torch.Tensor,
+    entropies_bT: torch.Tensor,
+    *,
+    ranks: int,
+    accumulated: int,
+    longest: int,
+) -> torch.Tensor:
+    """The term of a micro-batch, scaled as TRL scales a loss over the tokens of the generation batch.
+
+    Args:
+        settings: a `GuidedGRPOConfig`.
+        inputs: of `_compute_loss`: "imitation_factors" and "imitation_items" (n).
+        logps_bT: log π, with gradient, shape (b, T).
+        entropies_bT: H, shape (b, T).
+        ranks: processes, whose gradients are averaged.
+        accumulated: micro-batches of the optimizer step.
+        longest: tokens of the longest response.
+    """
+    factors = inputs["imitation_factors"]
+    if settings.loss_type == "dr_grpo" and settings.imitation_is_joint:
+        normaliser = len(factors) * longest * accumulated
+    else:
+        normaliser = inputs["imitation_items"].clamp(min=1.0) / ranks * accumulated / settings.steps_per_generation
+    return imitation_sum(settings, logps_bT, entropies_bT, factors) / normaliser
 
 
 def imitation_sum(

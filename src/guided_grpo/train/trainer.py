@@ -25,7 +25,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -49,7 +48,6 @@ from guided_grpo.store import rundir
 from guided_grpo.store.jsonl import append_rows
 from guided_grpo.train import feedback
 from guided_grpo.train.advantage import arm_advantages, credited, mask_ungraded
-from guided_grpo.train.attention import switched
 from guided_grpo.train.callbacks import BudgetCallback
 from guided_grpo.train.card import guidance_section
 from guided_grpo.train.checkpoint import load_buffer, load_state, save_buffer, save_state
@@ -57,8 +55,8 @@ from guided_grpo.train.checks import accuracy_index, check_columns, check_traina
 from guided_grpo.train.config import GuidedGRPOConfig
 from guided_grpo.train.dynamic import joined, teaching_rows
 from guided_grpo.train.flops import Meter
-from guided_grpo.train.forward import arrange, needed_tokens, read_shared, why_plain
-from guided_grpo.train.imitation import factors_bT, gate_P, imitation_sum
+from guided_grpo.train.forward import Forward, arrange, needed_tokens, why_plain
+from guided_grpo.train.imitation import factors_bT, gates_of, imitation_loss
 from guided_grpo.train.metrics import plain_number
 from guided_grpo.train.records import group_records, rollout_records
 from guided_grpo.train.resampling import Ladder, rescue_batch
@@ -132,10 +130,7 @@ class GuidedGRPOTrainer(GRPOTrainer):
     _tag_names: ClassVar[list[str]] = ["trl", "grpo", "guided-grpo"]
     args: GuidedGRPOConfig
     _batch: Batch | None = None  # under way; None = TRL evaluates
-    _needed_bT: torch.Tensor | None = None  # tokens that can move the loss under way; None = no loss is under way
-    _entropy_sums: torch.Tensor | None = None  # of those tokens, and their number
     _buffered_inputs: list[dict[str, Any]] | None  # TRL's: micro-batches of the generation batch
-    _read: tuple[torch.Tensor, torch.Tensor | None] | None = None  # log-probs and entropies of the loss under way
     _preparing = 0.0  # seconds of the last `_prepare_inputs`
 
     def __init__(
@@ -191,11 +186,11 @@ class GuidedGRPOTrainer(GRPOTrainer):
         policies = [self.model] if self.ref_model is None else [self.model, self.ref_model]
         self._meter = Meter(*map(self.accelerator.unwrap_model, policies))
         self._trace_tokens = 0  # of this rank since the last micro-step
-        self._switch = ExitStack()  # open while checkpointed layers may be read again
-        self._shares_prefixes = self.args.forward == "shared"
-        if self._shares_prefixes and (reason := self._why_plain()):
-            self._shares_prefixes = False
+        reason = self._why_plain() if self.args.forward == "shared" else None
+        if reason:
             _LOG.warning("forward: plain instead of shared, because %s", reason)
+        shared = self.args.forward == "shared" and not reason
+        self._forward = Forward(shared=shared, checkpointing=self.args.gradient_checkpointing)
 
     # ---- order ------------------------------------------------------------------------------------------------------
 
@@ -350,19 +345,12 @@ class GuidedGRPOTrainer(GRPOTrainer):
     def _imitate(self, batch: Batch, output: dict[str, Any], local: slice) -> None:
         """What `_compute_loss` needs for its term on guidance tokens: a factor of each, and the normaliser."""
         assert batch.rewards_BF is not None
-        size = self.num_generations
-        sampled_B = ~torch.tensor(self._whole_B(batch), device=self.accelerator.device)
-        accuracy_B = batch.rewards_BF[:, self._accuracy_index]
-        graded_B = sampled_B & ~accuracy_B.isnan()
-        gates_P = gate_P(
-            self.args.imitation_gate,
-            (graded_B & (accuracy_B > 0)).view(-1, size).sum(dim=1).tolist(),
-            graded_B.view(-1, size).sum(dim=1).tolist(),
-        )
-        gates_b = [gate for gate in gates_P for _ in range(size)][local]
+        whole_B = torch.tensor(self._whole_B(batch.rollouts), device=self.accelerator.device)
+        accuracy_B = batch.rewards_BF[:, self._accuracy_index].masked_fill(whole_B, torch.nan)
+        gates_B = gates_of(self.args.imitation_gate, accuracy_B, self.num_generations)
         guidance_b = [len(rollout.assignment.slice.ids) for rollout in batch.rollouts]
         mask, advantages_b = output["completion_mask"], output["advantages"]
-        output["imitation_factors"] = factors_bT(self.args, mask, guidance_b, gates_b, advantages_b)
+        output["imitation_factors"] = factors_bT(self.args, mask, guidance_b, gates_B[local], advantages_b)
         self._count_imitated(output)
 
     def _count_imitated(self, output: dict[str, Any]) -> None:
@@ -372,9 +360,9 @@ class GuidedGRPOTrainer(GRPOTrainer):
             output["num_items_in_batch"] = items
         output["imitation_items"] = items
 
-    def _whole_B(self, batch: Batch) -> list[bool]:
+    def _whole_B(self, rollouts: list[Rollout]) -> list[bool]:
         """Which rollouts of all ranks are a whole trace."""
-        return list(gather_object([assignment.slice.whole for assignment in batch.plan]))
+        return list(gather_object([rollout.assignment.slice.whole for rollout in rollouts]))
 
     def _progress(self, done: int) -> float:
         """t/T: the share of the token budget where there is one, else of FLOPs, of seconds, of the optimizer steps."""
@@ -435,7 +423,7 @@ class GuidedGRPOTrainer(GRPOTrainer):
         sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
         settings = self.args.generation_kwargs or self.args.cache_implementation or self.repetition_penalty != 1
         cpu = self.accelerator.device.type == "cpu"
-        return self._shares_prefixes and cpu and not (engine or sharded or settings or self.args.bf16 or self.args.fp16)
+        return self._forward.shared and cpu and not (engine or sharded or settings or self.args.bf16 or self.args.fp16)
 
     def _sample_rollouts(self, prompts: list[list[int]]) -> list[list[int]]:
         with unwrap_model_for_generation(
@@ -553,14 +541,9 @@ class GuidedGRPOTrainer(GRPOTrainer):
         rewards_BF = super()._calculate_rewards(rows, prompts, completions, completion_ids)
         if getattr(self.reward_funcs[self._accuracy_index], "masks_ungraded", False):
             rewards_BF = mask_ungraded(rewards_BF, self._accuracy_index, self.num_generations)
-        batch = self._batch
-        if (
-            self.args.guidance_rows
-            and self.args.guidance_loss == "likelihood"
-            and batch is not None
-            and not batch.attempt
-        ):
-            rewards_BF[torch.tensor(self._whole_B(batch), device=rewards_BF.device)] = torch.nan  # it is no rollout
+        if self.args.guidance_rows and self.args.guidance_loss == "likelihood":  # then a whole trace is no rollout
+            whole_B = torch.tensor(self._whole_B(rollouts), device=rewards_BF.device)
+            rewards_BF[: len(whole_B)][whole_B] = torch.nan
         return rewards_BF
 
     def _begin_grading(self, batch: Batch) -> None:
@@ -602,41 +585,32 @@ class GuidedGRPOTrainer(GRPOTrainer):
         before, started = self._buffered_inputs, time.perf_counter()
         inputs = super()._prepare_inputs(generation_batch)
         chunks = self._buffered_inputs
-        if self._shares_prefixes and self.model.training and chunks and chunks is not before and len(chunks) > 1:
+        if self._forward.shared and self.model.training and chunks and chunks is not before and len(chunks) > 1:
             self._buffered_inputs = arrange(chunks, every_row=self._reads_every_row)
             inputs = self._buffered_inputs[self._step % self.args.steps_per_generation]
         self._preparing = time.perf_counter() - started
         return inputs
 
     def _compute_loss(self, model: Any, inputs: Any) -> torch.Tensor:
-        shares = self._shares_prefixes and self.model.training
-        self._needed_bT = needed_tokens(inputs, every_row=self._reads_every_row) if shares else None
-        try:
+        shares = self._forward.shared and self.model.training
+        with self._forward.reading(needed_tokens(inputs, every_row=self._reads_every_row) if shares else None):
             loss: torch.Tensor = super()._compute_loss(model, inputs)
-        finally:
-            self._needed_bT = None
-        if "imitation_factors" in inputs:
-            loss = loss + self._imitation_loss(inputs)
-        self._read = None
-        if not shares:
-            return loss
-        assert self._entropy_sums is not None
-        total, count = self.accelerator.reduce(self._entropy_sums, reduction="sum").tolist()
-        self._metrics["train"]["entropy"][-1] = total / count if count else math.nan  # TRL counts rows left out as 0
+            if "imitation_factors" in inputs:
+                loss = loss + self._imitation_loss(inputs)
+        if shares:  # TRL counts the rows that were left out as 0
+            self._metrics["train"]["entropy"][-1] = self._forward.mean_entropy(self.accelerator)
         return loss
 
     def _imitation_loss(self, inputs: Any) -> torch.Tensor:
-        """The term of imitation.py, scaled as TRL scales a loss over the tokens of the generation batch."""
-        assert self._read is not None
-        logps_bT, entropies_bT = self._read
-        assert entropies_bT is not None
-        factors, accumulated = inputs["imitation_factors"], self.current_gradient_accumulation_steps
-        if self.args.loss_type == "dr_grpo" and self.args.imitation_is_joint:
-            normaliser = len(factors) * self.max_completion_length * accumulated
-        else:
-            items = inputs["imitation_items"].clamp(min=1.0) / self.accelerator.num_processes
-            normaliser = items * accumulated / self.args.steps_per_generation
-        loss = imitation_sum(self.args, logps_bT, entropies_bT, factors) / normaliser
+        accumulated = self.current_gradient_accumulation_steps
+        loss = imitation_loss(
+            self.args,
+            inputs,
+            *self._forward.values,
+            ranks=self.accelerator.num_processes,
+            accumulated=accumulated,
+            longest=self.max_completion_length,
+        )
         self._metrics["train"]["loss/imitation"].append(float(loss.detach()) * accumulated)
         return loss
 
@@ -651,11 +625,16 @@ class GuidedGRPOTrainer(GRPOTrainer):
         compute_aux_loss: bool = False,
         **images: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        sums = self.run_state.metric_sums
-        if not self._shares_prefixes:
-            if self.model.training:
-                sums.total("tokens/forward", input_ids.numel())
-            logps_bT, entropies, aux_loss = super()._get_per_token_logps_and_entropies(
+        values: tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
+        if self._forward.shared:
+            config, autocast = self.accelerator.unwrap_model(model).config, self.accelerator.autocast
+            tokens, logps_bT, entropies_bT = self._forward.read(
+                model, config, input_ids, attention_mask, logits_to_keep, batch_size, autocast
+            )
+            values = (logps_bT, entropies_bT if compute_entropy else None, None)
+        else:
+            tokens = input_ids.numel()
+            values = super()._get_per_token_logps_and_entropies(
                 model,
                 input_ids,
                 attention_mask,
@@ -665,30 +644,10 @@ class GuidedGRPOTrainer(GRPOTrainer):
                 compute_aux_loss,
                 **images,
             )
-            self._read = (logps_bT, entropies)
-            return logps_bT, entropies, aux_loss
-        needed_bT = attention_mask[:, -logits_to_keep:].bool() if self._needed_bT is None else self._needed_bT
-        self._switch.close()
-        self._switch.enter_context(switched(self.accelerator.unwrap_model(model).config))
-        size = batch_size or len(input_ids)
-        stretches = [slice(first, first + size) for first in range(0, len(input_ids), size)]
-        try:
-            readings = [
-                read_shared(model, input_ids[rows], attention_mask[rows], needed_bT[rows], self.accelerator.autocast)
-                for rows in stretches
-            ]
-        finally:
-            if not (torch.is_grad_enabled() and self.args.gradient_checkpointing):
-                self._switch.close()
+            self._forward.values = values[:2]
         if self.model.training:
-            sums.total("tokens/forward", sum(reading.inputs for reading in readings))
-        logps_bT = torch.cat([reading.logps_bT for reading in readings])
-        if not compute_entropy:
-            return logps_bT, None, None
-        entropies_bT = torch.cat([reading.entropies_bT for reading in readings])  # type: ignore[misc]  # asked for
-        self._read = (logps_bT, entropies_bT)
-        self._entropy_sums = torch.stack([entropies_bT.detach().sum(), needed_bT.sum()])
-        return logps_bT, entropies_bT, None
+            self.run_state.metric_sums.total("tokens/forward", tokens)
+        return values
 
     # ---- log --------------------------------------------------------------------------------------------------------
 
@@ -700,7 +659,7 @@ class GuidedGRPOTrainer(GRPOTrainer):
             with self._meter:
                 loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
         finally:
-            self._switch.close()
+            self._forward.close()
         self.run_state.metric_sums.total("time/update", time.perf_counter() - started - self._preparing)
         seconds = sum(metrics.get("step_time", ())[before:])  # of an optimizer step; nothing in the middle of one
         # Ranks must stop after the same step: they count the seconds of the first, and the sum of the rest.
