@@ -28,6 +28,7 @@ from guided_grpo.commands.parsing import TeachingArguments, parse
 from guided_grpo.commands.stages import sft_settings
 from guided_grpo.commands.stopping import best_of, restore, set_aside
 from guided_grpo.store import jsonl
+from guided_grpo.studies.comparison.measured import load
 from guided_grpo.train import trainer
 from parts import small_run
 
@@ -250,14 +251,17 @@ def test_the_same_after_a_real_kill(policy_folder: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_adapters_of_the_stage_go_on(policy_folder: Path, tmp_path: Path) -> None:
+def test_adapters_of_the_stage_go_on(policy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of step 6 of 9, put back into the trainer's policy."""
+    script(monkeypatch, {0: 0.0, 3: 0.0, 6: 0.5, 9: 0.0})
     run = tmp_path / "run"
     peft = {"use_peft": True, "lora_r": 4, "lora_target_modules": ["q_proj", "v_proj"], "sft_learning_rate": 1e-2}
     assert train(tmp_path, settings_of(policy_folder, run, learning_rate=0.0, **peft)) == 0
     first, last = (weights(run / folder) for folder in ("sft/model", "model"))
     assert equal(first, last) and all("lora_" in name for name in last)
-    if read(run / "sft" / "summary.json")["kept"]["step"]:  # adapters are made with B = 0
-        assert any(bool(value.any()) for name, value in last.items() if "lora_B" in name)
+    assert equal(first, weights(run / "sft" / "checkpoint-6"))
+    assert not equal(first, weights(run / "sft" / "checkpoint-9"))
+    assert any(bool(value.any()) for name, value in last.items() if "lora_B" in name)  # which are made as 0
     trained = tmp_path / "trained"
     assert train(tmp_path, settings_of(policy_folder, trained, learning_rate=1e-2, **peft)) == 0
     assert equal(weights(trained / "sft" / "model"), first) and not equal(weights(trained / "model"), first)
@@ -374,6 +378,19 @@ def test_data_without_traces(policy_folder: Path, tmp_path: Path, capsys: pytest
     assert train(tmp_path, settings_of(policy_folder, tmp_path / "run", method="sft+grpo", train_data=str(data))) == 2
     assert "field 'guidance': has no trace in any row" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_the_curve_of_a_comparison_begins_where_the_method_does(tmp_path: Path) -> None:
+    """At 0 tokens the fine-tuned policy stands, and `before` is still the one before everything."""
+    figures = {
+        name: {"scores": [score], "difficulty": [""]}
+        for name, score in (("before", 0.0), ("between", 0.5), ("after", 1.0))
+    }
+    (tmp_path / "eval.json").write_text(json.dumps(figures))
+    (tmp_path / "config.yaml").write_text("eval_data: x\n")
+    jsonl.append_rows(tmp_path / "evals.jsonl", [{"step": 1, "tokens": 40, "scores": [0.75]}])
+    measured = load({"run": str(tmp_path), "seed": 0, "tokens_generated": 80})
+    assert measured.points == [(0.0, [0.5]), (40.0, [0.75]), (80.0, [1.0])] and measured.before == [0.0]
 
 
 @pytest.mark.slow

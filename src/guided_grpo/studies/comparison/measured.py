@@ -45,18 +45,18 @@ def load(result: Mapping[str, Any]) -> Measured:
     before, after = evaluation["before"], evaluation["after"]
     config = yaml.safe_load((run / rundir.CONFIG).read_text(encoding="utf-8"))
     problems = (len(after["scores"]), *(str(config.get(name)) for name in _HELD_OUT))
-    points = _points(run, before, after, result)
+    points = _points(run, evaluation.get("between") or before, after, result)
     budget = {name: config[name] for name in BUDGETS if (config.get(name) or 0) > 0}
     scores = before and before["scores"], after["scores"]
     return Measured(result["seed"], problems, *scores, after["difficulty"], points, budget)
 
 
-def _points(run: Path, before: Any, after: Any, result: Mapping[str, Any]) -> list[tuple[float, Scores]]:
-    """Evaluations by tokens."""
+def _points(run: Path, first: Any, after: Any, result: Mapping[str, Any]) -> list[tuple[float, Scores]]:
+    """Evaluations by generated tokens; `first` is of the policy before the first of them, after any fine-tuning."""
     rows = list(jsonl.whole_rows(run / rundir.EVALS))
-    if not rows or before is None:
+    if not rows or first is None:
         return []
-    points: list[tuple[float, Scores]] = [(0.0, before["scores"])]
+    points: list[tuple[float, Scores]] = [(0.0, first["scores"])]
     for row in rows:
         if row["tokens"] > points[-1][0]:
             points.append((float(row["tokens"]), row["scores"]))
