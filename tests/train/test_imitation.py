@@ -183,6 +183,44 @@ def test_luffys_row_is_a_rollout_like_any(policy_folder: Path, tokenizer: Any, t
     assert [rollout["generated"] == "" for rollout in sampled] == [True, False, False, False]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["top-entropy", "trust"])
+def test_prefixes_trained_by_a_term_of_their_own(
+    kind: str, policy_folder: Path, tokenizer: Any, tmp_path: Path
+) -> None:
+    """Two of four behind seven tokens of the trace: generated −A·ρ, prefix by its term, over all tokens together."""
+    model, spy = run(
+        policy_folder, tokenizer, tmp_path, method="fixed", guidance_length=7, guidance_ratio=0.5, guidance_loss=kind,
+        entropy_share=0.4,
+    )  # fmt: skip
+    batch, prefixes = spy.batches[0], [tokenizer(row["guidance"][:7])["input_ids"] for row in chain_rows(2)]
+    total, tokens = torch.tensor(0.0), 0
+    for row in range(8):
+        logps, advantage = row_logps(model, batch, row), float(batch["advantages"][row])
+        ids = batch["completion_ids"][row][: len(logps)].tolist()
+        guided = ids[:7] in prefixes  # no untrained policy writes that by itself
+        length = 7 if guided else 0
+        total = total - advantage * (logps - logps.detach()).exp()[length:].sum()
+        tokens += len(logps) - length
+        if not guided:
+            continue
+        if kind == "trust":
+            total = total - (logps.exp() / logps.exp().detach().clamp(min=0.1))[:7].sum()
+            tokens += 7
+        elif advantage:
+            prompt = batch["prompt_ids"][row][batch["prompt_mask"][row].bool()]
+            logits = model(torch.cat([prompt, torch.tensor(ids)]).unsqueeze(0)).logits[0, len(prompt) - 1 : -1][:7]
+            entropy = -(logits.softmax(-1) * logits.log_softmax(-1)).sum(-1).detach()
+            chosen = entropy.topk(3).indices  # 0.4 of 7 is 2.8
+            total = total - advantage * logps[:7][chosen].sum()
+            tokens += 7
+    model.zero_grad()
+    (total / tokens).backward()
+    assert spy.losses[0] == pytest.approx(float((total / tokens).detach()), rel=1e-4, abs=1e-6)
+    for name, parameter in model.named_parameters():
+        assert torch.allclose(spy.gradients[0][name], parameter.grad, rtol=1e-3, atol=1e-6), name
+
+
 def test_a_group_of_traces_alone_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="leaves none of 4 rollouts to be sampled"):
         make_config(tmp_path, guidance_rows=4)
