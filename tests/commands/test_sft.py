@@ -19,6 +19,7 @@ from guided_grpo.data.sources import load_rows
 from guided_grpo.errors import InputError
 from guided_grpo.guidance.placement import GuidanceTokenizer
 from guided_grpo.store import jsonl
+from parts import small_run
 
 ROW = {"prompt": "4+3*7=", "answer": "79", "guidance": "+3=7;*7=9;"}
 
@@ -158,3 +159,21 @@ def test_flops_by_hand_and_a_budget_of_them(policy_folder: Path, policy: Any, tm
     assert (summary["steps"], summary["flops"], summary["trace_tokens"]) == (3, 3 * step, 3 * sum(taught))
     [row] = jsonl.whole_rows(tmp_path / "run" / "metrics.jsonl")
     assert (row["step"], row["flops/total"]) == (3, 3 * step)
+
+
+@pytest.mark.slow
+def test_a_first_stage_is_paid_from_the_budget_of_the_run(policy_folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    settings = {**small_run(policy_folder), "output_dir": str(run), "method": "sft+linear", "rollouts_every": 0}
+    settings |= {"sft_epochs": 1, "sft_batch_size": 8, "sft_patience": 0, "max_flops": 3e8, "max_steps": 200}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
+    assert main(["train", "--config", str(tmp_path / "run.yaml")]) == 0
+    summary, stage = (json.loads((folder / "summary.json").read_text()) for folder in (run, run / "sft"))
+    spent = [row["flops/total"] for row in jsonl.whole_rows(run / "metrics.jsonl")]
+    assert spent[0] > stage["flops"] > 0
+    assert summary["flops"] == spent[-1] >= 3e8 > spent[-2]
+    assert [part["flops"] for part in summary["stages"]] == [stage["flops"], summary["flops"] - stage["flops"]]
+    # The schedule of the method runs over what the stage has left.
+    rows = list(jsonl.whole_rows(run / "metrics.jsonl"))
+    left = [1.0, 1.0, *(1 - (flops - stage["flops"]) / (3e8 - stage["flops"]) for flops in spent[:-2])]
+    assert [row["guidance/length"] for row in rows] == pytest.approx([8 * share for share in left])

@@ -27,6 +27,7 @@ from guided_grpo.commands import results
 from guided_grpo.commands.parsing import TeachingArguments, parse
 from guided_grpo.commands.stages import sft_settings
 from guided_grpo.commands.stopping import best_of, restore, set_aside
+from guided_grpo.data.sources import load_rows
 from guided_grpo.store import jsonl
 from guided_grpo.studies.comparison.measured import load
 from guided_grpo.train import trainer
@@ -138,6 +139,24 @@ def test_fine_tuning_that_only_harms_leaves_the_policy_as_it_was(
     assert (summary["steps"], summary["kept"]["step"]) == (6, 0)
     assert equal(weights(tmp_path / "run" / "model"), weights(policy_folder))
     assert summary["before"] == summary["after"]
+
+
+@pytest.mark.slow
+def test_asking_counts_as_a_cost(
+    policy_folder: Path, policy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By hand: three steps on all 18 rows, 6·N a place; four times 6 problems by 2 samples, of which one token is asked."""
+    script(monkeypatch, {0: 0.0, 1: 0.1, 2: 0.2, 3: 0.3})
+    changes = {"eval_data": None, "eval_max_tokens": 1, "sft_batch_size": 24, "sft_every": 1, "max_steps": 1}
+    assert train(tmp_path, settings_of(policy_folder, tmp_path / "run", per_device_train_batch_size=24, **changes)) == 0
+    size = sum(parameter.numel() for parameter in policy.parameters())
+    rows = load_rows("chains:steps=3-5,count=24,seed=1")
+    taught, asked = set_aside(rows, TeachingArguments(sft_patience=2), 42)
+    longest = max(len(row["prompt"]) + len(row["guidance"]) + len("#### ") + len(row["answer"]) + 1 for row in taught)
+    width = max(map(len, asked["prompt"]))
+    summary = read(tmp_path / "run" / "sft" / "summary.json")
+    assert (summary["steps"], summary["kept"]["step"]) == (3, 3)
+    assert summary["flops"] == 3 * 6 * size * 18 * longest + 4 * 2 * size * 12 * width
 
 
 class Killed(BaseException):

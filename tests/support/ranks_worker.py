@@ -40,9 +40,9 @@ def main() -> None:
     )
     trainer.train()
     order = trainer.run_state.order and trainer.run_state.order.state_dict()
-    states = gather_object(
-        [{**trainer.run_state.controller.to_json(), "history": trainer.run_state.history.state_dict(), "order": order}]
-    )
+    run = trainer.run_state
+    costs = {"flops": run.flops, "trace_tokens": run.trace_tokens}
+    states = gather_object([{**run.controller.to_json(), "history": run.history.state_dict(), "order": order, **costs}])
     if trainer.accelerator.is_main_process:
         (folder / "states.json").write_text(json.dumps(states))
     leave(trainer)

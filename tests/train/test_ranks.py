@@ -70,6 +70,9 @@ def test_two_processes_agree_with_one(options: dict[str, Any], policy_folder: Pa
     states = json.loads((two / "states.json").read_text())
     assert states[0] == states[1]
     alone = json.loads((one / "states.json").read_text())[0]
+    assert states[0]["trace_tokens"] == alone["trace_tokens"] > 0
+    assert states[0]["flops"] == second[-1]["flops/total"]
+    assert 0.8 < states[0]["flops"] / alone["flops"] < 1.25  # of both ranks; padding and what is shared are of each
     assert states[0]["length"] == pytest.approx(alone["length"], rel=1e-6)
     assert states[0]["rewards"] == pytest.approx(alone["rewards"], rel=1e-6)
     assert states[0]["left"] == pytest.approx(alone["left"], rel=1e-6)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -190,6 +191,13 @@ class MeteredTrainer(SFTTrainer):
         self.flops += sum(flops for flops, _ in costs)
         self.trace_tokens += sum(tokens for _, tokens in costs)
         return loss
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count what the policy reads meanwhile: the evaluations that say when to stop are a cost of the method."""
+        with self._meter:
+            yield
+        self.flops += sum(gather_object([self._meter.take()]))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """TRL's, with what was spent so far."""

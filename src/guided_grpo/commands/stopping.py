@@ -19,7 +19,7 @@ from typing import Any
 
 from datasets import Dataset
 from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 
 from guided_grpo.commands.parsing import TeachingArguments, tell
 from guided_grpo.commands.policies import load_policy
@@ -68,7 +68,7 @@ class EarlyStopping(TrainerCallback):
 
     def __init__(self, results: Results, settings: TeachingArguments) -> None:
         self.results, self.settings = results, settings
-        self.trainer: Trainer = results.trainer
+        self.trainer: Any = results.trainer  # counts what it costs
         self.path = results.output / rundir.STOPPING
 
     @property
@@ -96,7 +96,9 @@ class EarlyStopping(TrainerCallback):
         """Train, from the checkpoint `resume` where there is one, and leave the best policy in the trainer."""
         if resume is None:
             self.trainer.save_model(str(self.results.output / START))
-        if not self.rows:
+            if self.results.state.is_main_process:
+                self.path.unlink(missing_ok=True)  # a kill before the first checkpoint
+            self.results.state.wait_for_everyone()
             self._ask(0)
         go_on(self.trainer, resume)
         best = self.best
@@ -122,7 +124,8 @@ class EarlyStopping(TrainerCallback):
                     shutil.rmtree(folder)
 
     def _ask(self, step: int) -> None:
-        self.results.evaluate_during(step, {}, rundir.STOPPING)
+        with self.trainer.counted():
+            self.results.evaluate_during(step, {}, rundir.STOPPING)
 
     def _folder(self, step: int) -> Path:
         return self.results.output / (f"{rundir.CHECKPOINT_PREFIX}{step}" if step else START)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from guided_grpo.errors import InputError
-from guided_grpo.guidance.placement import GuidanceTokenizer
+from guided_grpo.guidance.placement import GuidanceTokenizer, answer_text
 from guided_grpo.types import Strength
 
 IGNORED = -100  # the label of a token that has no loss
@@ -34,7 +34,7 @@ def demonstrations(
         rows: problems; those without a trace are left out.
         guide: renders prompts and places traces.
         shares: of the trace's tokens, in (0, 1]; 1 = all of it, followed by `answer` and the end token.
-        answer: text behind a whole trace, `{answer}` in it is the row's; "" = nothing.
+        answer: text behind a whole trace, `{answer}` in it is the row's, as any column; "" = nothing.
         end_id: the policy's end token.
         max_tokens: longer demonstrations are left out; None = no limit.
 
@@ -52,7 +52,7 @@ def demonstrations(
         if not trace:
             left_out["no trace"] += 1
             continue
-        text = trace + answer.replace("{answer}", str(row.get("answer") or ""))
+        text = trace + answer_text(answer, row)
         prompt_ids = guide.prompt_ids(row["prompt"])
         for share in shares:
             whole = share == 1

@@ -36,6 +36,7 @@ HINT_TEMPLATE = (
     "{problem}\n The following text is the beginning part of the answer, "
     "which you can refer to for solving the problem:\n{hint}"
 )
+_COLUMN = re.compile(r"\{(\w+)\}")
 _BLANK = re.compile(r"(\{problem\}|\{hint\})")
 _OPEN_AT_END = re.compile(re.escape(THINK_OPEN) + r"\s*\Z")
 _CLOSED_AT_END = re.compile(re.escape(THINK_CLOSE) + r"\s*\Z")
@@ -116,6 +117,11 @@ def with_hint(prompt: Prompt, hint: str, template: str = HINT_TEMPLATE) -> Promp
 def _fill(template: str, problem: str, hint: str) -> str:
     # In one pass, so that braces in a problem or a trace stay what they are.
     return "".join({"{problem}": problem, "{hint}": hint}.get(part, part) for part in _BLANK.split(template))
+
+
+def answer_text(template: str, row: Mapping[str, Any]) -> str:
+    """What stands behind a whole trace: `{NAME}` in the template is that column, nothing where it is null."""
+    return _COLUMN.sub(lambda match: str(row.get(match[1]) or ""), template)
 
 
 def token_ends(text: str, tokenizer: Tokenizer) -> list[int]:
@@ -213,14 +219,14 @@ class GuidanceTokenizer:
         return self._opened(self._rendered(key), piece) if piece.ids else piece
 
     def whole(self, row: Row, answer: str, end_id: int) -> Slice:
-        """The whole trace as a rollout, with the text of the answer (`{answer}` in it is the row's) and the end.
+        """The whole trace as a rollout, with the text of the answer (`answer_text`) and the end.
 
         Empty where the problem has no trace.
         """
         trace = row.get("guidance")
         if not trace:
             return NO_SLICE
-        text = trace + answer.replace("{answer}", str(row.get("answer") or ""))
+        text = trace + answer_text(answer, row)
         key = prompt_text(row["prompt"])
         opened = self._opened(self._rendered(key), Slice(self._ids(key, text)))
         return replace(opened, ids=(*opened.ids, end_id), leaked=True, whole=True)

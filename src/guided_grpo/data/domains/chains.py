@@ -25,7 +25,8 @@ ALPHABET = "0123456789+-*=;# "
 ANSWER_VALUES = 3  # running values that the answer repeats: 10^-3 by chance
 
 
-def _apply(value: int, op: str, operand: int) -> int:
+def apply(value: int, op: str, operand: int) -> int:
+    """The running value after one step."""
     if op == "+":
         return (value + operand) % 10
     if op == "-":
@@ -45,7 +46,7 @@ def chain(steps: int, rng: random.Random, noise: float = 0.0) -> Row:
         # 0 and 5 are fixed points of the multiplications: chains that stay there would have answers worth guessing.
         op = rng.choice("+-" if value in (0, 5) else "+-*")
         operand = rng.choice((3, 7, 9)) if op == "*" else rng.randrange(1, 10)
-        value = _apply(value, op, operand)
+        value = apply(value, op, operand)
         if noise and rng.random() < noise:
             value = (value + rng.randrange(1, 10)) % 10
         prompt.append(f"{op}{operand}")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from guided_grpo.data.domains.chains import ANSWER_VALUES, chains
+from guided_grpo.data.domains.damage import Damage, damaged
 from guided_grpo.data.domains.programs import programs
 from guided_grpo.data.reading.hub import seek
 from guided_grpo.errors import InputError
@@ -164,13 +165,16 @@ def _data_set(source: str, path: Path, split: str) -> Iterator[Record]:
 
 
 def _by_steps(source: str, name: str) -> Iterator[Record]:
-    """The rows of `NAME:steps=LOW-HIGH,count=N,seed=S`; steps and count are required, seed is 0 unless given."""
+    """The rows of `NAME:steps=LOW-HIGH,count=N,seed=S`; steps and count are required, seed is 0 unless given.
+
+    Further settings damage the traces: domains/damage.py.
+    """
     generate, fewest = BY_STEPS[name]
     example = f"write {name}:steps=10-14,count=640,seed=1"
     settings: dict[str, str] = {}
     for part in source.partition(":")[2].split(","):
         key, equals, value = (piece.strip() for piece in part.partition("="))
-        if key not in ("steps", "count", "seed") or not equals or key in settings:
+        if key not in ("steps", "count", "seed", "traces", "cut", "wrong", "slip") or not equals or key in settings:
             raise InputError(f"is no setting of {name}, or stands twice", field=source, value=part.strip(), fix=example)
         settings[key] = value
     for key in ("steps", "count"):
@@ -180,7 +184,24 @@ def _by_steps(source: str, name: str) -> Iterator[Record]:
     lowest = _whole(low, "steps", fewest)
     highest = _whole(high, "steps", lowest) if dash else lowest
     count, seed = _whole(settings["count"], "count", 1), _whole(settings.get("seed", "0"), "seed", 0)
-    return (dict(row) for row in generate(count, lowest, highest, seed))
+    rows, damage = generate(count, lowest, highest, seed), _damage(settings)
+    if damage.needs_chains and name != "chains":
+        raise InputError(f"cannot go wrong in {name}", field=source, value="wrong or slip", fix="use chains")
+    return (dict(row) for row in (rows if damage == Damage() else damaged(rows, damage, seed)))
+
+
+def _damage(settings: Mapping[str, str]) -> Damage:
+    cut = None
+    if "cut" in settings:
+        low, _, high = settings["cut"].partition("-")
+        least = _whole(low, "cut", 1)
+        cut = (least, _whole(high or low, "cut", least))
+    return Damage(
+        traces=_whole(settings["traces"], "traces", 0) if "traces" in settings else None,
+        cut=cut,
+        wrong=_whole(settings.get("wrong", "0"), "wrong", 0),
+        slip=_whole(settings.get("slip", "0"), "slip", 0),
+    )
 
 
 def _reasoning_gym(source: str) -> Iterator[Record]:
