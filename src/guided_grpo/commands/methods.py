@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from guided_grpo.commands.options import OneLineParser
@@ -45,6 +46,17 @@ GROUPS: dict[str, tuple[type, str]] = {
     "Sampling: until the batch teaches": (DynamicSettings, "train/dynamic.py"),
     "Order: which problems when": (CurriculumSettings, "data/curriculum.py"),
 }
+# Of the table: heading → axes.
+_COLUMNS = {
+    "when": ("guidance_trigger", "dynamic_sampling"),
+    "how much": ("guidance_strength", "guidance_unit"),
+    "α": ("guidance_ratio",),
+    "traces as rollouts": ("guidance_rows",),
+    "where": ("guidance_placement",),
+    "weight": ("guidance_weight", "guidance_credit"),
+    "trained by": ("guidance_loss", "imitation_gate", "imitation_tokens"),
+    "order": ("curriculum",),
+}
 
 
 def main(arguments: list[str], *, as_json: bool = False) -> int:
@@ -65,6 +77,7 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
 def page() -> str:
     """docs/methods.md."""
     lines = [HEAD]
+    lines += ["# At a glance", "", *_table(), ""]
     for name in METHODS:
         lines += [*_method(name), ""]
     lines += ["# Axes", ""]
@@ -74,6 +87,17 @@ def page() -> str:
             lines += _axis(item)
         lines.append("")
     return "\n".join(lines).rstrip()
+
+
+def _table() -> list[str]:
+    """Methods × axes, in the words of the axes; an empty place is the default."""
+    head = ["method", *_COLUMNS]
+    rows = [[name, *(_place(method.values, axes) for axes in _COLUMNS.values())] for name, method in METHODS.items()]
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+
+
+def _place(values: Mapping[str, Any], axes: Sequence[str]) -> str:
+    return ", ".join(_shown(values[axis]) for axis in axes if axis in values)
 
 
 def _method(name: str) -> list[str]:
