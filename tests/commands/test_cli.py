@@ -143,15 +143,17 @@ def test_the_group_size_is_written_at_its_default_too(tmp_path: Path) -> None:
 
 
 def test_every_shipped_comparison_names_runs_that_are_read() -> None:
-    from guided_grpo.commands.compare import _read_plan, _words
+    from guided_grpo.commands.compare import _read_plan, _selected, _words
+    from guided_grpo.studies.comparison.search import points, read_search
 
     for path in sorted((CONFIGS / "compare").glob("*.yaml")):
         plan = _read_plan(path)
         assert plan["baseline"] in plan["variants"], path
-        for overrides in plan["variants"].values():
-            fields = {**(plan.get("common") or {}), **(overrides or {})}
-            settings = parse(_words(path.parent / plan["config"], Path("x"), 5, fields, quiet=True))
-            assert settings.training.seed == 5
+        search = read_search(plan, path, list(plan["variants"]), plan["seeds"])
+        for name, fields in _selected(plan, None).items():
+            for values in points(search.grids.get(name, {})):  # {} where nothing is searched
+                words = _words(path.parent / plan["config"], Path("x"), 5, {**fields, **values}, quiet=True)
+                assert parse(words).training.seed == 5
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "accelerate").glob("*.yaml")), ids=lambda path: path.name)
