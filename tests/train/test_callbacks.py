@@ -13,17 +13,18 @@ LOGS = {"loss": 0.1, "step_time": 1.25, "reward/guided": 0.5, "reward/unguided":
 
 
 def lines(
-    capsys: pytest.CaptureFixture[str], steps: range, budget: int = 0, main: bool = True, **bar: Any
+    capsys: pytest.CaptureFixture[str], steps: range, budget: int = 0, main: bool = True, flops: float = 0, **bar: Any
 ) -> list[str]:
     callback = BarCallback("auto seed 3", bar=False, **bar)
     args, state = (
-        SimpleNamespace(max_generated_tokens=budget),
+        SimpleNamespace(max_generated_tokens=budget, max_flops=flops),
         SimpleNamespace(max_steps=100, is_world_process_zero=main),
     )
     callback.on_train_begin(args, state, None)
     for step in steps:
         state.global_step = step
-        callback.on_log(args, state, None, logs={**LOGS, "tokens/generated_total": 4000.0 * step})
+        spent = {"tokens/generated_total": 4000.0 * step, "flops/total": 10**9 * step}
+        callback.on_log(args, state, None, logs={**LOGS, **spent})
     callback.on_log(args, state, None, logs={"train_runtime": 3.0})  # the trainer's last row has no loss
     callback.on_train_end(args, state, None)
     captured = capsys.readouterr()
@@ -39,6 +40,10 @@ def test_without_a_bar_there_is_a_line_every_twenty_steps(capsys: pytest.Capture
     assert lines(capsys, range(5, 30, 5), budget=360_000, lines=True) == [
         f"auto seed 3: step 5, 20,000 of 360,000 tokens, {figures}",
         f"auto seed 3: step 25, 100,000 of 360,000 tokens, {figures}",
+    ]
+    assert lines(capsys, range(5, 30, 5), flops=2.5e12, lines=True) == [
+        f"auto seed 3: step 5, 5e+09 of 2.5e+12 FLOPs, {figures}",
+        f"auto seed 3: step 25, 2.5e+10 of 2.5e+12 FLOPs, {figures}",
     ]
 
 
