@@ -26,21 +26,18 @@ import json
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from guided_grpo.commands.options import OneLineParser, find_config, read_yaml, wants_bars
 from guided_grpo.commands.parsing import VOLATILE, parse, tell
 from guided_grpo.commands.queue import QueuedRun, run_queue
-from guided_grpo.commands.runs import load_rows_of
+from guided_grpo.commands.searches import Searches
 from guided_grpo.commands.train import run as train
 from guided_grpo.errors import InputError
 from guided_grpo.store import rundir
-from guided_grpo.store.journals import key_of
 from guided_grpo.studies.comparison import search as searching
 from guided_grpo.studies.comparison.measured import BUDGETS, read_tiers
-from guided_grpo.studies.comparison.search import Search
 from guided_grpo.studies.comparison.summary import summarise
 from guided_grpo.studies.comparison.table import table
 from guided_grpo.studies.report.page import build_report
@@ -48,16 +45,6 @@ from guided_grpo.studies.report.page import build_report
 _FIELDS = {
     "config", "output_dir", "seeds", "variants", "baseline", "common", "tiers", "target", *searching.FIELDS,
 }  # fmt: skip
-_COSTS = ("flops", "tokens_generated", "train_seconds")  # of a trial, in search.json
-
-
-@dataclass(frozen=True)
-class _Trial:
-    """One point of a variant's search."""
-
-    variant: str
-    values: Mapping[str, Any]
-    run: QueuedRun
 
 
 def main(arguments: list[str], *, as_json: bool = False) -> int:
@@ -73,42 +60,36 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
         raise InputError("is not a variant", file=options.config, field="baseline", value=baseline, fix=fix)
     common = find_config(Path(plan["config"]), beside=options.config)
     seeds = options.seeds or plan["seeds"]
+
+    def queued(name: str, folder: Path, seed: int, fields: Mapping[str, Any]) -> QueuedRun:
+        return _queued(common, name, folder, seed, fields, quiet=options.quiet)
+
     search = searching.read_search(plan, options.config, list(variants), seeds)
-    trials = list(_trials(common, output, search, variants, quiet=options.quiet))
-    stored = rundir.read_json(output / searching.FILE) or {}
-    best = {name: searching.chosen(stored, search, name) for name in search.grids}
-    open_trials = [trial for trial in trials if best[trial.variant] is None]
-    # Of a variant whose search is not over, the first point stands for what it will be.
-    first = {name: values or searching.points(search.grids[name])[0] for name, values in best.items()}
-    queue = list(_queue(common, output, seeds, _with(variants, first), quiet=options.quiet))
-    for run in [*(trial.run for trial in trials), *(run for run in queue if best.get(run.variant, {}) is not None)]:
-        rundir.check(run.folder, run.settings.to_json(), VOLATILE)  # all of them before the first one starts
-    _check_apart(queue, search, options.config, by_rows=bool(open_trials) and not options.plan)
+    searches = Searches(search, variants, output, queued)
+    queue = list(_queue(common, output, seeds, searches.applied(variants), quiet=options.quiet))
+    _check([trial.run for trial in searches.trials])  # every run is checked before the first one starts
+    _check([run for run in queue if not searches.is_open(run.variant)])
+    searches.check_apart(queue, options.config, by_rows=bool(searches.open_trials) and not options.plan)
     if options.plan:
-        states = [{**_state(trial.run), "variant": trial.variant, "search": trial.values} for trial in trials]
-        states += [{**_state(run), **({"searched": best[run.variant]} if run.variant in best else {})} for run in queue]
+        states = _states(queue, searches)
         print(json.dumps(states, indent=2) if as_json else _lines(states))
         return 0
     warnings = _unequal_budgets(queue)
     for warning in warnings:
         tell(f"warning: {warning}")
     started = time.perf_counter()
-    if open_trials:
-        stored |= _searched(open_trials, search, options)
-        output.mkdir(parents=True, exist_ok=True)
-        rundir.write_json(output / searching.FILE, stored)
-        best = {name: stored[name]["best"] for name in search.grids}
-        queue = list(_queue(common, output, seeds, _with(variants, best), quiet=options.quiet))
-    lost = {run.folder: run.result({"error": _why_lost(stored[run.variant])}) for run in queue if _is_lost(run, best)}
-    for run in queue:
-        if run.folder not in lost:
-            rundir.check(run.folder, run.settings.to_json(), VOLATILE)
-    ran = _run([run for run in queue if run.folder not in lost], options)
-    by_folder = {Path(result["run"]): result for result in ran} | lost
-    results = [by_folder[run.folder] for run in queue]
+    if searches.open_trials:
+        searches.run(lambda runs: _train(runs, options))
+        queue = list(_queue(common, output, seeds, searches.applied(variants), quiet=options.quiet))
+        _check([run for run in queue if not searches.is_open(run.variant)])
+    lost = [run for run in queue if searches.is_open(run.variant)]
+    results = _train([run for run in queue if run not in lost], options)
+    results += [run.result({"error": searches.why_open(run.variant)}) for run in lost]
+    places = {str(run.folder): place for place, run in enumerate(queue)}
+    results.sort(key=lambda result: places[result["run"]])
     summary = summarise(results, baseline, tiers, target)
     if search.grids:
-        summary["search"] = {name: stored[name] for name in search.grids}
+        summary["search"] = searches.results
     summary["wall_seconds"] = round(time.perf_counter() - started, 1)
     if warnings:
         summary["warnings"] = warnings
@@ -141,84 +122,15 @@ def _options(arguments: list[str]) -> Any:
     return options
 
 
-def _run(queue: Sequence[QueuedRun], options: Any) -> list[dict[str, Any]]:
-    """Train the queue as the options say; the results in its order."""
-    return _one_by_one(queue) if options.jobs == 1 else run_queue(queue, options.jobs, bar=wants_bars(options.quiet))
-
-
-def _trials(
-    common: Path, output: Path, search: Search, variants: Mapping[str, Mapping[str, Any]], *, quiet: bool
-) -> Iterator[_Trial]:
-    """The runs of all searches, on their share of the budgets and their own held-out problems."""
-    for name, grid in search.grids.items():
-        for values in searching.points(grid):
-            folder = output / searching.FOLDER / name / searching.label(values)
-            fields = {**variants[name], **values}
-            whole = parse(_words(common, folder, search.seed, fields, quiet=True), prog="guided-grpo compare")
-            fields |= searching.shared_budget(whole.training, search.share)
-            fields |= {"eval_data": search.data, "eval_every": 0}
-            words = _words(common, folder, search.seed, fields, quiet=quiet)
-            settings = parse(words, prog="guided-grpo compare")
-            yield _Trial(name, values, QueuedRun(f"{name} {searching.label(values)}", search.seed, words, settings))
-
-
-def _searched(trials: Sequence[_Trial], search: Search, options: Any) -> dict[str, Any]:
-    """Run the trials; for each of their variants what search.json holds."""
-    candidates: dict[str, list[dict[str, Any]]] = {}
-    for trial, result in zip(trials, _run([trial.run for trial in trials], options), strict=True):
-        after = result.get("after") or {}
-        entry = {"values": dict(trial.values), "run": result["run"], "accuracy": after.get("accuracy")}
-        entry |= {name: result[name] for name in (*_COSTS, "error") if name in result}
-        candidates.setdefault(trial.variant, []).append(entry)
-    return {
-        name: {**search.to_json(name), "candidates": entries, "best": searching.choose(entries)}
-        for name, entries in candidates.items()
-    }
-
-
-def _with(
-    variants: Mapping[str, Mapping[str, Any]], values: Mapping[str, Mapping[str, Any] | None]
-) -> dict[str, dict[str, Any]]:
-    """The variants with the values of a search."""
-    return {name: {**fields, **(values.get(name) or {})} for name, fields in variants.items()}
-
-
-def _is_lost(run: QueuedRun, best: Mapping[str, Any]) -> bool:
-    return best.get(run.variant, {}) is None
-
-
-def _why_lost(entry: Mapping[str, Any]) -> str:
-    errors = [candidate["error"] for candidate in entry["candidates"] if "error" in candidate]
-    return f"its search found no accuracy: {errors[0] if errors else 'nothing was evaluated'}"
-
-
-def _check_apart(queue: Sequence[QueuedRun], search: Search, path: Path, *, by_rows: bool) -> None:
-    """Raise InputError where a search would choose on problems of the figure.
-
-    Args:
-        queue: runs of the figure.
-        search: of the plan.
-        path: of the plan.
-        by_rows: whether to read the problems; else only names of data are compared.
-    """
-    looked: set[str] = set()
+def _check(queue: Sequence[QueuedRun]) -> None:
+    """Raise InputError where a run's directory is that of another run."""
     for run in queue:
-        arguments = run.settings.run
-        key = repr((arguments.eval_data, arguments.eval_limit, arguments.data_split, arguments.data_mapping))
-        if run.variant not in search.grids or arguments.eval_data is None or key in looked:
-            continue
-        looked.add(key)
-        fix = "use other problems to search on"
-        if arguments.eval_data == search.data:
-            raise InputError("is eval_data too", file=path, field="search_data", value=search.data, fix=fix)
-        if by_rows:
-            figure, other = (
-                {key_of(prompt) for prompt in load_rows_of(arguments, data, arguments.eval_limit)["prompt"]}
-                for data in (arguments.eval_data, search.data)
-            )
-            if both := len(figure & other):
-                problem = f"has {both} of the {len(figure)} problems of eval_data"
-                raise InputError(problem, file=path, field="search_data", value=search.data, fix=fix)
+        rundir.check(run.folder, run.settings.to_json(), VOLATILE)
+
+
+def _train(queue: Sequence[QueuedRun], options: Any) -> list[dict[str, Any]]:
+    """Train as the options say; the results in the queue's order."""
+    return _one_by_one(queue) if options.jobs == 1 else run_queue(queue, options.jobs, bar=wants_bars(options.quiet))
 
 
 def _one_by_one(queue: Sequence[QueuedRun]) -> list[dict[str, Any]]:
@@ -263,6 +175,17 @@ def _state(run: QueuedRun) -> dict[str, Any]:
     return {"variant": run.variant, "seed": run.seed, "run": str(run.folder), "state": state, "step": step}
 
 
+def _states(queue: Sequence[QueuedRun], searches: Searches) -> list[dict[str, Any]]:
+    """Of the trials, and of the queue with what was found for it."""
+    states = [
+        {**_state(trial.run), "variant": trial.variant, "search": dict(trial.values)} for trial in searches.trials
+    ]
+    for run in queue:
+        searched = {"searched": searches.best[run.variant]} if run.variant in searches.best else {}
+        states.append({**_state(run), **searched})
+    return states
+
+
 def _lines(states: Sequence[Mapping[str, Any]]) -> str:
     width = max(len(state["variant"]) for state in states)
     lines = []
@@ -281,8 +204,14 @@ def _queue(
 ) -> Iterator[QueuedRun]:
     for seed in seeds:
         for name, overrides in variants.items():
-            words = _words(common, output / f"{name}-seed{seed}", seed, overrides, quiet=quiet)
-            yield QueuedRun(name, seed, words, parse(words, prog="guided-grpo compare"))
+            yield _queued(common, name, output / f"{name}-seed{seed}", seed, overrides, quiet=quiet)
+
+
+def _queued(
+    common: Path, name: str, folder: Path, seed: int, overrides: Mapping[str, Any], *, quiet: bool
+) -> QueuedRun:
+    words = _words(common, folder, seed, overrides, quiet=quiet)
+    return QueuedRun(name, seed, words, parse(words, prog="guided-grpo compare"))
 
 
 def _words(common: Path, run: Path, seed: int, overrides: Mapping[str, Any], *, quiet: bool) -> list[str]:
