@@ -7,15 +7,17 @@ away, and their tokens stay counted. Where the most batches do not fill the batc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 from annotated_types import Ge
-from torch.nn import functional
 
 from guided_grpo.settings import AxisGroup, axis
+
+if TYPE_CHECKING:
+    import torch
 
 _LEFT_PADDED = ("prompt_ids", "prompt_mask")
 
@@ -38,8 +40,8 @@ def teaching_rows(accuracy_b: torch.Tensor, group_size: int) -> list[int]:
     """
     rewards_PG = accuracy_b.view(-1, group_size)
     graded_PG = ~rewards_PG.isnan()
-    high_P = rewards_PG.masked_fill(~graded_PG, -torch.inf).amax(dim=1)
-    low_P = rewards_PG.masked_fill(~graded_PG, torch.inf).amin(dim=1)
+    high_P = rewards_PG.masked_fill(~graded_PG, -math.inf).amax(dim=1)
+    low_P = rewards_PG.masked_fill(~graded_PG, math.inf).amin(dim=1)
     groups = (high_P > low_P).nonzero().flatten().tolist()
     return [group * group_size + place for group in groups for place in range(group_size)]
 
@@ -52,6 +54,8 @@ def joined(outputs: Sequence[dict[str, Any]], rows: Sequence[Sequence[int]], pad
         rows: which rows of each.
         pad_id: padding of ids; everything else is padded with 0.
     """
+    import torch  # here, so that what names the methods loads without it
+
     whole: dict[str, Any] = {}
     for name, first in outputs[0].items():
         if isinstance(first, list):
@@ -65,6 +69,8 @@ def joined(outputs: Sequence[dict[str, Any]], rows: Sequence[Sequence[int]], pad
 
 
 def _padded(parts: list[torch.Tensor], name: str, pad_id: int) -> list[torch.Tensor]:
+    from torch.nn import functional
+
     width = max(part.size(1) for part in parts)
     value = pad_id if name.endswith("_ids") else 0
     sides = [(width - part.size(1), 0) if name in _LEFT_PADDED else (0, width - part.size(1)) for part in parts]

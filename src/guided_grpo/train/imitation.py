@@ -25,14 +25,17 @@ response, as there.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 from annotated_types import Ge, Gt, Interval
 
 from guided_grpo.settings import AxisGroup, OneOf, axis
+
+if TYPE_CHECKING:
+    import torch
 
 LOSSES = ("policy", "likelihood", "shaped", "top-entropy", "trust")
 GATES = ("always", "success", "rate", "failure")
@@ -66,7 +69,7 @@ def gates_of(kind: str, accuracy_B: torch.Tensor, group_size: int) -> torch.Tens
     graded_P = (~accuracy_B.isnan()).view(-1, group_size).sum(dim=1)
     right_P = (accuracy_B > 0).view(-1, group_size).sum(dim=1)
     if kind == "always":
-        gate_P = torch.ones_like(right_P)
+        gate_P = right_P.new_ones(right_P.shape)
     elif kind == "rate":
         gate_P = right_P / graded_P.clamp(min=1)
     else:
@@ -90,12 +93,12 @@ def factors_bT(
         gates_b: of each rollout's group.
         advantages_b: shape (b,).
     """
-    places = torch.arange(completion_mask.size(1), device=completion_mask.device)
-    guidance_bT = places < torch.tensor(guidance_b, device=places.device).unsqueeze(1)
+    lengths_b = completion_mask.new_tensor(guidance_b, dtype=advantages_b.dtype).unsqueeze(1)
+    guidance_bT = completion_mask.new_ones(completion_mask.shape).cumsum(dim=1) <= lengths_b
     if settings.guidance_loss == "likelihood":
         factor_b = settings.imitation_weight * gates_b
     elif settings.guidance_loss == "trust":
-        factor_b = torch.ones_like(advantages_b)
+        factor_b = advantages_b.new_ones(advantages_b.shape)
     else:
         factor_b = advantages_b
     return factor_b.unsqueeze(1).to(advantages_b.dtype) * guidance_bT * completion_mask
@@ -161,6 +164,6 @@ def most_uncertain(entropies_bT: torch.Tensor, taken_bT: torch.Tensor, share: fl
     """The `share` of each row's tokens with the highest entropy, halves up and at least one, bool, shape (b, T)."""
     counts_b = taken_bT.sum(dim=1)
     most_b = ((counts_b * share + 0.5).floor().clamp(min=1)).minimum(counts_b)
-    order = entropies_bT.masked_fill(~taken_bT, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    order = entropies_bT.masked_fill(~taken_bT, -math.inf).argsort(dim=1, descending=True, stable=True)
     rank_bT = order.argsort(dim=1)
     return taken_bT & (rank_bT < most_b.unsqueeze(1))
