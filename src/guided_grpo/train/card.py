@@ -34,7 +34,7 @@ def guidance_section(config: GuidedGRPOConfig, run: RunState, facts: Mapping[str
     method = METHODS[config.method]
     values = {item.name: getattr(config, item.name) for item in SETTINGS if item.is_axis}
     limits = {"generated tokens": config.max_generated_tokens, "seconds": config.max_train_seconds,
-              "steps": config.max_steps}  # fmt: skip
+              "steps": config.max_steps, "FLOPs": config.max_flops}  # fmt: skip
     budget = [f"{amount:,} {unit}" for unit, amount in limits.items() if amount > 0]
     rows = {
         "method": f"`{config.method}`: {method.text} ({method.source})",
@@ -45,6 +45,7 @@ def guidance_section(config: GuidedGRPOConfig, run: RunState, facts: Mapping[str
         "axes not at their default": ", ".join(f"`{k}: {v}`" for k, v in values.items() if v != DEFAULTS[k]) or "none",
         **({"budget": ", ".join(budget)} if budget else {}),
         "tokens generated": f"{run.tokens_generated:,}",
+        "FLOPs": f"{run.flops:.2e}",
         "seconds of training steps": f"{run.train_seconds:,.0f}",
         **facts,
     }
