@@ -496,7 +496,7 @@ class GuidedGRPOTrainer(GRPOTrainer):
         batch.rescued = rescue_batch(
             batch.rows, batch.rollouts, batch.rewards_BF, _Resampler(self), self._ladder, self._accuracy_index
         )
-        batch.rollouts, batch.rewards_BF = batch.rescued.rollouts_b, batch.rescued.rewards_BF
+        batch.rollouts, batch.rewards_BF = batch.rescued.rollouts_b, self._masked(batch.rescued.rewards_BF)
         for name in sorted({name for rollout in batch.rollouts for name in rollout.extras}):
             self._pending_extra_logs[name].extend(rollout.extras.get(name) for rollout in batch.rollouts)
         sums.total("time/rescue", time.perf_counter() - started)
@@ -539,11 +539,17 @@ class GuidedGRPOTrainer(GRPOTrainer):
         tokens = [len(rollout.assignment.slice.ids) for rollout in rollouts]
         rows = [{**row, "guidance_tokens": number} for row, number in zip(rows, tokens, strict=True)]
         rewards_BF = super()._calculate_rewards(rows, prompts, completions, completion_ids)
-        if getattr(self.reward_funcs[self._accuracy_index], "masks_ungraded", False):
-            rewards_BF = mask_ungraded(rewards_BF, self._accuracy_index, self.num_generations)
+        if self._batch is None or not self._batch.attempt:
+            rewards_BF = self._masked(rewards_BF)
         if self.args.guidance_rows and self.args.guidance_loss == "likelihood":  # then a whole trace is no rollout
             whole_B = torch.tensor(self._whole_B(rollouts), device=rewards_BF.device)
             rewards_BF[: len(whole_B)][whole_B] = torch.nan
+        return rewards_BF
+
+    def _masked(self, rewards_BF: torch.Tensor) -> torch.Tensor:
+        """Rewards of whole groups without those of rollouts that have no verdict."""
+        if getattr(self.reward_funcs[self._accuracy_index], "masks_ungraded", False):
+            return mask_ungraded(rewards_BF, self._accuracy_index, self.num_generations)
         return rewards_BF
 
     def _begin_grading(self, batch: Batch) -> None:
