@@ -242,16 +242,11 @@ def _summed_heads(blocks: torch.Tensor, heads: int) -> torch.Tensor:
 def _gathered_attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: TreeLayout, scale: float
 ) -> torch.Tensor:
-    outs, places = [], []
+    outs, places, repeat = [], [], q.size(1) // k.size(1)
     for queries, real, keys, mask in layout.gathered:
-        out = functional.scaled_dot_product_attention(
-            _blocks(q, queries),
-            _blocks(k, keys),
-            _blocks(v, keys),
-            attn_mask=mask,
-            scale=scale,
-            enable_gqa=q.size(1) != k.size(1),
-        )
+        # Heads are repeated: with a mask and fewer key heads no kernel is left that does not hold all scores.
+        part_k, part_v = (_blocks(x, keys).repeat_interleave(repeat, dim=1) for x in (k, v))
+        out = functional.scaled_dot_product_attention(_blocks(q, queries), part_k, part_v, attn_mask=mask, scale=scale)
         outs.append(out.transpose(1, 2)[real])
         places.append(queries[real])
     return torch.cat(outs)[torch.cat(places).argsort()]
