@@ -95,7 +95,9 @@ def test_a_column_that_is_not_there(
 def test_chats_for_a_policy_without_a_template(
     name: str, policy_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(commands(str(SHARED / "gsm8k" / "test.jsonl"), policy_folder, tmp_path, [])[name]) == 2
+    data = tmp_path / "chats.jsonl"
+    data.write_text('{"prompt": [{"role": "user", "content": "1+2"}], "answer": "3", "guidance": "1+2=3"}\n')
+    assert main(commands(str(data), policy_folder, tmp_path, [])[name]) == 2
     [line] = capsys.readouterr().err.strip().splitlines()
     field = "model_name_or_path" if name in ("train", "sft") else "model"
     assert f"field '{field}': '{policy_folder}' has no chat template, and the prompts are chats; fix: use " in line

@@ -31,8 +31,17 @@ def rollouts(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "rollouts.jsonl").read_text().splitlines()]
 
 
+# Share of a group that is guided in the first step, where it is not half.
+SHARES = {
+    "grpo": 0.0, "dapo": 0.0, "naive": 1.0,
+    "ghpo": 0.0, "ghpo-continuous": 0.0, "scaf": 0.0,  # cold start: no hint
+    "luffy": 0.25, "hpt": 0.25, "chord": 0.25,  # the trace is one of four
+}  # fmt: skip
+BY_PROBLEM = ("uft", "prefix-rft", "adaback", "adaprefix", "prefixrl", "r3", "questa")  # shares, drawn or followed
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in BY_PROBLEM])
 def test_every_method_trains(method: str, policy: Any, tokenizer: Any, tmp_path: Path) -> None:
     changes: dict[str, Any] = {} if method == "naive" else {"guidance_ratio": 0.5}
     length = 0.5 if method == "auto" else 8
@@ -40,17 +49,37 @@ def test_every_method_trains(method: str, policy: Any, tokenizer: Any, tmp_path:
     make_trainer(policy, tokenizer, config).train()
     rows = metrics(tmp_path)
     assert [row["step"] for row in rows] == [1, 2]
-    share = {"grpo": 0.0, "naive": 1.0, "ghpo": 0.0, "ghpo-continuous": 0.0}.get(method, 0.5)  # cold start: no hint
+    share = SHARES.get(method, 0.5)
     assert rows[0]["guidance/ratio"] == share
     arms = [[r["arm"] for r in group["rollouts"]] for group in rollouts(tmp_path)]
     guided = int(share * 4)
-    assert arms == [["guided"] * guided + ["unguided"] * (4 - guided)] * 4
-    if share:
+    expected = ["guided"] * guided + ["unguided"] * (4 - guided)
+    assert arms == [expected] * len(arms) and len(arms) >= 4
+    if share and share != 0.25:
         given = [r["guidance"] for r in rollouts(tmp_path)[0]["rollouts"]]
         trace = rollouts(tmp_path)[0]["prompt"]
         most = 5 * (len(trace) - 2) // 4 if method == "auto" else 8  # half of five characters a step
         assert 0 < len(given[0]) <= most, trace
         assert method != "auto" or len(given[0]) == most
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", BY_PROBLEM)
+def test_every_method_of_shares_trains(method: str, policy: Any, tokenizer: Any, tmp_path: Path) -> None:
+    """The rollouts that a group guides get one and the same part of the trace, and the rest nothing."""
+    changes: dict[str, Any] = {"prefix-rft": {"guidance_ratio": 0.25}, "questa": {"hint_template": "{problem}{hint}"}}
+    config = make_config(
+        tmp_path, method=method, max_steps=3, rollouts_every=1, guidance_leak=True, **changes.get(method, {})
+    )
+    make_trainer(policy, tokenizer, config).train()
+    assert [row["step"] for row in metrics(tmp_path)] == [1, 2, 3]
+    number = 1 if method == "prefix-rft" else 4
+    some = 0
+    for group in rollouts(tmp_path):
+        given = [rollout["guidance"] for rollout in group["rollouts"]]
+        assert len(set(given[:number])) == 1 and not any(given[number:])
+        some += bool(given[0])
+    assert some
 
 
 def test_rewards_see_guidance_and_generation(policy: Any, tokenizer: Any, tmp_path: Path) -> None:
