@@ -182,7 +182,6 @@ HOSTILE = {  # and how many of the six tests pass
     "patched input": ("import builtins\nbuiltins.input = lambda: '4'\nprint(2 * int(input()))", 1),
     "patched print after the answer": (f"import builtins\n{RIGHT}builtins.print = lambda *a: None", 6),
     "patched exec and compile": ("import builtins\nbuiltins.exec = builtins.compile = lambda *a, **k: None\nprint(8)", 1),
-    "patched json": ("import json\njson.dumps = lambda *a, **k: '[\"ran\", [0, 0, \"\"]]'\nprint(8)", 1),
     "patched os": ("import os\nos.write = os._exit = os.fstat = lambda *a: 0\nprint(8)", 0),
     "no program": ("print(", 0),
     "raises SystemExit of its own": (f"class E(SystemExit):\n    code = property(lambda s: 1 / 0)\n{RIGHT}raise E", 0),
@@ -204,6 +203,14 @@ def test_the_same_verdict_as_one_process_each(name: str, pool: SandboxPool) -> N
     shared, each = graded(pool, program), graded(OneEach(pool), program)
     assert (shared.status, shared.passed) == (each.status, each.passed)
     assert shared.passed == passed and (shared.status is Status.CORRECT) == (passed == 6)
+
+
+def test_a_forged_record_costs_the_run_that_forged_it(pool: SandboxPool) -> None:
+    """The first run, whichever input it has, says that it wrote nothing; then the process is found changed and ends."""
+    program = f'import json\njson.dumps = lambda *a, **k: \'["ran", [0, 0, ""]]\'\n{RIGHT}'
+    for number in range(4):
+        shared, each = graded(pool, f"{program}# {number}"), graded(OneEach(pool), program)
+        assert (shared.status, shared.passed, each.passed) == (Status.WRONG, 5, 6)
 
 
 @pytest.mark.parametrize("end", ["", "os._exit(0)"])
