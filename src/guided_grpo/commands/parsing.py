@@ -32,7 +32,9 @@ VOLATILE = frozenset(
         "maths_workers", "code_workers", "infra_limit",
     }
 )  # fmt: skip
+UNGUIDED = "grpo"
 STAGE = "sft+"  # in front of a method: fine-tuning first
+ALONE = "sft"  # in place of a method: fine-tuning, and nothing after it
 
 
 @dataclass
@@ -114,6 +116,7 @@ class StageArguments(TeachingArguments):
         None, "tokens; longer traces are left out; unset = what the policy can read"
     )
     first: bool = field(default=False, init=False)  # whether there is a stage: the method says it
+    alone: bool = field(default=False, init=False)  # whether nothing comes after it
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,7 @@ class TrainSettings(Settings):
     @property
     def method(self) -> str:
         """As the user names it, `sft+` in front where fine-tuning comes first."""
-        return f"{STAGE if self.stage.first else ''}{self.training.method}"
+        return ALONE if self.stage.alone else f"{STAGE if self.stage.first else ''}{self.training.method}"
 
     def to_json(self) -> dict[str, Any]:
         """What config.yaml holds: of the stage only where there is one."""
@@ -253,10 +256,11 @@ def _parse_into(classes: tuple[type, ...], arguments: list[str], prog: str) -> t
         parser.set_defaults_with_config(**fields)
         method = getattr(parser.parse_known_args(words)[0], "method", None)
         if "method" in fields:
-            fields["method"] = str(fields["method"]).removeprefix(STAGE)
-        first = str(method).startswith(STAGE)
+            fields["method"] = UNGUIDED if fields["method"] == ALONE else str(fields["method"]).removeprefix(STAGE)
+        alone = method == ALONE
+        first = alone or str(method).startswith(STAGE)
         if first:
-            method = _behind_stage(str(method))
+            method = UNGUIDED if alone else _behind_stage(str(method))
             words = [*words, "--method", method]  # the last one counts
         yielding = foreign(fields, method) if method else set()
         if yielding:
@@ -268,7 +272,7 @@ def _parse_into(classes: tuple[type, ...], arguments: list[str], prog: str) -> t
         _check_trackers([name for part in parts for name in getattr(part, "report_to", None) or ()])
         for part in parts:
             if isinstance(part, StageArguments):
-                part.first = first
+                part.first, part.alone = first, alone
     except InputError:
         raise
     except (ValueError, TypeError) as error:

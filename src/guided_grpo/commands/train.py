@@ -106,7 +106,8 @@ def _run(settings: TrainSettings, grader: Grader) -> dict[str, Any]:
     if settings.run.eval_every:
         during = EvaluationCallback(settings.run.eval_every, lambda step: results.evaluate_during(step, _cost(trainer)))
         trainer.add_callback(during)
-    go_on(trainer, resume)
+    if not settings.stage.alone:
+        go_on(trainer, resume)
     save_model(trainer, output, state)
     results.evaluate("after")
     _write_card(trainer, settings)

@@ -1,9 +1,11 @@
-"""Traces that are fewer, shorter or wrong, for studies of what traces are worth.
+"""Traces that are fewer, shorter, wrong or foreign, for studies of what traces are worth.
 
     traces=64      only the first 64 problems have one
     cut=30-60      each keeps between 30 and 60 % of its steps
     wrong=40       40 % have one wrong step, from which everything after follows, and so a wrong answer
     slip=40        40 % have one wrong value written, and go on from the right one to the right answer
+    merge=3        three steps at once: their operations, then the last of their values
+    style=renamed  every digit and operator is another one, by a fixed table
 
 The problem and its `answer` stay as they are; the column `trace_answer` is what the trace itself comes to.
 """
@@ -20,6 +22,8 @@ from guided_grpo.guidance.slicing import step_ends
 from guided_grpo.types import Row
 
 _STEP = re.compile(r"([-+*])(\d)=(\d);")
+_RENAMED = str.maketrans("0123456789+-*", "7294610583-*+")
+STYLES = ("own", "renamed")
 
 
 @dataclass(frozen=True)
@@ -30,11 +34,13 @@ class Damage:
     cut: tuple[int, int] | None = None
     wrong: int = 0
     slip: int = 0
+    merge: int = 1
+    style: str = "own"  # of STYLES
 
     @property
     def needs_chains(self) -> bool:
-        """Whether steps are computed anew, which only chains can be."""
-        return bool(self.wrong or self.slip)
+        """Whether steps are read as those of chains."""
+        return bool(self.wrong or self.slip or self.merge > 1 or self.style != "own")
 
 
 def damaged(rows: Iterable[Row], damage: Damage, seed: int) -> Iterator[Row]:
@@ -57,8 +63,19 @@ def damaged(rows: Iterable[Row], damage: Damage, seed: int) -> Iterator[Row]:
             ends = step_ends(trace)
             kept = round(len(ends) * rng.uniform(*damage.cut) / 100)
             trace = trace[: ends[max(kept, 1) - 1]]
+        if damage.merge > 1:
+            trace = _merged(trace, damage.merge)
+        if damage.style == "renamed":
+            trace = trace.translate(_RENAMED)
         has_trace = damage.traces is None or number < damage.traces
         yield {**row, "guidance": trace if has_trace else None, "trace_answer": answer}  # type: ignore[typeddict-unknown-key]
+
+
+def _merged(trace: str, size: int) -> str:
+    """The trace with `size` steps written as one."""
+    steps = _STEP.findall(trace)
+    parts = [steps[first : first + size] for first in range(0, len(steps), size)]
+    return "".join("".join(op + operand for op, operand, _ in part) + f"={part[-1][2]};" for part in parts)
 
 
 def _wrong(row: Row, rng: random.Random, *, follows: bool) -> tuple[str, str]:

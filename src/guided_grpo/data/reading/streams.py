@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from guided_grpo.data.domains.chains import ANSWER_VALUES, chains
-from guided_grpo.data.domains.damage import Damage, damaged
+from guided_grpo.data.domains.damage import STYLES, Damage, damaged
 from guided_grpo.data.domains.programs import programs
 from guided_grpo.data.reading.hub import seek
 from guided_grpo.errors import InputError
@@ -164,6 +164,9 @@ def _data_set(source: str, path: Path, split: str) -> Iterator[Record]:
     return iter(data)
 
 
+_STEPPED = ("steps", "count", "seed", "traces", "cut", "wrong", "slip", "merge", "style")
+
+
 def _by_steps(source: str, name: str) -> Iterator[Record]:
     """The rows of `NAME:steps=LOW-HIGH,count=N,seed=S`; steps and count are required, seed is 0 unless given.
 
@@ -174,7 +177,7 @@ def _by_steps(source: str, name: str) -> Iterator[Record]:
     settings: dict[str, str] = {}
     for part in source.partition(":")[2].split(","):
         key, equals, value = (piece.strip() for piece in part.partition("="))
-        if key not in ("steps", "count", "seed", "traces", "cut", "wrong", "slip") or not equals or key in settings:
+        if key not in _STEPPED or not equals or key in settings:
             raise InputError(f"is no setting of {name}, or stands twice", field=source, value=part.strip(), fix=example)
         settings[key] = value
     for key in ("steps", "count"):
@@ -186,7 +189,7 @@ def _by_steps(source: str, name: str) -> Iterator[Record]:
     count, seed = _whole(settings["count"], "count", 1), _whole(settings.get("seed", "0"), "seed", 0)
     rows, damage = generate(count, lowest, highest, seed), _damage(settings)
     if damage.needs_chains and name != "chains":
-        raise InputError(f"cannot go wrong in {name}", field=source, value="wrong or slip", fix="use chains")
+        raise InputError(f"has no such traces in {name}", field=source, value="wrong, slip, merge or style", fix="use chains")
     return (dict(row) for row in (rows if damage == Damage() else damaged(rows, damage, seed)))
 
 
@@ -196,7 +199,12 @@ def _damage(settings: Mapping[str, str]) -> Damage:
         low, _, high = settings["cut"].partition("-")
         least = _whole(low, "cut", 1)
         cut = (least, _whole(high or low, "cut", least))
+    style = settings.get("style", "own")
+    if style not in STYLES:
+        raise InputError("is no style", field="style", value=style, fix=f"use {' or '.join(STYLES)}")
     return Damage(
+        style=style,
+        merge=_whole(settings.get("merge", "1"), "merge", 1),
         traces=_whole(settings["traces"], "traces", 0) if "traces" in settings else None,
         cut=cut,
         wrong=_whole(settings.get("wrong", "0"), "wrong", 0),
