@@ -142,7 +142,7 @@ LONG_GUIDANCE = {"per_device_train_batch_size": 24, "max_completion_length": 100
 LONG_ANSWERS = {"per_device_train_batch_size": 24, "max_completion_length": 300}
 SCENARIOS = {
     "plain": Scenario("plain GRPO, hard chains", "grpo", chains, accuracy),
-    "auto": Scenario("auto, hard chains, on both sides", "auto", chains, accuracy, guides=True),
+    "auto": Scenario("auto, hard chains, on both sides", "auto-guide", chains, accuracy, guides=True),
     "long-guidance": Scenario(
         "prompt 100 + guidance 400 + generated 100, 256 wide, checkpointing",
         "fixed", lambda: words(100, 400, 256), parity, LONG_GUIDANCE, guides=True,

@@ -14,9 +14,10 @@ from safetensors.torch import load_file
 
 from guided_grpo.cli import main
 from guided_grpo.commands.sft import MeteredTrainer
-from guided_grpo.data.demonstrations import demonstrations
+from guided_grpo.data.demonstrations import demonstrations, grade_traces
 from guided_grpo.data.sources import load_rows
 from guided_grpo.errors import InputError
+from guided_grpo.grading import Grader
 from guided_grpo.guidance.placement import GuidanceTokenizer
 from guided_grpo.store import jsonl
 from parts import small_run
@@ -35,10 +36,36 @@ def test_ids_and_labels_by_hand(tokenizer: Any) -> None:
     assert half["labels"] == [-100] * 6 + half["input_ids"][6:]
     assert tokenizer.decode(whole["input_ids"][:-1]) == "4+3*7=+3=7;*7=9;#### 79"
     assert whole["input_ids"][-1] == end and whole["labels"] == [-100] * 6 + whole["input_ids"][6:]
-    assert left_out == {"no trace": 1, "too long": 0}
-    assert demonstrations(rows, guide, end_id=end, max_tokens=16)[1] == {"no trace": 1, "too long": 1}
+    assert left_out == {"no trace": 1, "wrong answer": 0, "too long": 0}
+    assert demonstrations(rows, guide, end_id=end, max_tokens=16)[1] == {
+        "no trace": 1,
+        "wrong answer": 0,
+        "too long": 1,
+    }
     with pytest.raises(InputError, match="field 'sft_shares': 0 is no share"):
         demonstrations(rows, guide, shares=[0], end_id=end)
+
+
+def test_what_a_trace_is_worth(tokenizer: Any) -> None:
+    """Wrong ones are not taught, those that declare no answer without an end, and what cannot be graded as before."""
+    row = {**ROW, "task": "math"}
+    rows = [
+        {**row, "guidance": "+3=7;*7=9;#### 79"},
+        {**row, "guidance": "+3=7;"},
+        {**row, "guidance": "+3=8;*7=6;#### 86"},
+        {**row, "guidance": None},
+        {"prompt": "4+3*7=", "guidance": "+3=7;", "task": "math"},
+    ]
+    with Grader() as grader:
+        worth = grade_traces(rows, "", grader)
+        assert worth == ["whole", "open", "wrong", "whole", "whole"]
+        assert grade_traces(rows[1:2], "#### {answer}", grader) == ["whole"]
+    end = tokenizer.eos_token_id
+    guide = GuidanceTokenizer(tokenizer, {}, "auto", leak=True)
+    taught, left_out = demonstrations(rows, guide, worth=worth, end_id=end)
+    assert [example["input_ids"][-1] == end for example in taught] == [True, False, True]
+    assert tokenizer.decode(taught[1]["input_ids"]) == "4+3*7=+3=7;"
+    assert left_out == {"no trace": 1, "wrong answer": 1, "too long": 0}
 
 
 def settings_of(policy: Path, output: Path) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from guided_grpo.commands.parsing import TeachingArguments, parse
 from guided_grpo.commands.stages import sft_settings
 from guided_grpo.commands.stopping import best_of, restore, set_aside
 from guided_grpo.data.sources import load_rows
+from guided_grpo.errors import InputError
 from guided_grpo.store import jsonl
 from guided_grpo.studies.comparison.measured import load
 from guided_grpo.train import trainer
@@ -344,7 +345,7 @@ def test_settings_of_the_stage(policy_folder: Path, tmp_path: Path) -> None:
     by_hand = [1e-3 * (0.1 + 0.9 * (1 + math.cos(math.pi * n / 18)) / 2) for n in range(19)]
     assert rates == pytest.approx([0, 5e-4, *by_hand])
     default = parsed(
-        tmp_path, {**small_run(policy_folder), "output_dir": "x", "method": "sft+auto", "guidance_length": 0.5}
+        tmp_path, {**small_run(policy_folder), "output_dir": "x", "method": "sft+auto-guide", "guidance_length": 0.5}
     ).stage
     assert (default.sft_learning_rate, default.sft_batch_size, default.sft_epochs, default.sft_patience) == (
         5e-5,
@@ -366,8 +367,8 @@ def test_where_the_method_stands(policy_folder: Path, tmp_path: Path) -> None:
     plain = parsed(tmp_path, settings, "--method", "fixed")
     assert not plain.stage.first and not any(name.startswith("sft_") for name in plain.to_json())
     assert parsed(tmp_path, {**settings, "method": "fixed"}).to_json() == plain.to_json()
-    other = parsed(tmp_path, settings, "--method=sft+auto")  # whose preset has lengths of its own
-    assert (other.method, other.training.guidance_length) == ("sft+auto", 0.9)
+    other = parsed(tmp_path, settings, "--method=sft+auto-guide")  # whose preset has lengths of its own
+    assert (other.method, other.training.guidance_length) == ("sft+auto-guide", 0.9)
 
 
 @pytest.mark.parametrize(
@@ -375,7 +376,7 @@ def test_where_the_method_stands(policy_folder: Path, tmp_path: Path) -> None:
     [
         ({"method": "sft+none"}, "field 'method': 'sft+none' has no method behind the plus; fix: write sft+METHOD with one of grpo, "),
         ({"method": "sft+"}, "field 'method': 'sft+' has no method behind the plus"),
-        ({"method": "sft+sft+auto"}, "field 'method': 'sft+sft+auto' has no method behind the plus"),
+        ({"method": "sft+sft+auto-guide"}, "field 'method': 'sft+sft+auto-guide' has no method behind the plus"),
         ({"sft_patience": -1}, "field 'sft_patience': -1 is out of range; fix: use a number 0 or more"),
         ({"sft_learning_rate": 0}, "field 'sft_learning_rate'"),
         ({"train_data": "chains:steps=3,count=3,seed=1"}, "field 'train_data': has 3 problems, too few to hold any out; fix: add some, or set sft_patience 0"),
@@ -431,3 +432,29 @@ def test_a_variant_of_a_comparison(policy_folder: Path, tmp_path: Path, capsys: 
     assert "'sft+none' has no method behind the plus" in capsys.readouterr().err
     assert not (tmp_path / "others").exists()
     shutil.rmtree(tmp_path / "runs")
+
+
+def test_auto_begins_with_fine_tuning_unless_told_not_to(policy_folder: Path, tmp_path: Path) -> None:
+    settings = {**settings_of(policy_folder, tmp_path / "run"), "method": "auto"}
+    settings = {name: value for name, value in settings.items() if not name.startswith("guidance_")}
+    both, second = parsed(tmp_path, settings), parsed(tmp_path, settings, "--sft_epochs", "0")
+    assert [(each.method, each.stage.first, each.stage.alone) for each in (both, second)] == [
+        ("auto", True, False), ("auto", False, False),
+    ]  # fmt: skip
+    assert parsed(tmp_path, settings, "--method", "sft+auto").method == "auto"
+    assert not parsed(tmp_path, settings, "--method", "auto-guide").stage.first
+    with pytest.raises(InputError, match="field 'sft_epochs': 0 leaves nothing to fine-tune"):
+        parsed(tmp_path, settings, "--method", "sft", "--sft_epochs", "0")
+
+
+def test_fine_tuning_alone_is_a_method_of_train(policy_folder: Path, tmp_path: Path) -> None:
+    """The policy that its one stage keeps is the policy of the run."""
+    run = tmp_path / "run"
+    settings = settings_of(policy_folder, run)
+    settings = {name: value for name, value in settings.items() if not name.startswith("guidance_")}
+    assert train(tmp_path, {**settings, "method": "sft"}) == 0
+    assert equal(weights(run / "model"), weights(run / "sft" / "model"))
+    summary = read(run / "summary.json")
+    assert (summary["method"], summary["steps"], summary["tokens_generated"]) == ("sft", 0, 0)
+    assert summary["flops"] == read(run / "sft" / "summary.json")["flops"] > 0
+    assert yaml.safe_load((run / "config.yaml").read_text())["method"] == "sft"

@@ -62,7 +62,8 @@ def test_traces_are_cut_between_steps_and_some_problems_have_none() -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("programs:steps=12,count=4,wrong=40", "cannot go wrong in programs"),
+        ("chains:steps=12,count=4,style=odd", "field 'style': 'odd' is no style; fix: use own or renamed"),
+        ("programs:steps=12,count=4,wrong=40", "has no such traces in programs"),
         ("chains:steps=12,count=4,cut=60-30", "field 'cut': '30' .* at least 60"),
         ("chains:steps=12,count=4,wrong=half", "field 'wrong': 'half' is no such whole number"),
     ],
@@ -75,3 +76,22 @@ def test_damage_that_makes_no_sense(source: str, message: str) -> None:
 def test_answer_text_takes_any_column() -> None:
     row: dict[str, Any] = {"answer": "7", "trace_answer": "8", "note": None}
     assert answer_text("#### {trace_answer} ({answer}){note}", row) == "#### 8 (7)"
+
+
+def test_merged_steps_keep_their_operations_and_the_last_value() -> None:
+    plain, merged, whole = (
+        next(iter(load_rows(f"chains:steps=5,count=1,seed=3{how}"))) for how in ("", ",merge=2", ",merge=9")
+    )
+    steps = re.findall(r"([-+*]\d)=(\d);", plain["guidance"])
+    (a, _), (b, second), (c, _), (d, fourth), (e, fifth) = steps
+    assert merged["guidance"] == f"{a}{b}={second};{c}{d}={fourth};{e}={fifth};"
+    assert whole["guidance"] == f"{a}{b}{c}{d}{e}={fifth};"
+    assert merged["answer"] == plain["answer"]
+
+
+def test_renamed_traces_are_another_alphabet_in_the_same_places() -> None:
+    plain, renamed = (next(iter(load_rows(f"chains:steps=5,count=1,seed=3{how}"))) for how in ("", ",style=renamed"))
+    table = dict(zip(plain["guidance"], renamed["guidance"], strict=True))
+    assert "".join(table[character] for character in plain["guidance"]) == renamed["guidance"]
+    assert all(new != old or old in "=;" for old, new in table.items())
+    assert renamed["prompt"] == plain["prompt"]

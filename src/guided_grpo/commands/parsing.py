@@ -92,6 +92,9 @@ class TeachingArguments:
 
     sft_shares: list[float] = setting([1.0], "shares of each trace; below 1 = slices, without an end")
     sft_answer: str = setting("", "text behind a whole trace, such as '#### {answer}'")
+    sft_check: bool = setting(
+        True, "grade the traces first: wrong ones are not taught, those without an answer without an end"
+    )
     sft_patience: Annotated[int, Ge(0)] = setting(
         0, "end after so many evaluations in a row below the best, whose policy is kept; 0 = off"
     )
@@ -110,7 +113,7 @@ class StageArguments(TeachingArguments):
 
     sft_patience: Annotated[int, Ge(0)] = again(TeachingArguments, "sft_patience", default=3)
     sft_learning_rate: Annotated[float, Gt(0)] = setting(5e-5, "after 10 % warm-up; falls to 10 % as a cosine")
-    sft_epochs: Annotated[float, Gt(0)] = setting(3.0, "over the traces, at most")
+    sft_epochs: Annotated[float, Ge(0)] = setting(3.0, "over the traces, at most; 0 = none, with --method auto")
     sft_batch_size: Annotated[int, Ge(1)] = setting(64, "traces a step, on all devices")
     sft_max_length: Annotated[int | None, Ge(1)] = setting(
         None, "tokens; longer traces are left out; unset = what the policy can read"
@@ -149,7 +152,10 @@ class TrainSettings(Settings):
     @property
     def method(self) -> str:
         """As the user names it, `sft+` in front where fine-tuning comes first."""
-        return ALONE if self.stage.alone else f"{STAGE if self.stage.first else ''}{self.training.method}"
+        name = str(self.training.method)
+        if self.stage.alone:
+            return ALONE
+        return f"{STAGE}{name}" if self.stage.first and not METHODS[name].taught_first else name
 
     def to_json(self) -> dict[str, Any]:
         """What config.yaml holds: of the stage only where there is one."""
@@ -272,12 +278,22 @@ def _parse_into(classes: tuple[type, ...], arguments: list[str], prog: str) -> t
         _check_trackers([name for part in parts for name in getattr(part, "report_to", None) or ()])
         for part in parts:
             if isinstance(part, StageArguments):
-                part.first, part.alone = first, alone
+                part.alone = alone
+                part.first = part.sft_epochs > 0 and (first or _taught_first(parts))
+                if first and not part.first:
+                    fix = "use a number above 0, or another method"
+                    raise InputError("leaves nothing to fine-tune", field="sft_epochs", value=0, fix=fix)
     except InputError:
         raise
     except (ValueError, TypeError) as error:
         raise InputError(str(error), file=path, fix="correct that field") from error
     return parts
+
+
+def _taught_first(parts: Sequence[Any]) -> bool:
+    """Whether the method of these settings begins with fine-tuning by itself."""
+    names = [part.method for part in parts if isinstance(part, GuidedGRPOConfig)]
+    return any(METHODS[name].taught_first for name in names if name in METHODS)
 
 
 def _behind_stage(method: str) -> str:

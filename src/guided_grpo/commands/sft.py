@@ -26,7 +26,7 @@ from guided_grpo.commands.policies import check_prompts, load_model, load_tokeni
 from guided_grpo.commands.results import Results, run_once
 from guided_grpo.commands.runs import go_on, load_rows_of, prepare_resume, progress, save_model
 from guided_grpo.commands.stopping import EarlyStopping, set_aside
-from guided_grpo.data.demonstrations import IGNORED, demonstrations
+from guided_grpo.data.demonstrations import IGNORED, demonstrations, grade_traces
 from guided_grpo.errors import InputError
 from guided_grpo.evaluation.decoding import Decoding
 from guided_grpo.grading import Grader
@@ -103,6 +103,8 @@ def _run(settings: SftSettings, grader: Grader, claim: Callable[[], None]) -> di
     )
     taught, asked = set_aside(rows, settings.sft, training.seed) if settings.sft.sft_patience else (rows, None)
     tasks = {task for problems in (held_out, asked) if problems is not None for task in problems["task"]}
+    if settings.sft.sft_check:
+        tasks |= set(taught["task"])
     if tasks:
         grader.start(sorted(tasks))
     source = policy_source(str(settings.model.model_name_or_path), field="model_name_or_path")
@@ -112,6 +114,7 @@ def _run(settings: SftSettings, grader: Grader, claim: Callable[[], None]) -> di
     examples, omissions = demonstrations(
         taught,
         GuidanceTokenizer(tokenizer, template, settings.sft.guidance_thinking, leak=True),
+        worth=grade_traces(list(taught), settings.sft.sft_answer, grader) if settings.sft.sft_check else None,
         shares=settings.sft.sft_shares,
         answer=settings.sft.sft_answer,
         end_id=tokenizer.eos_token_id,

@@ -3,26 +3,54 @@
     whole trace   prompt ids | [opening of a thinking block] trace ids [answer ids] end
     slice ω       prompt ids | [opening] first ω of the trace ids        no end: the trace goes on
 
-Labels are on all but the prompt. So a policy that was fine-tuned on traces, and one that was guided by them, have seen
-the same tokens in the same places.
+Traces can be graded first (`grade_traces`). Labels are on all but the prompt. So a policy that was fine-tuned on traces,
+and one that was guided by them, have seen the same tokens in the same places.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from itertools import repeat
+from typing import Any, Literal
 
 from guided_grpo.errors import InputError
+from guided_grpo.grading import Grader
+from guided_grpo.grading.grader import Submission
 from guided_grpo.guidance.placement import GuidanceTokenizer, answer_text
 from guided_grpo.types import Strength
 
 IGNORED = -100  # the label of a token that has no loss
+Worth = Literal["whole", "open", "wrong"]
+
+
+def grade_traces(rows: Sequence[Mapping[str, Any]], answer: str, grader: Grader) -> list[Worth]:
+    """What each row's trace is worth as a demonstration.
+
+        whole   it comes to the right answer, or nothing here can say: taught to its end
+        open    it declares no answer, as one that was cut: taught without an end
+        wrong   it comes to a wrong one: not taught
+
+    Args:
+        rows: problems; those without a trace are "whole".
+        answer: as for `demonstrations`.
+        grader: of the run.
+    """
+    traced = [row for row in rows if row.get("guidance")]
+    verdicts = iter(grader.grade([Submission(row["guidance"] + answer_text(answer, row), row) for row in traced]))
+    worth: dict[str, Worth] = {"no_answer": "open", "wrong": "wrong"}
+
+    def of(row: Mapping[str, Any]) -> Worth:
+        verdict = next(verdicts) if row.get("guidance") else None
+        return "whole" if verdict is None else worth.get(verdict.status, "whole")
+
+    return [of(row) for row in rows]
 
 
 def demonstrations(
     rows: Iterable[Mapping[str, Any]],
     guide: GuidanceTokenizer,
     *,
+    worth: Iterable[Worth] | None = None,
     shares: Sequence[float] = (1.0,),
     answer: str = "",
     end_id: int,
@@ -33,6 +61,7 @@ def demonstrations(
     Args:
         rows: problems; those without a trace are left out.
         guide: renders prompts and places traces.
+        worth: of `grade_traces`; None = all are whole.
         shares: of the trace's tokens, in (0, 1]; 1 = all of it, followed by `answer` and the end token.
         answer: text behind a whole trace, `{answer}` in it is the row's, as any column; "" = nothing.
         end_id: the policy's end token.
@@ -46,18 +75,19 @@ def demonstrations(
     for share in shares:
         if not 0 < share <= 1:
             raise InputError("is no share", field="sft_shares", value=share, fix="use numbers in (0, 1]")
-    examples, left_out = [], {"no trace": 0, "too long": 0}
-    for row in rows:
+    examples, left_out = [], {"no trace": 0, "wrong answer": 0, "too long": 0}
+    for row, fate in zip(rows, repeat("whole") if worth is None else worth, strict=False):
         trace = row.get("guidance")
-        if not trace:
-            left_out["no trace"] += 1
+        if not trace or fate == "wrong":
+            left_out["wrong answer" if trace else "no trace"] += 1
             continue
         text = trace + answer_text(answer, row)
         prompt_ids = guide.prompt_ids(row["prompt"])
         for share in shares:
             whole = share == 1
             source: Any = {**row, "guidance": text if whole else trace, "guidance_limit": len(text)}
-            trace_ids = [*guide.slice(source, Strength("ratio", share)).ids, *([end_id] if whole else [])]
+            ends = [end_id] if whole and fate == "whole" else []
+            trace_ids = [*guide.slice(source, Strength("ratio", share)).ids, *ends]
             if max_tokens is not None and len(prompt_ids) + len(trace_ids) > max_tokens:
                 left_out["too long"] += 1
             elif trace_ids:

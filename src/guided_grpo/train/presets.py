@@ -46,6 +46,7 @@ class Method:
     values: Mapping[str, Any]
     text: str  # what guidance does over time, in one sentence
     source: str
+    taught_first: bool = False  # `train` fine-tunes on the traces before it, until unguided accuracy falls
 
 
 # Plain GRPO; then the groups that failed again, whole, with a hint that is never in the loss.
@@ -104,6 +105,19 @@ METHODS: Final[dict[str, Method]] = {
         "GHPO's open question",
     ),
     "auto": Method(
+        {
+            **_AUTO,
+            "guidance_credit": "signed",
+            "guidance_loss": "likelihood",
+            "imitation_mean": "joint",
+            "imitation_gate": "rate",
+        },
+        "fine-tuning on the traces while held-out accuracy rises; then auto-guide, with each trace imitated by its "
+        "likelihood, as much as its group succeeds",
+        "ours, from what was measured",
+        taught_first=True,
+    ),
+    "auto-guide": Method(
         _AUTO,
         "the end of every problem is left to the policy, as much as four in five rollouts finish; a trace is imitated "
         "where it led to success, and never pushed down",

@@ -22,7 +22,7 @@ from guided_grpo.guidance.slicing import step_ends
 from guided_grpo.types import Row
 
 _STEP = re.compile(r"([-+*])(\d)=(\d);")
-_RENAMED = str.maketrans("0123456789+-*", "7294610583-*+")
+_RENAMED = str.maketrans("0123456789+-*", "7294610538-*+")
 STYLES = ("own", "renamed")
 
 

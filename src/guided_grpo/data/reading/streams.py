@@ -189,7 +189,9 @@ def _by_steps(source: str, name: str) -> Iterator[Record]:
     count, seed = _whole(settings["count"], "count", 1), _whole(settings.get("seed", "0"), "seed", 0)
     rows, damage = generate(count, lowest, highest, seed), _damage(settings)
     if damage.needs_chains and name != "chains":
-        raise InputError(f"has no such traces in {name}", field=source, value="wrong, slip, merge or style", fix="use chains")
+        raise InputError(
+            f"has no such traces in {name}", field=source, value="wrong, slip, merge or style", fix="use chains"
+        )
     return (dict(row) for row in (rows if damage == Damage() else damaged(rows, damage, seed)))
 
 
