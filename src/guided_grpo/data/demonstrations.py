@@ -3,8 +3,8 @@
     whole trace   prompt ids | [opening of a thinking block] trace ids [answer ids] end
     slice ω       prompt ids | [opening] first ω of the trace ids        no end: the trace goes on
 
-Traces can be graded first (`grade_traces`). Labels are on all but the prompt. So a policy that was fine-tuned on traces,
-and one that was guided by them, have seen the same tokens in the same places.
+Traces can be graded first (`grade_traces`). Labels are on all but the prompt. So a policy that was fine-tuned on
+traces, and one that was guided by them, have seen the same tokens in the same places.
 """
 
 from __future__ import annotations
