@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import ceil
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -18,8 +20,10 @@ import yaml
 from annotated_types import Ge, Gt, Interval
 from datasets import Dataset
 
+from guided_grpo.commands import sft
 from guided_grpo.commands.data_stream import add_data_options, rows_of
 from guided_grpo.commands.options import OneLineParser, mapping_of, wants_bars
+from guided_grpo.commands.parsing import StageArguments, TeachingArguments
 from guided_grpo.commands.policies import (
     MODEL_HELP,
     check_prompts,
@@ -35,11 +39,12 @@ from guided_grpo.grading import Grader
 from guided_grpo.guidance.placement import PLACEMENTS, GuidanceTokenizer, PlacementSettings, check_hint_template
 from guided_grpo.guidance.slicing import UNITS
 from guided_grpo.settings import OneOf, add_options, again, read_options, setting
-from guided_grpo.store import rundir
+from guided_grpo.store import jsonl, rundir
 from guided_grpo.studies.audit.advice import Advice, advise
 from guided_grpo.studies.audit.against import Comparison, compare, pooled
 from guided_grpo.studies.audit.audit_page import audit_page
 from guided_grpo.studies.audit.estimates import Estimates, Table, estimate
+from guided_grpo.studies.audit.imitation import ImitationTrial, imitation_trial, with_imitation
 from guided_grpo.studies.audit.trials import (
     AuditProblem,
     GuidanceSetting,
@@ -55,6 +60,7 @@ from guided_grpo.studies.audit.trials import (
 from guided_grpo.types import Row
 
 JOURNAL, RESULT, PAGE, CONFIG = "trials.jsonl", "audit.json", "audit.html", "config.yaml"
+IMITATION = "imitation"  # the run directory of the trial of fine-tuning
 PROBLEMS_PER_STEP = 8
 
 
@@ -70,6 +76,13 @@ class AuditSettings:
     placement: Annotated[str, OneOf((*PLACEMENTS, "both"))] = setting("prefix", "of guidance")
     groups: Annotated[list[int], Ge(2)] = setting([4, 8, 12], "sizes G to look at")
     alphas: Annotated[list[float], Interval(gt=0, le=1)] = setting([0.25, 0.5, 0.75, 1.0], "shares guided")
+    imitate: Annotated[int, Ge(0)] = setting(
+        0, "steps of fine-tuning on the traces that are tried on a copy of the policy; 0 = none"
+    )
+    imitate_rate: Annotated[float, Gt(0)] = again(StageArguments, "sft_learning_rate", meaning="of these steps")
+    imitate_batch: Annotated[int, Ge(1)] = setting(8, "traces a step of these")
+    imitate_problems: Annotated[int, Ge(1)] = again(TeachingArguments, "sft_held_out")
+    sft_answer: str = again(TeachingArguments, "sft_answer")
     thinking: Annotated[str, OneOf(("auto", "open", "none"))] = again(PlacementSettings, "guidance_thinking")
     hint_template: str = again(PlacementSettings, "hint_template")
 
@@ -97,12 +110,16 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
         problems_per_step=PROBLEMS_PER_STEP,
     )
     advice = advise(estimates, ordered=ordered, problems_per_step=PROBLEMS_PER_STEP)
+    trial = _imitate(options) if options.imitate else None
+    if trial is not None:
+        advice = with_imitation(advice, trial, max(options.groups))
     names, sizes = dict(zip(difficulties, tiers, strict=True)), Counter(tiers)
     comparisons = [compare(Table(trials), run, tiers=names, sizes=sizes) for run in options.against]
     comparisons = pooled(comparisons) + comparisons
     result = {
         "settings": json.loads(json.dumps(vars(options), default=str)),
         "advice": asdict(advice),
+        "imitation": trial and asdict(trial),
         "estimates": asdict(estimates),
         "against": [asdict(one) for one in comparisons],
     }
@@ -192,6 +209,29 @@ def _sample(
         run.run(requests, engine, grader, label="audit", bars=wants_bars(options.quiet))
 
 
+def _imitate(options: argparse.Namespace) -> ImitationTrial:
+    """A few steps of `guided-grpo sft` in a folder of their own, asked with early stopping's questions."""
+    fields = {
+        "model_name_or_path": options.model, "output_dir": str(options.output / IMITATION), "quiet": options.quiet,
+        "train_data": options.data, "data_mapping": mapping_of(options.map) or None, "data_reader": options.reader,
+        "data_split": options.split, "data_limit": options.limit,
+        "learning_rate": options.imitate_rate, "lr_scheduler_type": "constant", "max_steps": options.imitate,
+        "per_device_train_batch_size": options.imitate_batch, "sft_every": ceil(options.imitate / 3),
+        "sft_patience": 3, "sft_held_out": options.imitate_problems, "sft_answer": options.sft_answer,
+        "guidance_thinking": options.thinking, "chat_template_kwargs": options.template_kwargs or None,
+        "eval_samples": 4, "eval_temperature": options.temperature, "eval_top_p": options.top_p,
+        "eval_top_k": options.top_k, "eval_max_tokens": options.max_tokens, "eval_batch_size": options.batch_size,
+        "seed": options.seed, "save_strategy": "no", "report_to": "none", "gradient_checkpointing": False,
+    }  # fmt: skip
+    known = {name: value for name, value in fields.items() if value is not None}
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8") as file:
+        yaml.safe_dump(known, file)
+        file.flush()
+        settings = sft.parse(["--config", file.name])
+    summary = rundir.read_json(settings.output / rundir.SUMMARY) or sft.run(settings)
+    return imitation_trial(list(jsonl.whole_rows(settings.output / rundir.STOPPING)), summary["demonstrations"])
+
+
 def _write_config(options: argparse.Namespace, advice: Advice) -> None:
     """The advice as a config of `train`; none where training is not worth its tokens."""
     path = options.output / CONFIG
@@ -209,6 +249,7 @@ def _write_config(options: argparse.Namespace, advice: Advice) -> None:
         "chat_template_kwargs": options.template_kwargs or None,
         "guidance_thinking": options.thinking,
         "hint_template": options.hint_template,
+        "sft_answer": options.sft_answer or None,
         "per_device_train_batch_size": advice.settings["num_generations"],
         "gradient_accumulation_steps": PROBLEMS_PER_STEP,
     }

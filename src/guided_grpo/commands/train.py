@@ -108,6 +108,8 @@ def _run(settings: TrainSettings, grader: Grader) -> dict[str, Any]:
         trainer.add_callback(during)
     if not settings.stage.alone:
         go_on(trainer, resume)
+    elif state.is_main_process:
+        (output / rundir.METRICS).touch()  # a run directory has one
     save_model(trainer, output, state)
     results.evaluate("after")
     _write_card(trainer, settings)

@@ -16,7 +16,7 @@ from guided_grpo.evaluation.stats import Interval
 from guided_grpo.guidance.allocation import guided_count
 from guided_grpo.studies.audit.estimates import Cell, Climbing, Estimates, Point
 
-Verdict = Literal["guide", "plain", "solved", "no-help", "leaks", "format", "too-short"]
+Verdict = Literal["imitate", "guide", "plain", "solved", "no-help", "leaks", "format", "too-short"]
 
 SOLVED = 0.95  # unguided success from which there is nothing left to learn
 ENOUGH = 0.2  # share of zero-signal groups that plain GRPO lives well with

@@ -1,0 +1,89 @@
+"""Whether to imitate the traces first: what a few steps of fine-tuning did to success on problems that were not taught.
+
+    success rises                              auto         fine-tuning while it pays, then guidance
+    it does not, and guidance raises success   auto-guide   guidance alone
+    neither                                    what the audit says without the trial
+
+Pure: figures in, advice out. docs/studies/when.md holds what the rules stand on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from guided_grpo.evaluation.stats import difference_interval
+from guided_grpo.studies.audit.advice import Advice
+
+
+@dataclass(frozen=True)
+class ImitationTrial:
+    """Unguided success on problems that were not taught, before a few steps of fine-tuning and at its best after."""
+
+    steps: int  # of the best
+    problems: int
+    before: float
+    after: float
+    gain: tuple[float, float]  # 95 %, paired over problems
+    demonstrations: int  # traces that were taught
+
+    @property
+    def pays(self) -> bool:
+        """Whether success rose beyond chance."""
+        return self.gain[0] > 0
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        low, high = self.gain
+        return (
+            f"{self.steps} steps of fine-tuning on {self.demonstrations} traces moved success on {self.problems} "
+            f"problems that were not taught from {self.before:.1%} to {self.after:.1%} "
+            f"(difference {low:+.1%} to {high:+.1%})."
+        )
+
+
+def imitation_trial(rows: Sequence[Mapping[str, Any]], demonstrations: int) -> ImitationTrial:
+    """The trial, from the evaluations of early stopping (step, accuracy, scores by problem), the first at step 0."""
+    before, best = rows[0], max(rows[1:], key=lambda row: float(row["accuracy"]))
+    gain = difference_interval(before["scores"], best["scores"])
+    return ImitationTrial(
+        steps=int(best["step"]),
+        problems=len(before["scores"]),
+        before=float(before["accuracy"]),
+        after=float(best["accuracy"]),
+        gain=(gain.low, gain.high),
+        demonstrations=demonstrations,
+    )
+
+
+def with_imitation(advice: Advice, trial: ImitationTrial, group: int) -> Advice:
+    """The advice in the light of the trial.
+
+    Args:
+        advice: of the responses alone.
+        trial: of fine-tuning.
+        group: G where the advice names none.
+    """
+    size = advice.settings.get("num_generations", group)
+    if trial.pays:
+        reasons = (
+            trial.words,
+            "Expected order on equal compute: auto and sft, then auto-guide, then grpo. auto begins with the same "
+            "fine-tuning, ends it where held-out success falls, and goes on with guidance.",
+        )
+        settings = {"method": "auto", "num_generations": size}
+        return replace(advice, verdict="imitate", headline="Imitate first: train with auto.", reasons=reasons,
+                       settings=settings, cell=None)  # fmt: skip
+    if advice.verdict == "guide":
+        more = (
+            trial.words,
+            "Expected order on equal compute: auto-guide, then grpo, then sft: the policy can finish what these traces "
+            "begin, and gains nothing from imitating them.",
+            *advice.reasons,
+        )
+        settings = {"method": "auto-guide", "num_generations": size}
+        headline = "Guide without imitating: train with auto-guide."
+        return replace(advice, headline=headline, reasons=more, settings=settings)
+    return replace(advice, reasons=(*advice.reasons, trial.words))

@@ -1,0 +1,64 @@
+"""Whether to imitate first: the trial from early stopping's questions, and what it turns the advice into."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from guided_grpo.cli import main
+from guided_grpo.studies.audit.advice import Advice
+from guided_grpo.studies.audit.imitation import ImitationTrial, imitation_trial, with_imitation
+
+GUIDE = Advice("guide", "Guidance can help.", ("why",), {"method": "g2rpo-a", "num_generations": 4})
+REFUSED = Advice("no-help", "Guidance cannot help.", ("why",), {})
+
+
+def trial(low: float, high: float) -> ImitationTrial:
+    return ImitationTrial(20, 40, 0.1, 0.1 + (low + high) / 2, (low, high), 64)
+
+
+def test_the_best_evaluation_after_the_first_is_compared_with_it() -> None:
+    rows = [
+        {"step": 0, "accuracy": 0.5, "scores": [0.0, 1.0, 0.5, 0.5]},
+        {"step": 5, "accuracy": 0.25, "scores": [0.0, 0.5, 0.5, 0.0]},
+        {"step": 10, "accuracy": 0.375, "scores": [0.0, 0.5, 0.5, 0.5]},
+    ]
+    found = imitation_trial(rows, 7)
+    assert (found.steps, found.problems, found.before, found.after, found.demonstrations) == (10, 4, 0.5, 0.375, 7)
+    assert sum(found.gain) / 2 == pytest.approx(-1 / 8) and not found.pays
+    assert imitation_trial([{**row, "scores": row["scores"] * 30} for row in (rows[1], rows[2])], 7).pays
+
+
+def test_what_it_turns_the_advice_into() -> None:
+    assert with_imitation(GUIDE, trial(0.1, 0.3), 12).settings == {"method": "auto", "num_generations": 4}
+    assert with_imitation(REFUSED, trial(0.1, 0.3), 12).settings == {"method": "auto", "num_generations": 12}
+    guided = with_imitation(GUIDE, trial(-0.1, 0.3), 12)
+    assert (guided.verdict, guided.settings) == ("guide", {"method": "auto-guide", "num_generations": 4})
+    refused = with_imitation(REFUSED, trial(-0.1, 0.3), 12)
+    assert (refused.verdict, refused.settings) == ("no-help", {}) and "difference -10.0% to +30.0%" in refused.reasons[
+        -1
+    ]
+
+
+def test_the_audit_tries_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On the real policy: the trial is a run directory of its own, its figures are the audit's, and it runs once."""
+    words = [
+        *("audit", "--model", "embedded-small", "--data", "chains:steps=10-14,count=80,seed=1", "--output", str(tmp_path)),
+        *("--problems", "4", "--samples", "4", "--unguided", "1", "--groups", "4", "--strengths", "0.5", "--quiet"),
+        *("--max-tokens", "96", "--imitate", "12", "--imitate-rate", "1e-3", "--imitate-problems", "10"),
+        *("--sft-answer", "#### {answer}"),
+    ]  # fmt: skip
+    assert main(words) == 0
+    result = json.loads((tmp_path / "audit.json").read_text())
+    summary = tmp_path / "imitation" / "summary.json"
+    assert json.loads(summary.read_text())["steps"] == 12
+    assert (result["imitation"]["problems"], result["imitation"]["demonstrations"]) == (10, 70)
+    written = summary.stat().st_mtime_ns
+    config = tmp_path / "config.yaml"
+    if config.exists():
+        assert yaml.safe_load(config.read_text())["sft_answer"] == "#### {answer}"
+    assert main(words) == 0 and summary.stat().st_mtime_ns == written
+    assert "steps of fine-tuning on 70 traces" in capsys.readouterr().out
