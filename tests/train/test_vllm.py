@@ -90,6 +90,39 @@ def test_log_probs_stand_where_their_tokens_do(wide: Path, tmp_path: Path) -> No
         assert abs(row["loss"]) > 1e-3 and row["grad_norm"] > 0.1
 
 
+def beginning(a: list[int], b: list[int]) -> int:
+    """Ids that both begin with."""
+    return next((place for place, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+@pytest.mark.parametrize("caching", [True, False])
+def test_guided_rows_hit_the_prefix_cache(caching: bool, tokenizer: Any, tmp_path: Path) -> None:
+    """Two problems in all, so each step asks for the prompts of the one before: what old weights left must be gone."""
+    policy = new_policy(replace(TINY, hidden_size=64), tokenizer)
+    policy.config.max_position_embeddings = 1024
+    policy.save_pretrained(tmp_path / "policy")
+    tokenizer.save_pretrained(tmp_path / "policy")
+    options: dict[str, Any] = {
+        "method": "g2rpo-a", "guidance_length": 200, "guidance_ratio": 0.5, "problems": 2, "steps": (70, 80),
+        "vllm_max_model_length": 1024, "max_steps": 3, "engine": {} if caching else {"enable_prefix_caching": False},
+    }  # fmt: skip
+    launch(tmp_path, tmp_path / "policy", "vllm", options)
+    calls = [json.loads(line) for line in (tmp_path / "engine.jsonl").read_text().splitlines()]
+    assert len(calls) == 3
+    guidance = [len(one["guidance"]) for row in rollouts(tmp_path) for one in row["rollouts"]]  # a character, a token
+    assert min(guidance) == 0 and max(guidance) >= 128
+    for call in calls:
+        block, ids = call["block"], [request["ids"] for request in call["requests"]]
+        assert len(ids) == 8  # two groups of four, of which two are guided
+        common = [max((beginning(ids[row], ids[other]) for other in range(row)), default=0) for row in range(8)]
+        # The engine computes the last token of a request in any case.
+        whole = [min(tokens, len(ids[row]) - 1) // block * block for row, tokens in enumerate(common)]
+        assert whole[0] == whole[4] == 0
+        assert min(whole[1:4] + whole[5:]) >= block  # the prompt alone fills a block
+        assert max(whole) >= 2 * block and max(whole) > len(ids[2]), "guidance is to fill further blocks"
+        assert [request["cached"] for request in call["requests"]] == (whole if caching else [0] * 8)
+
+
 def evaluate(policy: Path, output: Path, *words: str) -> list[dict[str, Any]]:
     base = ["eval", "--model", str(policy), "--data", "chains:steps=3,count=12,seed=9", "--max-tokens", "16", "--quiet"]
     subprocess.run(
