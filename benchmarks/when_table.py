@@ -1,0 +1,125 @@
+"""Table and picture of docs/studies/when.md, from finished runs of configs/compare/when-*.yaml.
+
+    .venv/bin/python benchmarks/when_table.py --runs runs --picture docs/studies/when.svg
+
+By cell, the accuracy of each arm with its interval, and `auto` against the best other arm, paired on the same problems
+and seeds. The best other arm is chosen by its mean, which favours it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from guided_grpo.store import rundir
+from guided_grpo.studies.comparison.measured import Measured, load
+from guided_grpo.studies.comparison.summary import paired
+
+CELLS = ("today", "few", "fewest", "wrong", "slip", "cut", "renamed", "merged", "answers")
+ARMS = ("grpo", "sft", "sft+grpo", "auto-guide", "auto")
+COLOURS = dict(zip(ARMS, ("#8c8c8c", "#4c78a8", "#72b7b2", "#f58518", "#d62728"), strict=True))
+WIDTH, LEFT, ROW = 720, 110, 34
+FONT = 'font-family="sans-serif" font-size="13"'
+
+
+def runs_of(folder: Path) -> dict[str, list[Measured]]:
+    """Finished runs by arm, in the order of their seeds."""
+    arms: dict[str, list[Measured]] = {}
+    for arm in ARMS:
+        for run in sorted(folder.glob(f"{arm}-seed*")):
+            summary = rundir.read_json(run / rundir.SUMMARY)
+            if summary:
+                arms.setdefault(arm, []).append(load({**summary, "run": str(run), "seed": summary["seed"]}))
+    return arms
+
+
+def percent(values: Sequence[float]) -> str:
+    """In points."""
+    return ", ".join(f"{100 * value:.1f}" for value in values)
+
+
+def against(baseline: Sequence[Measured], runs: Sequence[Measured]) -> dict[str, Any]:
+    """The paired difference, of which both must have the same seeds and problems."""
+    found = paired(baseline, runs)
+    assert found is not None
+    return found
+
+
+def table(cells: dict[str, dict[str, list[Measured]]]) -> list[str]:
+    """The rows of both tables, as Markdown."""
+    shared = cells["today"].get("grpo", [])  # it reads no trace: the same in every cell
+    lines = ["| cell | " + " | ".join(ARMS) + " |", "|" + "---|" * (len(ARMS) + 1)]
+    more = [
+        "",
+        "| cell | best other arm | `auto` against it | `auto` against sft | p |",
+        "|---|---|---|---|---|",
+    ]
+    for name, arms in cells.items():
+        all_arms = {"grpo": shared, **arms}
+        means = {arm: sum(accuracies(runs)) / len(runs) for arm, runs in all_arms.items() if runs}
+        best = max(means.values())
+        shown = []
+        for arm in ARMS:
+            text = f"{100 * means[arm]:.1f} ({percent(accuracies(all_arms[arm]))})" if arm in means else "–"
+            shown.append(f"**{text}**" if means.get(arm) == best else text)
+        lines.append(f"| {name} | " + " | ".join(shown) + " |")
+        if "auto" not in means:
+            continue
+        other = max((arm for arm in means if arm != "auto"), key=lambda arm: means[arm])
+        first, second = against(all_arms[other], arms["auto"]), against(arms["sft"], arms["auto"])
+        words = [f"{100 * one['accuracy']:+.1f} [{100 * one['interval'][0]:+.1f}, {100 * one['interval'][1]:+.1f}]"
+                 for one in (first, second)]  # fmt: skip
+        more.append(f"| {name} | {other} | {words[0]} | {words[1]} | {first['p_value']:.3f} |")
+    return [*lines, *more]
+
+
+def accuracies(runs: Sequence[Measured]) -> list[float]:
+    """After training, by seed."""
+    return [sum(score or 0.0 for score in run.after or ()) / len(run.after or ()) for run in runs]
+
+
+def picture(cells: dict[str, dict[str, list[Measured]]]) -> str:
+    """A line for each cell, a dot for each run, its mean as a bar."""
+    shared, height = cells["today"].get("grpo", []), 60 + ROW * len(cells)
+    scale = (WIDTH - LEFT - 30) / 100
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" {FONT}>',
+        f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
+    ]
+    for number, arm in enumerate(ARMS):
+        x = LEFT + 115 * number
+        parts.append(f'<circle cx="{x}" cy="16" r="5" fill="{COLOURS[arm]}"/><text x="{x + 10}" y="21">{arm}</text>')
+    for place, (name, arms) in enumerate(cells.items()):
+        y = 56 + ROW * place
+        parts.append(f'<text x="8" y="{y + 4}">{name}</text>')
+        parts.append(f'<line x1="{LEFT}" x2="{LEFT + 100 * scale:.0f}" y1="{y}" y2="{y}" stroke="#ddd"/>')
+        for arm, runs in {"grpo": shared, **arms}.items():
+            values = accuracies(runs)
+            for value in values:
+                parts.append(
+                    f'<circle cx="{LEFT + 100 * value * scale:.1f}" cy="{y}" r="4" fill="{COLOURS[arm]}" fill-opacity=".45"/>'
+                )
+            if values:
+                x = LEFT + 100 * scale * sum(values) / len(values)
+                parts.append(f'<rect x="{x - 1.5:.1f}" y="{y - 11}" width="3" height="22" fill="{COLOURS[arm]}"/>')
+    for tick in range(0, 101, 20):
+        x = LEFT + tick * scale
+        parts.append(f'<text x="{x:.0f}" y="{height - 8}" text-anchor="middle" fill="#555">{tick} %</text>')
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of when-*/")
+    parser.add_argument("--picture", type=Path, help="an SVG to write")
+    options = parser.parse_args()
+    cells = {cell: arms for cell in CELLS if (arms := runs_of(options.runs / f"when-{cell}"))}
+    print("\n".join(table(cells)))
+    if options.picture:
+        options.picture.write_text(picture(cells), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
