@@ -458,3 +458,19 @@ def test_fine_tuning_alone_is_a_method_of_train(policy_folder: Path, tmp_path: P
     assert (summary["method"], summary["steps"], summary["tokens_generated"]) == ("sft", 0, 0)
     assert summary["flops"] == read(run / "sft" / "summary.json")["flops"] > 0
     assert yaml.safe_load((run / "config.yaml").read_text())["method"] == "sft"
+
+
+def test_auto_does_not_guide_by_traces_that_could_not_be_imitated(
+    policy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the untouched policy is kept, no rollout begins with a trace; else they do."""
+    given = {}
+    for name, accuracies in (("undone", {0: 0.5, 3: 0.1, 6: 0.1}), ("kept", {0: 0.1, 3: 0.5, 6: 0.5, 9: 0.5})):
+        script(monkeypatch, accuracies)
+        settings = settings_of(policy_folder, tmp_path / name)
+        settings = {key: value for key, value in settings.items() if not key.startswith("guidance_")}
+        assert train(tmp_path, {**settings, "method": "auto", "max_steps": 1}) == 0
+        monkeypatch.undo()
+        given[name] = [row["guidance/ratio"] for row in jsonl.whole_rows(tmp_path / name / "metrics.jsonl")]
+    assert given == {"undone": [0.0], "kept": [1.0]}
+    assert capsys.readouterr().err.count("these traces do not guide either") == 1

@@ -32,6 +32,8 @@ from guided_grpo.store import jsonl, rundir
 from guided_grpo.train.callbacks import EvaluationCallback
 from guided_grpo.train.card import name_policies
 from guided_grpo.train.checks import check_columns, check_fit
+from guided_grpo.train.config import GuidedGRPOConfig
+from guided_grpo.train.presets import DEFAULTS, METHODS
 from guided_grpo.train.trainer import GuidedGRPOTrainer
 
 
@@ -82,6 +84,9 @@ def _run(settings: TrainSettings, grader: Grader) -> dict[str, Any]:
     started = time.perf_counter()
     training = copy.copy(settings.training)
     training.disable_tqdm = True  # our bar instead
+    if first and METHODS[str(training.method)].taught_first and not first.get("kept", {"step": 1})["step"]:
+        tell(f"{output}: no fine-tuning was better than none, so these traces do not guide either")
+        unguide(training)
     model, adapters = first_policy(settings, policy)
     trainer = GuidedGRPOTrainer(
         model=model,
@@ -115,6 +120,13 @@ def _run(settings: TrainSettings, grader: Grader) -> dict[str, Any]:
     _write_card(trainer, settings)
     figures = _figures(settings, trainer, time.perf_counter() - started)
     return results.finish({**figures, "stages": stages(settings, first, figures)} if first else figures)
+
+
+def unguide(training: GuidedGRPOConfig) -> None:
+    """Plain GRPO in place of a method: traces that could not be imitated misled who was guided (docs/studies/when.md)."""
+    for name in METHODS[str(training.method)].values:
+        setattr(training, name, DEFAULTS[name])
+    training.guidance_strength = "none"
 
 
 def load_data(settings: TrainSettings) -> Dataset:
