@@ -98,9 +98,8 @@ def picture(cells: dict[str, dict[str, list[Measured]]]) -> str:
         for arm, runs in {"grpo": shared, **arms}.items():
             values = accuracies(runs)
             for value in values:
-                parts.append(
-                    f'<circle cx="{LEFT + 100 * value * scale:.1f}" cy="{y}" r="4" fill="{COLOURS[arm]}" fill-opacity=".45"/>'
-                )
+                x, look = LEFT + 100 * value * scale, f'fill="{COLOURS[arm]}" fill-opacity=".45"'
+                parts.append(f'<circle cx="{x:.1f}" cy="{y}" r="4" {look}/>')
             if values:
                 x = LEFT + 100 * scale * sum(values) / len(values)
                 parts.append(f'<rect x="{x - 1.5:.1f}" y="{y - 11}" width="3" height="22" fill="{COLOURS[arm]}"/>')

@@ -51,6 +51,13 @@ def test_tree_of_a_group_holds_prompt_and_guidance_once() -> None:
     assert [len(tree.places(row)) for row in range(4)] == [len(row) - 1 for row in rows]
 
 
+def test_packed_inputs_by_hand() -> None:
+    """Of the shared beginning all but its last token predicts; that one is read by the branches."""
+    rows = [[1, 2, 3, 4, 5], [1, 2, 3, 6, 7, 8]]
+    tree = build_tree(rows, least_gain=1)
+    assert tree.packed(rows) == ([1, 2, 3, 4, 3, 6, 7], [0, 1, 2, 3, 2, 3, 4])
+
+
 def test_tree_of_equal_rows_and_of_one_that_begins_another() -> None:
     rows = [[1] * 40, [1] * 40, [1] * 30, [1] * 30 + [2]]
     tree = build_tree(rows, least_gain=1)

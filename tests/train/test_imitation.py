@@ -224,3 +224,12 @@ def test_prefixes_trained_by_a_term_of_their_own(
 def test_a_group_of_traces_alone_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="leaves none of 4 rollouts to be sampled"):
         make_config(tmp_path, guidance_rows=4)
+
+
+def test_a_rank_of_whole_traces_alone_asks_for_no_room(policy: Any, tokenizer: Any, tmp_path: Path) -> None:
+    config = make_config(tmp_path, method="luffy", scale_rewards="none", loss_type="dr_grpo")
+    trainer = make_trainer(policy, tokenizer, config)
+    trainer._check_context([], ())
+    trainer._room = -1
+    with pytest.raises(InputError, match="leaves no room"):
+        trainer._check_context([], ())

@@ -123,7 +123,7 @@ def _run(settings: TrainSettings, grader: Grader) -> dict[str, Any]:
 
 
 def unguide(training: GuidedGRPOConfig) -> None:
-    """Plain GRPO in place of a method: traces that could not be imitated misled who was guided (docs/studies/when.md)."""
+    """Plain GRPO in place of a method: traces that could not be imitated misled guidance too (studies/when.md)."""
     for name in METHODS[str(training.method)].values:
         setattr(training, name, DEFAULTS[name])
     training.guidance_strength = "none"

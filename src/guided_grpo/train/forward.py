@@ -122,13 +122,7 @@ def read_shared(
         places = tree.places(number)[real[row] - 1 :]
         place_bT[row, : len(places)] = torch.tensor(places)
         assert len(places) == len(tokens) - real[row]
-    packed_ids, positions = torch.empty(2, tree.inputs, dtype=torch.long)
-    texts = list(rows.values())
-    for node in tree.nodes:
-        first = max(node.start, 1) - 1
-        stretch = slice(node.offset, node.offset + node.size)
-        packed_ids[stretch] = torch.tensor(texts[node.row][first : node.end - 1], dtype=torch.long)
-        positions[stretch] = torch.arange(first, node.end - 1)
+    packed_ids, positions = torch.tensor(tree.packed(list(rows.values())), dtype=torch.long)
     labels = torch.full((tree.inputs,), -100)
     labels[place_bT[needed]] = input_ids[:, width:].cpu()[needed]
     with autocast():

@@ -65,6 +65,20 @@ class PrefixTree:
         """Packed places of the inputs of a row: entry i predicts token i + 1."""
         return [place for node in self.ends[row].path for place in range(node.offset, node.offset + node.size)]
 
+    def packed(self, rows: Sequence[list[int]]) -> tuple[list[int], list[int]]:
+        """Ids and positions of all inputs, in their packed order.
+
+        Args:
+            rows: those that the tree was built of.
+        """
+        ids: list[int] = []
+        positions: list[int] = []
+        for node in self.nodes:
+            first = max(node.start, 1) - 1
+            ids += rows[node.row][first : node.end - 1]
+            positions += range(first, node.end - 1)
+        return ids, positions
+
 
 def build_tree(
     rows: Sequence[list[int]], *, least_gain: int = LEAST_GAIN, most_levels: int = MOST_LEVELS

@@ -150,12 +150,7 @@ def sample_rollouts(
     behind = [[*ids, -1] for ids in different]  # the tree reads what predicts a token: here, the one to be drawn
     tree = build_tree(behind)
     layout = _Prompts(tree, torch.device("cpu"))
-    inputs: list[int] = []
-    positions: list[int] = []
-    for node in tree.nodes:
-        first = max(node.start, 1) - 1
-        inputs += behind[node.row][first : node.end - 1]
-        positions += range(first, node.end - 1)
+    inputs, positions = tree.packed(behind)
     last = {ids: tree.places(number)[-1] for number, ids in enumerate(different)}
     node_of = {ids: tree.ends[number] for number, ids in enumerate(different)}
     with switched(model.config):

@@ -435,7 +435,9 @@ class GuidedGRPOTrainer(GRPOTrainer):
             return sample_rollouts(model, prompts, warp, self.eos_token_ids, self.max_completion_length)
 
     def _check_context(self, prompts: list[list[int]], plan: GuidancePlan) -> None:
-        longest = max(len(ids) for ids, assignment in zip(prompts, plan, strict=True) if not assignment.slice.whole)
+        rows = zip(prompts, plan, strict=True)
+        # A rank may hold whole traces alone.
+        longest = max((len(ids) for ids, assignment in rows if not assignment.slice.whole), default=0)
         if longest > self._room:
             raise InputError(
                 f"with guidance leaves no room: {longest} tokens of prompt and guidance + max_completion_length "
