@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install quickstart test test-fast test-vllm lint policies wheel clean
+.PHONY: install quickstart test test-fast test-vllm test-deepspeed lint policies wheel clean
 
 install: $(STAMP)
 
@@ -44,6 +44,20 @@ $(VLLM)/.installed: pyproject.toml
 	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec   # of another torch
 	@touch $@
 
+# With the real DeepSpeed over two processes on the CPU; needs a C++ compiler. Some minutes.
+DEEPSPEED := .venv-deepspeed
+test-deepspeed: $(DEEPSPEED)/.installed
+	$(DEEPSPEED)/bin/python -m pytest tests/train/test_deepspeed.py
+
+# Its kernels for the CPU are built when they are first used. It is published as source, and reads torch to build.
+$(DEEPSPEED)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(DEEPSPEED)
+	$(DEEPSPEED)/bin/python -m pip install --quiet --upgrade pip
+	$(DEEPSPEED)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]' ninja setuptools wheel
+	DS_BUILD_OPS=0 $(DEEPSPEED)/bin/python -m pip install --quiet --no-build-isolation --constraint constraints.txt \
+		deepspeed==0.19.8
+	@touch $@
+
 # The embedded policies from their recipes, and how far they are from the shipped ones. Ten minutes on two CPU cores.
 policies: install
 	$(BIN)/python benchmarks/rebuild_policies.py --output build/policies
@@ -52,4 +66,4 @@ wheel: install
 	$(BIN)/python -m build --no-isolation
 
 clean:
-	rm -rf $(VLLM) $(VENV) runs build dist
+	rm -rf $(VLLM) $(DEEPSPEED) $(VENV) runs build dist
