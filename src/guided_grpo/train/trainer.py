@@ -14,6 +14,7 @@ The stages of a training generation batch, in order, and the seam of TRL 1.16 th
     loss        `_compute_loss`                     TRL's; told which tokens can move it
     log         `training_step`, `log`              metrics.jsonl, warnings, budgets
     checkpoint  `_save_checkpoint`, `_load_optimizer_and_scheduler`
+    shards      `create_accelerator_and_postprocess`  FSDP2 on a CPU too
 
 With no guidance planned and `forward: plain` every stage hands TRL's own values through, which keeps loss and
 gradients equal to the bit.
@@ -72,6 +73,7 @@ from guided_grpo.train.rollout import (
     rollouts_of,
 )
 from guided_grpo.train.sampling import sample_rollouts, warpers
+from guided_grpo.train.sharding import take_fsdp_on_cpu
 from guided_grpo.train.signals import Sign, Watch
 from guided_grpo.train.state import Batch, RunState
 from guided_grpo.types import Arm, Row, Strength
@@ -109,6 +111,7 @@ SEAMS: dict[str, tuple[str, ...]] = {
     "_save_checkpoint": ("model", "trial"),
     "_load_optimizer_and_scheduler": ("checkpoint",),
     "log": ("logs", "start_time"),
+    "create_accelerator_and_postprocess": (),
     "create_model_card": ("model_name", "dataset_name", "tags"),
 }
 _LOG = logging.getLogger("guided_grpo")
@@ -191,6 +194,11 @@ class GuidedGRPOTrainer(GRPOTrainer):
             _LOG.warning("forward: plain instead of shared, because %s", reason)
         shared = self.args.forward == "shared" and not reason
         self._forward = Forward(shared=shared, checkpointing=self.args.gradient_checkpointing)
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Transformers', which then also shards on a CPU."""
+        super().create_accelerator_and_postprocess()
+        self.is_fsdp_enabled |= take_fsdp_on_cpu(self.accelerator, self.args.fsdp_plugin_args)
 
     # ---- order ------------------------------------------------------------------------------------------------------
 

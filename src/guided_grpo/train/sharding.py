@@ -1,0 +1,51 @@
+"""FSDP2 on a CPU: what a GPU run shards is sharded there too.
+
+Accelerate takes a plugin for FSDP on accelerators alone; on a CPU it forgets the plugin without a word, and every rank
+keeps the whole policy. Its own code shards there as well once its state says FSDP. Gradients are asked for as sums and
+divided here: before torch 2.13, gloo adds up where it is asked for a mean (pytorch #162338).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from torch.distributed.fsdp import FSDPModule
+
+from guided_grpo.errors import InputError
+
+
+def take_fsdp_on_cpu(accelerator: Accelerator, plugin_args: dict[str, Any] | None) -> bool:
+    """Let this accelerator shard where FSDP was asked for and Accelerate forgot it; whether it now does.
+
+    Args:
+        accelerator: new; nothing has been prepared by it.
+        plugin_args: of the trainer's arguments; None = what `accelerate launch` says.
+
+    Raises `InputError` for FSDP1, which needs a GPU.
+    """
+    state = accelerator.state
+    asked = os.environ.get("ACCELERATE_USE_FSDP") == "true"  # Accelerate sets it for a plugin of the arguments too
+    if not asked or state.distributed_type != DistributedType.MULTI_CPU:
+        return False
+    plugin = FullyShardedDataParallelPlugin(**(plugin_args or {}))
+    if plugin.fsdp_version != 2:
+        fix = "set it to 2, or use a GPU"
+        raise InputError("does not shard on a CPU", field="fsdp_version", value=plugin.fsdp_version, fix=fix)
+    state.fsdp_plugin = plugin
+    state.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+    prepare = accelerator._prepare_fsdp2
+
+    def prepare_summing(*objects: Any) -> Any:
+        prepared = prepare(*objects)
+        for model in prepared:
+            for module in model.modules() if isinstance(model, torch.nn.Module) else ():
+                if isinstance(module, FSDPModule):
+                    module.set_force_sum_reduction_for_comms(True)
+        return prepared
+
+    accelerator._prepare_fsdp2 = prepare_summing
+    return True
