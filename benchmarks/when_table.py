@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from guided_grpo.evaluation.stats import mean_interval, seeds_interval
 from guided_grpo.store import rundir
 from guided_grpo.studies.comparison.measured import Measured, load
 from guided_grpo.studies.comparison.summary import paired
@@ -40,6 +41,16 @@ def percent(values: Sequence[float]) -> str:
     return ", ".join(f"{100 * value:.1f}" for value in values)
 
 
+def interval(runs: Sequence[Measured]) -> str:
+    """Mean and 95 % interval, over problems or over seeds, the wider."""
+    columns = list(zip(*[run.after or () for run in runs], strict=True))
+    bounds = [mean_interval([sum(score or 0.0 for score in column) / len(column) for column in columns])]
+    if len(runs) >= 3:
+        bounds.append(seeds_interval(accuracies(runs)))
+    low, high = min(one.low for one in bounds), max(one.high for one in bounds)
+    return f"{100 * bounds[0].mean:.1f} [{100 * max(0.0, low):.0f}, {100 * min(1.0, high):.0f}]"
+
+
 def against(baseline: Sequence[Measured], runs: Sequence[Measured]) -> dict[str, Any]:
     """The paired difference, of which both must have the same seeds and problems."""
     found = paired(baseline, runs)
@@ -62,9 +73,10 @@ def table(cells: dict[str, dict[str, list[Measured]]]) -> list[str]:
         best = max(means.values())
         shown = []
         for arm in ARMS:
-            text = f"{100 * means[arm]:.1f} ({percent(accuracies(all_arms[arm]))})" if arm in means else "–"
+            text = interval(all_arms[arm]) if arm in means else "–"
             shown.append(f"**{text}**" if means.get(arm) == best else text)
         lines.append(f"| {name} | " + " | ".join(shown) + " |")
+        by_seed.append(f"| {name} | " + " | ".join(percent(accuracies(all_arms.get(arm, []))) for arm in ARMS) + " |")
         if "auto" not in means:
             continue
         other = max((arm for arm in means if arm != "auto"), key=lambda arm: means[arm])
@@ -72,7 +84,7 @@ def table(cells: dict[str, dict[str, list[Measured]]]) -> list[str]:
         words = [f"{100 * one['accuracy']:+.1f} [{100 * one['interval'][0]:+.1f}, {100 * one['interval'][1]:+.1f}]"
                  for one in (first, second)]  # fmt: skip
         more.append(f"| {name} | {other} | {words[0]} | {words[1]} | {first['p_value']:.3f} |")
-    return [*lines, *more]
+    return [*lines, *by_seed, *more]
 
 
 def accuracies(runs: Sequence[Measured]) -> list[float]:
