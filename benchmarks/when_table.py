@@ -62,6 +62,7 @@ def table(cells: dict[str, dict[str, list[Measured]]]) -> list[str]:
     """The rows of both tables, as Markdown."""
     shared = cells["today"].get("grpo", [])  # it reads no trace: the same in every cell
     lines = ["| cell | " + " | ".join(ARMS) + " |", "|" + "---|" * (len(ARMS) + 1)]
+    by_seed = ["", *lines]
     more = [
         "",
         "| cell | best other arm | `auto` against it | `auto` against sft | p |",
