@@ -53,6 +53,18 @@ LEFT_ANSWERS = {  # answer, and what is between the braces
 }
 
 
+ORDINARY = [json.loads(line) for line in (HERE / "ordinary_answers.jsonl").open(encoding="utf-8")]
+
+
+def test_ordinary_answers() -> None:
+    """Written to be held out; what an infinite sum is, the algebra system decides, or does not."""
+    rows = [row for row in ORDINARY if r"\infty}\frac{1}{n^2}" not in row["completion"]]
+    with MathsPool(1) as maths:
+        verdicts = maths.check([(row["completion"], row["answer"]) for row in rows])
+    graded = zip(rows, verdicts, strict=True)
+    assert not [row for row, verdict in graded if (verdict.status is Status.CORRECT) is not row["correct"]]
+
+
 def test_answers() -> None:
     with MathsPool(1) as maths:
         verdicts = maths.check([(row["completion"], row["answer"]) for row in ANSWERS])
@@ -63,6 +75,28 @@ def test_answers() -> None:
     assert rejected == LEFT_ANSWERS
     masked = {row["answer"] for row, verdict in graded if verdict.status in (Status.TIMEOUT, Status.INFRA_ERROR)}
     assert masked == {"1+2+\\cdots+10", r"A\cup B"}  # which no data set gets past loading
+
+
+@pytest.mark.parametrize(("gold", "right", "wrong"), [
+    ("3^{n+1}-3", r"\sum_{k=1}^{n}2\cdot3^k", r"\sum_{k=0}^{n}2\cdot3^k"), ("(n+1)!", r"\prod_{k=1}^{n}(k+1)", r"\prod_{k=1}^{n}k"),
+    ("2^m", r"\sum_{j=0}^{m}\binom{m}{j}", r"\sum_{j=1}^{m}\binom{m}{j}"), ("x^2-9", "x^2-9=(x-3)(x+3)", "x^2-9=(x-3)(x-3)"),
+    (r"\sin x+C", r"\sin x+c", r"\sin x+7"), (r"e^x+C", r"e^x+C_1", "e^x"), ("2a+k", "k+2a", "2a+c"), ("Ax+C", "C+Ax", "Ax+k"),
+    ("(1,4),(4,1)", r"(a,b)\in\{(4,1),(1,4)\}", r"(a,b)\in\{(4,1)\}"), (r"9\text{ km/h}", r"9\ \frac{km}{h}", r"9\ \frac{h}{km}"),
+    ("9", "9 yrs", "9 yr 2"), ("9", r"9\ \mu\text{F}", r"9\mu"), ("9", r"\text{There are 9 such pairs}", r"\text{There are 9 or 10 such pairs}"),
+    ("9", r"\text{exactly }9", r"\text{not exactly }9"), ("9", "9 in total", "9 of 12"),
+])  # fmt: skip
+def test_causes_of_the_ordinary_answers(gold: str, right: str, wrong: str) -> None:
+    assert check_maths(f"\\boxed{{{right}}}", gold).status is Status.CORRECT
+    assert check_maths(f"\\boxed{{{wrong}}}", gold).status is not Status.CORRECT
+
+
+@pytest.mark.parametrize(("response", "found"), [
+    ("**Answer.** 9", True), ("There is no answer. 9", False), ("The answer is **9**, not 8.", True), ("The answer is **8**, not 9.", False),
+    ("The answer is 9 rather than 8.", True), ("The answer is 9, not sure.", False), ("Final answer: there are **9** of them.", True),
+    ("The answer is exactly 9.", True), ("The answer is not exactly 9.", False), ("The answer is 9**2**.", False),
+])  # fmt: skip
+def test_declared_within_a_sentence(response: str, found: bool) -> None:
+    assert (check_maths(response, "9").status is Status.CORRECT) is found
 
 
 @pytest.mark.parametrize(("gold", "right", "wrong"), [

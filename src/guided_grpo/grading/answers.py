@@ -20,12 +20,13 @@ PROSE = re.compile(
     r"(?:(?:is|are|(?:would|must|should|will)\s+be)\b(?:\s+(?:therefore|thus|then|hence))?\s*:?"
     r"|equals?\b|[:\uff1a=]|[-\u2013\u2014](?=\s)|,(?=[^,\n]{1,40},\s+is\b))"
     r"(?:\*\*|__|\*)?"
-    r"|^(?:#{1,3}[ \t]*|\*\*)(?:the\s+)?(?:final\s+)?answer(?:\*\*)?[ \t]*$"
+    r"|^(?:#{1,3}[ \t]*|\*\*)(?:the\s+)?(?:final\s+)?answer(?:\*\*)?[ \t]*$|^\*\*(?:final\s+)?answer\.\*\*"
     r"|答案\s*(?:是|为|[:\uff1a])|<answer>|^(?:\*\*)?A:",
     re.IGNORECASE | re.MULTILINE,
 )
 FORMS = ("boxed", "hashes", "words")  # of a declaration, in the order in which they count
 _REASON = re.compile(
+    r"(?:,\s+not|,?\s+rather\s+than|,?\s+instead\s+of)\s+(?=[\d$\\(*-]).*|"
     r"(?<!\bor)(?:,|:)?\s+(?:because|since|as|so|which|where|given|is\s+final|q\.\s?e\.\s?d)\b.*|</answer>.*",
     re.DOTALL | re.I,
 )
@@ -37,6 +38,11 @@ _BETWEEN = re.compile(  # boxes that together are the answer: \boxed{1}, \boxed{
 _LETTER = re.compile(r"[*_$(\[]*[A-Z][*_$)\]]*[.:](?=\s)")  # a choice before its wording, which is no new sentence
 _BOXES = 8  # at most, that together are one answer
 _LINE = 1_024  # characters of a line that are searched for a reason: the search is quadratic in blanks
+_BOLD = re.compile(r"(?<![\w)}*])\*\*(?=[^\s*])([^*\n]*[^\s*])\*\*(?![\w*])")  # within a sentence, and no power
+_THERE_ARE = re.compile(  # before a number; changes nothing
+    r"^(\\text\s*\{\s*)?(?i:there (?:is|are|exist)\s+)?(?i:(?:exactly|precisely|simply|just|a total of|equal to)\s*)?"
+    r"(?(1)\s*\}|\b)\s*(?=[\d\\(.-])"
+)
 _SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which no file can hold
 _LAST_NUMBER = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?")
 
@@ -248,7 +254,7 @@ def clean(text: str, *, thousands: bool = True) -> str:
         r"\\unit_\1 ",
         text,
     )
-    text = _unwrap(re.sub(r"\*\*(?=\s*$)|^\s*\*\*", "", text))
+    text = _unwrap(re.sub(r"\*\*(?=\s*$)|^\s*\*\*", "", _BOLD.sub(r"\1", text)))
     text = _REPEATING.sub(_repeated, text.strip(" $"))
     system = _SYSTEM.fullmatch(text.strip())
     rows = [row.replace("&", "") for row in re.split(r"\\\\", system[2]) if row.strip()] if system else []
@@ -278,7 +284,8 @@ def clean(text: str, *, thousands: bool = True) -> str:
                     text = inner
         declared = PROSE.match(text)
         text = text[declared.end() :] if declared else text
-    text = _BASE.sub(lambda match: f"_{{{_WORDS[match[1]]}}}", text.strip(" ="))
+    text = _THERE_ARE.sub("", text.strip(" ="))
+    text = _BASE.sub(lambda match: f"_{{{_WORDS[match[1]]}}}", text)
     number = _SAID_TWICE.fullmatch(text)
     spelled = [_WORDS.get(word, -999) for word in (number[1] or number[4]).lower().split("-")] if number else []
     if number and sum(spelled) == int(number[2] or number[3]):

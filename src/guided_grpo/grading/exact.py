@@ -24,6 +24,7 @@ _TIMES = re.compile(r"\*|\\cdot(?![a-zA-Z])|\\times(?![a-zA-Z])")
 _OVER = re.compile(r"/|\\div(?![a-zA-Z])")
 _PERCENT = re.compile(r"\\?%")
 _COSTLY = re.compile(r"\\(?:[dt]?binom|prod|sum|int)(?![a-zA-Z])|!")
+_POWER_OF_NUMBER = re.compile(r"\d\}?\s*\^(?!\s*(?:[a-z]|\{\s*[a-z]\s*\})(?!\s*\}*\s*[\^!]))")  # 2^k is small, as k is
 _BOUNDS = re.compile(r"_(?:\{[^{}]*\}|\w)\s*\^\s*")  # "_{k=1}^" is no power
 
 
@@ -87,7 +88,7 @@ def check_limits(text: str) -> None:
     if _COSTLY.search(text):
         if any(int(digits) > MAX_FACTORIAL for digits in re.findall(r"\d+", text)):
             raise LimitError(f"a sum, product, binomial or factorial with an argument over {MAX_FACTORIAL}")
-        if re.search(r"\d\}?\s*\^", plain) or re.search(r"!\s*[)}]*\s*!", text):
+        if _POWER_OF_NUMBER.search(plain) or re.search(r"!\s*[)}]*\s*!", text):
             raise LimitError("a power or a factorial inside a sum, product, binomial or factorial")
 
 

@@ -69,6 +69,7 @@ _DENIED = re.compile(
     r"\b(?:not|no(?!\.)|never|isn|wrong|incorrect|false|neither|nor|except|unless|less|more)\b", re.IGNORECASE
 )
 _INTEGERS = re.compile(r",\s*(?:\\text\{\s*(?:where|for)\s*\}\s*)?([a-z])\s*\\in\s*(\\mathbb\{[ZN]\})$")
+_INTEGRATION = re.compile(r"\+\s*([cCkK]|C_[01]|\\text\{\s*(?:const(?:ant)?\.?|C)\s*\})$")
 _DIGITS_ONLY = re.compile(r"\\text\{[\d\s.]*\}|e|i|\\pi")
 Algebra = Callable[[], ModuleType]  # gives symbolic.py, or refuses
 _NOTHING = {"nan", "null", "none", "n/a", "na", "inf"}  # what a missing value looks like after str()
@@ -210,7 +211,7 @@ def _same_lists(gold: str, answer: str, algebra: Algebra) -> bool:
     bound, other = _INTEGERS.search(gold), _INTEGERS.search(answer)
     if bound and other and bound[2] == other[2] and bound[1] != other[1]:  # k in place of n
         answer = re.sub(r"\\[a-zA-Z]+|[a-z]", lambda match: bound[1] if match[0] == other[1] else match[0], answer)
-    answer = _cases(answer)
+    answer = _cases(_constant(gold, answer))
     golds, answers = _members(gold), _members(answer)
     gold_names, answer_names = _names(golds), _names(answers)
     if gold_names and len(golds) == len(answers):  # a = 1, b = 2: by name, or in their order
@@ -229,6 +230,19 @@ def _same_lists(gold: str, answer: str, algebra: Algebra) -> bool:
             inside[1], [text for _, text in sorted(zip(answer_names, answers, strict=True))], algebra, ordered=True
         )
     return _match(golds, answers, algebra, ordered=False)
+
+
+def _constant(gold: str, answer: str) -> str:
+    """`answer` with the constant of integration named as in `gold`: `+ c` for `+ C`, where both are free letters."""
+    ends = [_INTEGRATION.search(text) for text in (gold, answer)]
+    if ends[0] is None or ends[1] is None or ends[0][1] == ends[1][1] or ends[0][1] in "cKk":
+        return answer
+    bodies = [
+        re.sub(r"\\[a-zA-Z]+", "", text[: end.start()]) for text, end in zip((gold, answer), ends, strict=True) if end
+    ]
+    if re.search("[A-Z]", bodies[0]) or any(end[1] in body for end in ends if end for body in bodies):
+        return answer
+    return f"{answer[: ends[1].start(1)]}{ends[0][1]}"
 
 
 def _cases(text: str) -> str:
@@ -250,7 +264,7 @@ def _names(parts: Sequence[str]) -> list[str]:
 
 def _members(text: str) -> list[str]:
     """The answers in a bare list, or in a set, or in `x \\in` a set."""
-    member = re.match(r"(?:\\?[a-zA-Z](?:_\w+)?)\s*(?:\\in(?![a-zA-Z])|=)\s*(?=\\\{)", text)
+    member = re.match(r"(?:\\?[a-zA-Z](?:_\w+)?|\([a-z](?:,\s*[a-z])+\))\s*(?:\\in(?![a-zA-Z])|=)\s*(?=\\\{)", text)
     text = text[member.end() :] if member else text
     inside = _inside(text)
     if inside and inside[0].startswith("\\") and inside[1] != ["\\emptyset"]:
@@ -515,7 +529,8 @@ def _assigned(text: str, algebra: Algebra, *, strict: bool = False) -> str:
     if re.search(r"[a-zA-Z]", text) and None in values and not any(map(_has_relation, parts)):
         algebra()
         chain = [plain(part)[0] for part in parts]
-        if all(number(part) is not None for part in chain) and all(same_value(chain[0], part) for part in chain[1:]):
+        known = not strict or all(number(part) is not None for part in chain)
+        if known and all(same_value(chain[0], part) for part in chain[1:]):
             return parts[-1]
     return text
 

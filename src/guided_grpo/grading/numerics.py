@@ -139,9 +139,10 @@ def same_value(gold: str, answer: str) -> bool | None:
     except UnreadError:
         return None
     tolerance = _ROUNDED if any(re.fullmatch(r"-?\d*\.\d{6,}", text) for text in (gold, answer)) else _NEAR
-    compared = 0
+    names, compared = left.names | right.names, 0
+    summed = bool(names) and re.search(r"\\(?:sum|prod)(?![a-zA-Z])", gold + answer)  # up to a letter: a whole number
     with mp.workdps(DIGITS):
-        for scope in _points(left.names | right.names):
+        for scope in (*_points(names), *(_whole_points(names) if summed else ())):
             (one, error), (other, another) = left.measured(scope), right.measured(scope)
             if one is None or other is None or (_is_real(one) != _is_real(other) and scope):
                 continue
@@ -162,9 +163,9 @@ def same_value(gold: str, answer: str) -> bool | None:
             if not equal:
                 return False
             compared += 1
-    if not compared and re.search(r"\\(?:sum|prod|int)", gold + answer):  # up to a letter: for algebra
+    if (not compared or (names and compared < 3)) and re.search(r"\\(?:sum|prod|int)", gold + answer):  # for algebra
         return None
-    return compared >= 3 or (compared == 1 and not left.names | right.names)
+    return compared >= 3 or (compared == 1 and not names)
 
 
 def ratio(gold: tuple[str, str], answer: tuple[str, str]) -> Any:
@@ -196,6 +197,11 @@ def _points(names: frozenset[str]) -> list[Scope]:
         signs = [-1 if row > 3 and (row + column) % 2 == 0 else 1 for column in range(len(names))]
         points.append({name: sign * value for name, sign, value in zip(sorted(names), signs, values, strict=True)})
     return points
+
+
+def _whole_points(names: frozenset[str]) -> list[Scope]:
+    """Seven points of positive whole numbers."""
+    return [{name: mpf(1 + row + 3 * column) for column, name in enumerate(sorted(names))} for row in range(7)]
 
 
 def _is_real(value: Any) -> bool:

@@ -14,14 +14,16 @@ _SCALES = {
 }  # fmt: skip
 _SCALE = re.compile(r"(?<=[\d)}])\s*(?:\\text\{\s*)?(" + "|".join(_SCALES) + r")s?\b\s*(?:(?<=\W)\}|\})?")
 _POWER = r"(?:\s*\^\s*(?:\{\s*-?\d\s*\}|-?\d))?"
-_WRITTEN = rf"\\(?:text|textrm|mathrm|mbox|operatorname)\s*\{{[^{{}}\d]*(?:\^\{{?-?\d\}}?)?\s*\}}{_POWER}"
-_TYPED = r"(?:cm|mm|km|kg|mg|ml|mL|mi|ft|in|lbs?|oz|hr|min|sec|mph|[ap]m|[AP]M|cents?|units?|\\Omega)"
+_MICRO = r"(?:\\mu\s*(?=\\(?:text|mathrm)\s*\{\s*[mgslLAFCVWJH]\s*\}))?"
+_WRITTEN = rf"{_MICRO}\\(?:text|textrm|mathrm|mbox|operatorname)\s*\{{[^{{}}\d]*(?:\^\{{?-?\d\}}?)?\s*\}}{_POWER}"
+_TYPED = r"(?:cm|mm|km|kg|mg|ml|mL|mi|ft|in|lbs?|oz|hrs?|yrs?|wks?|min|sec|mph|Hz|[ap]m|[AP]M|cents?|units?|\\Omega)"
 _UNIT = re.compile(
     r"(?:"
     rf"(?<=[\w)}}!|])\s*(?:\\frac\{{\s*{_WRITTEN}\s*\}}\{{\s*{_WRITTEN}\s*\}}"
     rf"|{_WRITTEN}(?:\s*(?:/|\\cdot)?\s*{_WRITTEN})*|\(\s*{_WRITTEN}\s*\))"
     rf"|(?:(?<=[\d)}}])|(?<=\\pi )|(?<=\\pi))\s*\(?(?:sq\.? |square |cubic )?{_TYPED}{_POWER}\)?"
     rf"|(?<=\s)[mgslh]{_POWER}"
+    rf"|(?<=[\d)}}\s])\s(?:of (?:them|these|those)|in (?:total|all))"
     rf"|(?<=[\d)}}\s])\s[a-zA-Z]{{3,}}(?:[ /-][a-zA-Z]+)*{_POWER}"
     r")$"
 )
@@ -56,6 +58,8 @@ def plain(text: str, unit: str = "") -> tuple[str, bool]:
     """
     text = _RESIDUE.sub("", text.removesuffix(_DEGREES) if in_degrees(text) else text).strip()
     text = _SCALE.sub(lambda match: f"\\cdot {_SCALES[match[1]]} ", text).strip()
+    if "/" in unit and text.endswith("}"):  # \\frac{m}{s} for m/s
+        text = re.sub(r"(?<=[\d)}\s])\\frac\s*\{([a-zA-Z]+)\}\s*\{([a-zA-Z]+)\}$", r" \1/\2", text)
     if unit and re.search(r"[\d)}\s]$", text[: -len(unit)]) and text.endswith(unit):
         text = text[: -len(unit)].strip()
     match = _UNIT.search(text)
