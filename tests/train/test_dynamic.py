@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from guided_grpo.train.dynamic import joined, teaching_rows
+from guided_grpo.train.dynamic import filled_batch, further_problem, joined, teaching_rows
 from parts import chain_rows, make_config, make_trainer
 
 NAN = float("nan")
@@ -36,6 +36,34 @@ def test_outputs_are_joined_with_prompts_on_the_right_and_completions_on_the_lef
     assert whole["completion_ids"].tolist() == [[4, 5, 6], [1, 9, 9], [2, 9, 9]]
     assert whole["completion_mask"].tolist() == [[1, 1, 1], [1, 0, 0], [1, 0, 0]]
     assert whole["advantages"].tolist() == [1, 0, 1] and whole["notes"] == ["b", "a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("most", "of_others", "of_this", "batches", "advantages"),
+    [
+        (9, [0, 0, 0], [4, 2, 0], 3, [11, 12, 21, 22, 31, 32]),  # of the third batch one group is too many
+        (2, [0], [4], 2, [11, 12, 13, 14, 21, 22]),  # an idle group of the first batch fills it
+        (1, [], [], 1, [11, 12, 13, 14, 15, 16]),
+        (9, [2, 2, 2, 0], [4, 2, 0, 0], 4, [11, 12, 21, 22, 31, 32]),  # another rank needs one more, this one does not
+    ],
+)
+def test_a_batch_is_filled_from_as_many_as_it_takes(
+    most: int, of_others: list[int], of_this: list[int], batches: int, advantages: list[int]
+) -> None:
+    """Three groups of two a batch: one teaches in the first, one in the second, two in the third, all in the fourth."""
+    accuracies = [[1, 0, 1, 1, 0, 0], [0, 1, 0, 0, 0, 0], [1, 0, 0, 1, 1, 1], [1, 0, 1, 0, 1, 0]]
+    scored = iter(
+        ({"advantages": torch.arange(1.0, 7) + 10 * number}, torch.tensor(accuracy, dtype=torch.float))
+        for number, accuracy in enumerate(accuracies, start=1)
+    )
+    others, missing = iter(of_others), []
+
+    def gather(here: list[int]) -> list[int]:
+        missing.extend(here)
+        return [*here, next(others)]
+
+    whole, count = filled_batch(next(scored), lambda: next(scored), most=most, group_size=2, pad_id=9, gather=gather)
+    assert (whole["advantages"].tolist(), count, missing) == (advantages, batches, of_this)
 
 
 class OnceInAWhile:
@@ -82,7 +110,7 @@ def test_batches_are_filled_and_every_token_is_counted(
 def test_a_resumed_run_draws_the_same_problems(policy_folder: Path, tokenizer: Any, tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(policy_folder, dtype="float32")
     trainer = make_trainer(model, tokenizer, make_config(tmp_path, method="dapo"), rows=chain_rows(5))
-    drawn = [trainer._further_problem(place)["prompt"] for place in range(10)]
+    drawn = [further_problem(trainer.train_dataset, place, seed=3)["prompt"] for place in range(10)]
     assert sorted(drawn[:5]) == sorted(drawn[5:]) == sorted(chain_rows(5)["prompt"])  # each once an epoch
     assert drawn[:5] != drawn[5:]
     state = trainer.run_state.state_dict()

@@ -8,7 +8,7 @@ away, and their tokens stay counted. Where the most batches do not fill the batc
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +18,7 @@ from guided_grpo.settings import AxisGroup, axis
 
 if TYPE_CHECKING:
     import torch
+    from datasets import Dataset
 
 _LEFT_PADDED = ("prompt_ids", "prompt_mask")
 
@@ -29,6 +30,49 @@ class DynamicSettings(AxisGroup):
     dynamic_sampling: Annotated[int, Ge(0)] = axis(
         0, "most generation batches for one batch whose groups all have a signal; 0 = off"
     )
+
+
+def filled_batch(
+    first: tuple[dict[str, Any], torch.Tensor],
+    score_more: Callable[[], tuple[dict[str, Any], torch.Tensor]],
+    *,
+    most: int,
+    group_size: int,
+    pad_id: int,
+    gather: Callable[[list[int]], list[int]],
+) -> tuple[dict[str, Any], int]:
+    """A batch from groups of a first one and of as many more as it takes, and how many batches that took.
+
+    Args:
+        first: TRL's output for a generation batch of this rank, and the accuracy of its rows; the batch gets its size.
+        score_more: one more of these; all ranks ask for it equally often.
+        most: batches, the first included.
+        group_size: G.
+        pad_id: padding of ids.
+        gather: the lists of all ranks.
+    """
+    output, accuracy_b = first
+    size, outputs, rows = len(accuracy_b), [output], [teaching_rows(accuracy_b, group_size)]
+    while True:
+        missing = size - sum(map(len, rows))
+        if len(outputs) >= most or max(gather([missing])) <= 0:
+            break
+        output, accuracy_b = score_more()
+        outputs.append(output)
+        rows.append(teaching_rows(accuracy_b, group_size)[: max(0, missing)])
+    if missing > 0:  # the first batch's own groups without a signal
+        idle = [row for row in range(size) if row not in set(rows[0])]
+        rows[0] = sorted([*rows[0], *idle[:missing]])
+    return joined(outputs, rows, pad_id), len(outputs)
+
+
+def further_problem(rows: Dataset, place: int, seed: int) -> dict[str, Any]:
+    """Problem number `place` of those that dynamic sampling draws, in a random order of every epoch."""
+    import torch  # here, so that what names the methods loads without it
+
+    epoch, offset = divmod(place, len(rows))
+    generator = torch.Generator().manual_seed(seed + 7919 * (epoch + 1))
+    return dict(rows[int(torch.randperm(len(rows), generator=generator)[offset])])
 
 
 def teaching_rows(accuracy_b: torch.Tensor, group_size: int) -> list[int]:
@@ -54,7 +98,7 @@ def joined(outputs: Sequence[dict[str, Any]], rows: Sequence[Sequence[int]], pad
         rows: which rows of each.
         pad_id: padding of ids; everything else is padded with 0.
     """
-    import torch  # here, so that what names the methods loads without it
+    import torch
 
     whole: dict[str, Any] = {}
     for name, first in outputs[0].items():

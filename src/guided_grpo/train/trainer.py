@@ -54,7 +54,7 @@ from guided_grpo.train.card import guidance_section
 from guided_grpo.train.checkpoint import load_buffer, load_state, save_buffer, save_state
 from guided_grpo.train.checks import accuracy_index, check_columns, check_trainable, rows_by_column
 from guided_grpo.train.config import GuidedGRPOConfig
-from guided_grpo.train.dynamic import joined, teaching_rows
+from guided_grpo.train.dynamic import filled_batch, further_problem
 from guided_grpo.train.flops import Meter
 from guided_grpo.train.forward import Forward, arrange, needed_tokens, why_plain
 from guided_grpo.train.imitation import factors_bT, gates_of, imitation_loss
@@ -228,40 +228,30 @@ class GuidedGRPOTrainer(GRPOTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if not self.model.training:
             return super()._generate_and_score_completions(inputs)
-        output, accuracy_b = self._score(inputs)
-        return self._filled(inputs, output, accuracy_b) if self.args.dynamic_sampling else output
-
-    def _filled(self, inputs: list[dict[str, Any]], output: dict[str, Any], accuracy_b: torch.Tensor) -> dict[str, Any]:
-        """Dynamic sampling: the batch from groups of this one and of as many more as it takes."""
-        size, ranks = len(inputs), self.accelerator.num_processes
-        outputs, rows = [output], [teaching_rows(accuracy_b, self.num_generations)]
-        while len(outputs) < self.args.dynamic_sampling:
-            missing = size - sum(map(len, rows))
-            if max(gather_object([missing])) <= 0:
-                break
-            groups = size // self.num_generations
-            first = self.run_state.problems_drawn + self.accelerator.process_index * groups
-            self.run_state.problems_drawn += ranks * groups
-            problems = [self._further_problem(place) for place in range(first, first + groups)]
-            more, accuracy_b = self._score([{**row} for row in problems for _ in range(self.num_generations)])
-            outputs.append(more)
-            rows.append(teaching_rows(accuracy_b, self.num_generations)[: max(0, missing)])
-        self.run_state.metric_sums.total("sampling/batches", len(outputs))
-        missing = size - sum(map(len, rows))
-        if missing > 0:  # the first batch's own groups without a signal
-            rows[0] = sorted({*rows[0], *[row for row in range(size) if row not in set(rows[0])][:missing]})
-        whole = joined(outputs, rows, self._tokenizer.pad_token_id)
-        weights = whole["completion_mask"] * whole.get("tool_mask", 1)
-        whole["num_items_in_batch"] = self.accelerator.gather(weights.sum()).sum()
+        first = self._score(inputs)
+        if not self.args.dynamic_sampling:
+            return first[0]
+        output, batches = filled_batch(
+            first,
+            lambda: self._score(self._further_rows(len(inputs))),
+            most=self.args.dynamic_sampling,
+            group_size=self.num_generations,
+            pad_id=self._tokenizer.pad_token_id,
+            gather=gather_object,
+        )
+        self.run_state.metric_sums.total("sampling/batches", batches)
+        self._count_weights(output)
         if self.args.imitates:
-            self._count_imitated(whole)
-        return whole
+            self._count_imitated(output)
+        return output
 
-    def _further_problem(self, place: int) -> dict[str, Any]:
-        """Problem number `place` of those that dynamic sampling draws, in a random order of every epoch."""
-        epoch, offset = divmod(place, len(self.train_dataset))
-        generator = torch.Generator().manual_seed(self.args.seed + 7919 * (epoch + 1))
-        return dict(self.train_dataset[int(torch.randperm(len(self.train_dataset), generator=generator)[offset])])
+    def _further_rows(self, size: int) -> list[dict[str, Any]]:
+        """Rows of this rank for one more batch of dynamic sampling."""
+        run, groups = self.run_state, size // self.num_generations
+        first = run.problems_drawn + self.accelerator.process_index * groups
+        run.problems_drawn += self.accelerator.num_processes * groups
+        problems = [further_problem(self.train_dataset, n, self.args.seed) for n in range(first, first + groups)]
+        return [{**row} for row in problems for _ in range(self.num_generations)]
 
     def _score(self, inputs: list[dict[str, Any]]) -> tuple[dict[str, Any], torch.Tensor]:
         """One generation batch through all stages: what TRL makes of it, and the accuracy of its rows."""
@@ -347,8 +337,11 @@ class GuidedGRPOTrainer(GRPOTrainer):
             [assignment.arm is Arm.GUIDED for assignment in assignments],
             self.args.guidance_credit,
         )
-        weights = (output["completion_mask"] * output["tool_mask"]).sum()
-        output["num_items_in_batch"] = self.accelerator.gather(weights).sum()
+        self._count_weights(output)
+
+    def _count_weights(self, output: dict[str, Any]) -> None:
+        weights = output["completion_mask"] * output.get("tool_mask", 1)
+        output["num_items_in_batch"] = self.accelerator.gather(weights.sum()).sum()
 
     def _imitate(self, batch: Batch, output: dict[str, Any], local: slice) -> None:
         """What `_compute_loss` needs for its term on guidance tokens: a factor of each, and the normaliser."""
