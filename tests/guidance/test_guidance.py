@@ -7,9 +7,9 @@ import math
 
 import pytest
 
-from guided_grpo.guidance.allocation import guided_count, shares
+from guided_grpo.guidance.allocation import Assignment, guided_count, shares, with_whole_traces
 from guided_grpo.guidance.keys import problem_key, tier_key
-from guided_grpo.guidance.slicing import slice_trace, step_ends
+from guided_grpo.guidance.slicing import NO_SLICE, Slice, slice_trace, step_ends
 from guided_grpo.guidance.strength import LEAST_LEFT, STRENGTHS, Controller, State, StrengthSettings, make_controller
 from guided_grpo.train.config import GuidedGRPOConfig
 from guided_grpo.types import ProblemFeedback, Row, StepFeedback, Strength
@@ -152,6 +152,16 @@ def test_unknown_strength_is_an_error() -> None:
 def test_share_of_a_group_rounds_to_the_nearest_whole_number(ratio: float, group: int, count: int) -> None:
     assert guided_count(group, ratio) == count
     assert shares(group, ratio) == [1.0] * count + [0.0] * (group - count)
+
+
+def test_whole_traces_stand_first_in_a_group_wherever_ranks_cut_it() -> None:
+    """The second rank of two, groups of four of which two are traces: its six rows are places 2 3 0 1 2 3."""
+    rows: list[Row] = [{"prompt": "a", "guidance": "x"}] * 2 + [{"prompt": "b", "guidance": None}] * 4
+    trace, kept = Slice((1, 2), whole=True), Assignment(Slice((1,)), due=True)
+    plan = with_whole_traces((kept,) * 6, rows, 6, 4, 2, lambda row: trace if row["guidance"] else NO_SLICE)
+    assert plan == (kept, kept, Assignment(due=True), Assignment(due=True), kept, kept)
+    plan = with_whole_traces((kept,) * 2, rows[:2], 5, 4, 2, lambda row: trace)
+    assert plan == (Assignment(trace, due=True), kept)
 
 
 def test_spread_gives_each_guided_rollout_its_own_length() -> None:

@@ -14,6 +14,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import TrainerControl
 
 from guided_grpo.train.callbacks import BudgetCallback
+from guided_grpo.train.feedback import share_done
 from guided_grpo.train.flops import Meter, Parameters, engine_tokens, parameters_of
 from parts import chain_rows, make_config, make_trainer
 
@@ -175,3 +176,20 @@ def test_the_budget_is_reached_not_passed(flops: int, stops: bool) -> None:
     run = SimpleNamespace(tokens_generated=10**9, flops=flops, train_seconds=1e9)
     callback = BudgetCallback(config, run)  # type: ignore[arg-type]
     assert callback.on_step_end(None, None, TrainerControl()).should_training_stop is stops  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "flops", "seconds", "most_steps", "share"),
+    [
+        (400, 100.0, 10.0, 8, 0.25),  # 100 of 400 tokens
+        (0, 100.0, 10.0, 8, 0.5),  # 60 of 100, of which a first stage spent 20: 40 of 80
+        (0, 50.0, 10.0, 8, 1.0),
+        (0, 0.0, 10.0, 8, 0.75),  # 7.5 of 10 seconds
+        (0, 0.0, 0.0, 8, 0.375),  # 3 of 8 steps
+        (0, 0.0, 0.0, -1, 0.0),  # no end is known
+    ],
+)
+def test_how_much_of_a_run_is_done(tokens: int, flops: float, seconds: float, most_steps: int, share: float) -> None:
+    run = SimpleNamespace(tokens_generated=100, flops=60, stage_flops=20, train_seconds=7.5)
+    budgets = SimpleNamespace(max_generated_tokens=tokens, max_flops=flops, max_train_seconds=seconds)
+    assert share_done(run, budgets, 3, most_steps) == share

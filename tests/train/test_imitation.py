@@ -12,6 +12,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from guided_grpo.errors import InputError
+from guided_grpo.guidance.allocation import Assignment
+from guided_grpo.guidance.slicing import Slice
+from guided_grpo.train.checks import check_room
 from guided_grpo.train.imitation import ImitationSettings, factors_bT, gates_of, imitation_sum, most_uncertain
 from parts import ScriptedAccuracy, chain_rows, make_config, make_trainer
 
@@ -226,10 +229,10 @@ def test_a_group_of_traces_alone_is_refused(tmp_path: Path) -> None:
         make_config(tmp_path, guidance_rows=4)
 
 
-def test_a_rank_of_whole_traces_alone_asks_for_no_room(policy: Any, tokenizer: Any, tmp_path: Path) -> None:
+def test_a_rank_of_whole_traces_alone_asks_for_no_room(tmp_path: Path) -> None:
     config = make_config(tmp_path, method="luffy", scale_rewards="none", loss_type="dr_grpo")
-    trainer = make_trainer(policy, tokenizer, config)
-    trainer._check_context([], ())
-    trainer._room = -1
-    with pytest.raises(InputError, match="leaves no room"):
-        trainer._check_context([], ())
+    whole, sampled = Assignment(Slice((5, 6, 7), whole=True)), Assignment(Slice((5,)))
+    check_room([[1, 2, 5, 6, 7]] * 4, (whole,) * 4, config, room=3)
+    check_room([[1, 2, 5, 6, 7], [1, 2, 5]], (whole, sampled), config, room=3)
+    with pytest.raises(InputError, match="leaves no room: 3 tokens .* 12 > context 14"):
+        check_room([[1, 2, 5, 6, 7], [1, 2, 5]], (whole, sampled), config, room=2)

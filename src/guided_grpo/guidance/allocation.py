@@ -87,6 +87,30 @@ def plan_batch(
     )
 
 
+def with_whole_traces(
+    plan: GuidancePlan,
+    rows: Sequence[Row],
+    first_index: int,
+    group_size: int,
+    count: int,
+    trace_of: Callable[[Row], Slice],
+) -> GuidancePlan:
+    """The plan in which the first `count` rollouts of each group are the trace itself.
+
+    Args:
+        plan: of the local batch.
+        rows: its problems, each repeated for its group.
+        first_index: global index of `rows[0]`.
+        group_size: G.
+        count: of a group.
+        trace_of: all of a problem's trace; empty = it has none that fits, and the rollout is unguided.
+    """
+    return tuple(
+        Assignment(trace_of(row), due=True) if (first_index + offset) % group_size < count else assignment
+        for offset, (row, assignment) in enumerate(zip(rows, plan, strict=True))
+    )
+
+
 def assign(row: Row, share: float, full: Strength, tokenizer: GuidanceTokenizer) -> Assignment:
     """What the rollout at a place with this share of the strength gets; share 0 = unguided."""
     if not share:

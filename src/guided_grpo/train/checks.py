@@ -1,4 +1,4 @@
-"""Checks of whole data sets against a policy, before any compute is spent."""
+"""Checks of data against a policy and a method: whole data sets before any compute is spent, a batch as it comes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from datasets import Dataset, IterableDataset
 
 from guided_grpo.data.curriculum import CURRICULA, MATHS_TIERS, hardness
 from guided_grpo.errors import InputError
+from guided_grpo.guidance.allocation import GuidancePlan
 from guided_grpo.guidance.placement import render
 
 if TYPE_CHECKING:
@@ -124,6 +125,28 @@ def check_fit(rows: Dataset, tokenizer: Any, config: GuidedGRPOConfig, context: 
                     field="guidance_max" if config.guidance_strength in _CONTROLLED else "guidance_length",
                     fix="lower it or max_completion_length, or drop the row",
                 )
+
+
+def check_room(prompts_b: Sequence[Sequence[int]], plan: GuidancePlan, config: GuidedGRPOConfig, room: float) -> None:
+    """Raise `InputError` where prompt and guidance of a rollout that is sampled leave no room for a response.
+
+    Args:
+        prompts_b: ids of prompt and guidance.
+        plan: of the same rollouts; a whole trace asks for no room.
+        config: for the message.
+        room: tokens of context for prompt and guidance.
+    """
+    rows = zip(prompts_b, plan, strict=True)
+    longest = max((len(ids) for ids, assignment in rows if not assignment.slice.whole), default=0)
+    if longest > room:
+        generated = int(config.max_completion_length or 0)
+        raise InputError(
+            f"with guidance leaves no room: {longest} tokens of prompt and guidance + max_completion_length "
+            f"{generated} > context {room + generated:.0f}",
+            field="guidance_max",
+            value=config.guidance_max,
+            fix=f"bound prompt and guidance to {room:.0f} tokens, or generate fewer",
+        )
 
 
 _CONTROLLED = ("ratio", "ratio-official", "setpoint")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -16,6 +17,9 @@ from guided_grpo.train.rescue import difficult_groups, stages_of, successes_P
 from guided_grpo.train.rollout import FACTS, problem_feedback
 from guided_grpo.train.state import Batch, RunState
 from guided_grpo.types import StepFeedback
+
+if TYPE_CHECKING:
+    from guided_grpo.train.config import GuidedGRPOConfig
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,25 @@ def count(run: RunState, graded: GradedBatch, *, length: float, guidance_trained
     for group, (key, rate, first) in enumerate(zip(keys_P, rates_P, successes_P(first_B, size), strict=True)):
         if first is not None:
             count_transition(run.metric_sums, *run.history.observe(key, rate, climbs.get(group)))
+
+
+def share_done(run: RunState, config: GuidedGRPOConfig, optimizer_step: int, most_steps: int) -> float:
+    """t/T: the share of the token budget where there is one, else of FLOPs, of seconds, of the optimizer steps.
+
+    Args:
+        run: what is spent.
+        config: the budgets.
+        optimizer_step: t at the next generation.
+        most_steps: T in steps; 0 or less = unknown.
+    """
+    if config.max_generated_tokens:
+        return min(1.0, run.tokens_generated / config.max_generated_tokens)
+    if config.max_flops:
+        before = run.stage_flops  # a first stage has none of the schedule
+        return min(1.0, (run.flops - before) / max(1.0, config.max_flops - before))
+    if config.max_train_seconds:
+        return min(1.0, run.train_seconds / config.max_train_seconds)
+    return min(1.0, optimizer_step / most_steps) if most_steps > 0 else 0.0
 
 
 def update_controller(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,17 @@ class RunState:
         """Count on from what a first stage has spent."""
         self.flops = self.stage_flops = flops
         self.trace_tokens = trace_tokens
+
+    def add_costs(self, costs: Sequence[tuple[float, int, int]]) -> None:
+        """Seconds, FLOPs and trace tokens of a step, by rank.
+
+        Ranks must stop after the same step: they count the seconds of the first, and the sum of the rest.
+        """
+        self.train_seconds += costs[0][0]
+        self.flops += sum(flops for _, flops, _ in costs)
+        self.trace_tokens += sum(tokens for _, _, tokens in costs)
+        self.metric_sums.latest("flops/total", self.flops)
+        self.metric_sums.latest("tokens/traces_total", self.trace_tokens)
 
     def state_dict(self) -> dict[str, Any]:
         """Of every field that is there."""

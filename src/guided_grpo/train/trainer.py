@@ -41,9 +41,9 @@ from trl.trainer.utils import get_config_model_id
 from guided_grpo.data.adaptive import AdaptiveOrder
 from guided_grpo.data.curriculum import MATHS_TIERS, OrderedRepeatSampler, hardness, row_order
 from guided_grpo.errors import InputError
-from guided_grpo.guidance.allocation import Assignment, GuidancePlan, plan_batch, shares
+from guided_grpo.guidance.allocation import GuidancePlan, plan_batch, shares, with_whole_traces
 from guided_grpo.guidance.placement import GuidanceTokenizer
-from guided_grpo.guidance.slicing import NO_SLICE, SHARES
+from guided_grpo.guidance.slicing import NO_SLICE, SHARES, Slice
 from guided_grpo.guidance.strength import make_controller
 from guided_grpo.store import rundir
 from guided_grpo.store.jsonl import append_rows
@@ -52,7 +52,7 @@ from guided_grpo.train.advantage import arm_advantages, credited, mask_ungraded
 from guided_grpo.train.callbacks import BudgetCallback
 from guided_grpo.train.card import guidance_section
 from guided_grpo.train.checkpoint import load_buffer, load_state, save_buffer, save_state
-from guided_grpo.train.checks import accuracy_index, check_columns, check_trainable, rows_by_column
+from guided_grpo.train.checks import accuracy_index, check_columns, check_room, check_trainable, rows_by_column
 from guided_grpo.train.config import GuidedGRPOConfig
 from guided_grpo.train.dynamic import filled_batch, further_problem
 from guided_grpo.train.flops import Meter
@@ -259,35 +259,28 @@ class GuidedGRPOTrainer(GRPOTrainer):
         if text_only and "thinking_open" not in inputs[0]:
             flags = [self._guidance_tokenizer.thinking_is_open(row["prompt"]) for row in inputs]
             inputs = [{**row, "thinking_open": is_open} for row, is_open in zip(inputs, flags, strict=True)]
-        plan = plan_batch(
-            inputs,  # type: ignore[arg-type]  # rows of the data set are Rows
-            self.accelerator.process_index * len(inputs),
-            self._first_shares_G,
-            self._strength_of,
-            self._guidance_tokenizer,
-        )
+        rows: list[Row] = inputs  # type: ignore[assignment]  # rows of the data set are Rows
+        first = self.accelerator.process_index * len(rows)
+        plan = plan_batch(rows, first, self._first_shares_G, self._strength_of, self._guidance_tokenizer)
         if self.args.guidance_rows:
-            plan = self._with_whole_traces(inputs, plan)
-        self._batch = Batch(inputs, plan)  # type: ignore[arg-type]  # rows of the data set are Rows
+            plan = with_whole_traces(
+                plan, rows, first, self.num_generations, self.args.guidance_rows, self._whole_trace
+            )
+        self._batch = Batch(rows, plan)
         try:
             output = super()._generate_and_score_completions(inputs)
             self._learn(self._batch, output)
             assert self._batch.rewards_BF is not None
-            first = self.accelerator.process_index * len(inputs)
-            accuracy_b = self._batch.rewards_BF[first : first + len(inputs), self._accuracy_index]
+            accuracy_b = self._batch.rewards_BF[first : first + len(rows), self._accuracy_index]
         finally:
             self._batch = None
         return output, accuracy_b
 
-    def _with_whole_traces(self, inputs: list[Any], plan: GuidancePlan) -> GuidancePlan:
-        """The plan in which the first rollouts of each group are the trace itself, where there is one that fits."""
-        first, guide, assignments = self.accelerator.process_index * len(inputs), self._guidance_tokenizer, list(plan)
-        for offset, row in enumerate(inputs):
-            if (first + offset) % self.num_generations < self.args.guidance_rows:
-                piece = guide.whole(row, self.args.trace_answer, self._tokenizer.eos_token_id)
-                fits = piece.ids and guide.length(row["prompt"], piece) <= self._room + self.max_completion_length
-                assignments[offset] = Assignment(piece if fits else NO_SLICE, due=True)
-        return tuple(assignments)
+    def _whole_trace(self, row: Row) -> Slice:
+        """The trace with its answer and its end, where there is one that fits."""
+        piece = self._guidance_tokenizer.whole(row, self.args.trace_answer, self._tokenizer.eos_token_id)
+        length = self._guidance_tokenizer.length(row["prompt"], piece)
+        return piece if length <= self._room + self.max_completion_length else NO_SLICE
 
     def _strength_of(self, row: Row) -> Strength:
         return self._controller.strength(self.run_state.controller, row)
@@ -323,7 +316,8 @@ class GuidedGRPOTrainer(GRPOTrainer):
         # This batch is used up by the time of the next one.
         done = self._step + self.args.steps_per_generation * self.num_iterations
         done //= self.args.gradient_accumulation_steps
-        feedback.update_controller(run, self._controller, graded, optimizer_step=done, progress=self._progress(done))
+        progress = feedback.share_done(run, self.args, done, self.state.max_steps)
+        feedback.update_controller(run, self._controller, graded, optimizer_step=done, progress=progress)
         if self.args.rescue_cold_format is not None:
             format_B = rewards_BF[:, self.reward_func_names.index(self.args.format_reward)]
             run.cold_start_over |= bool(format_B.nanmean() >= self.args.rescue_cold_format)
@@ -365,17 +359,6 @@ class GuidedGRPOTrainer(GRPOTrainer):
         """Which rollouts of all ranks are a whole trace."""
         return list(gather_object([rollout.assignment.slice.whole for rollout in rollouts]))
 
-    def _progress(self, done: int) -> float:
-        """t/T: the share of the token budget where there is one, else of FLOPs, of seconds, of the optimizer steps."""
-        if self.args.max_generated_tokens:
-            return min(1.0, self.run_state.tokens_generated / self.args.max_generated_tokens)
-        if self.args.max_flops:
-            before = self.run_state.stage_flops  # a first stage has none of the schedule
-            return min(1.0, (self.run_state.flops - before) / max(1.0, self.args.max_flops - before))
-        if self.args.max_train_seconds:
-            return min(1.0, self.run_state.train_seconds / self.args.max_train_seconds)
-        return min(1.0, done / self.state.max_steps) if self.state.max_steps > 0 else 0.0
-
     # ---- rollout ----------------------------------------------------------------------------------------------------
 
     def _generate_single_turn(
@@ -387,7 +370,7 @@ class GuidedGRPOTrainer(GRPOTrainer):
         prompts = prompt_ids
         if batch is not None and guided:
             prompts = prompts_for_sampling(prompt_ids, batch.plan)
-            self._check_context(prompts, batch.plan)
+            check_room(prompts, batch.plan, self.args, self._room)
         generated: list[list[int]]
         logprobs: Any = None
         if batch is not None and self._samples_here:
@@ -434,19 +417,6 @@ class GuidedGRPOTrainer(GRPOTrainer):
         ) as model:
             warp = warpers(self.temperature, self.top_k, self.top_p, self.min_p)
             return sample_rollouts(model, prompts, warp, self.eos_token_ids, self.max_completion_length)
-
-    def _check_context(self, prompts: list[list[int]], plan: GuidancePlan) -> None:
-        rows = zip(prompts, plan, strict=True)
-        # A rank may hold whole traces alone.
-        longest = max((len(ids) for ids, assignment in rows if not assignment.slice.whole), default=0)
-        if longest > self._room:
-            raise InputError(
-                f"with guidance leaves no room: {longest} tokens of prompt and guidance + max_completion_length "
-                f"{self.max_completion_length} > context {self._room + self.max_completion_length:.0f}",
-                field="guidance_max",
-                value=self.args.guidance_max,
-                fix=f"bound prompt and guidance to {self._room:.0f} tokens, or generate fewer",
-            )
 
     def _sample(self, batch: Batch) -> tuple[list[Rollout], tuple[Any, ...]]:
         """Rollouts of the batch's current plan, and TRL's own output."""
@@ -671,15 +641,8 @@ class GuidedGRPOTrainer(GRPOTrainer):
             self._forward.close()
         self.run_state.metric_sums.total("time/update", time.perf_counter() - started - self._preparing)
         seconds = sum(metrics.get("step_time", ())[before:])  # of an optimizer step; nothing in the middle of one
-        # Ranks must stop after the same step: they count the seconds of the first, and the sum of the rest.
-        costs = gather_object([(seconds, self._meter.take(), self._trace_tokens)])
+        self.run_state.add_costs(gather_object([(seconds, self._meter.take(), self._trace_tokens)]))
         self._trace_tokens = 0
-        run = self.run_state
-        run.train_seconds += costs[0][0]
-        run.flops += sum(flops for _, flops, _ in costs)
-        run.trace_tokens += sum(tokens for _, _, tokens in costs)
-        run.metric_sums.latest("flops/total", run.flops)
-        run.metric_sums.latest("tokens/traces_total", run.trace_tokens)
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
