@@ -71,7 +71,7 @@ def as_calls(record: Record) -> Calls | None:
     for test in record["test_list"]:
         try:
             [statement] = ast.parse(test).body
-            comparison = statement.test  # type: ignore[attr-defined]  # whatever has none is left out
+            comparison = statement.test  # what has none is left out below
             [value] = comparison.comparators
             [operator] = comparison.ops
             call = comparison.left
