@@ -1,29 +1,14 @@
-"""What each rank of tests/train/test_fsdp.py runs: guided steps, greedy, with the whole gradient of every step kept.
-
-fsdp_worker.py FOLDER POLICY JSON, sharded where `accelerate launch` asked for FSDP.
-"""
+"""What each rank of tests/train/test_fsdp.py runs, sharded where `accelerate launch` asked for FSDP: sharded_run.py."""
 
 from __future__ import annotations
 
-import json
-import os
-import sys
-from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
 from torch.distributed.tensor import DTensor
-from transformers import AutoModelForCausalLM, TrainerCallback
+from transformers import TrainerCallback
 
-from guided_grpo.embedded.pretraining import character_tokenizer
-from parts import chain_rows, make_config, make_trainer
-from ranks_worker import EveryOther, leave
-
-
-def letters_reward(completions: list[str], **columns: Any) -> list[float]:
-    """A number of the text, so that responses that differ are rewarded differently."""
-    return [sum(map(ord, text)) % 11 / 10 for text in completions]
+from sharded_run import run
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
@@ -48,42 +33,20 @@ class Gradients(TrainerCallback):
 
 def main() -> None:
     torch.set_num_threads(1)
-    folder, policy, options = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
-    size = int(os.environ["WORLD_SIZE"])
-    batch, checkpoint = options.pop("batch"), options.pop("checkpoint", None)
-    usual = {
-        # An optimizer that does not blow up the rounding errors of gradients near 0: ε = 1.
-        "optim": "adamw_torch", "adam_epsilon": 1.0, "learning_rate": 0.1, "max_grad_norm": 0.0,
-        "generation_kwargs": {"do_sample": False, "temperature": None, "top_p": None, "top_k": None},
-        "rollouts_every": 1, "max_steps": 4,
-    }  # fmt: skip
-    config = make_config(folder, per_device_train_batch_size=batch // size, **{**usual, **options})
-    rows, gradients = chain_rows(20, 5, 8), Gradients()
-    trainer = make_trainer(
-        AutoModelForCausalLM.from_pretrained(policy, dtype="float32"),
-        character_tokenizer(),
-        config,
-        rows=rows,
-        reward=EveryOther(rows["prompt"]) if config.rescues else letters_reward,
-        callbacks=[gradients],
-    )
-    trainer.train(resume_from_checkpoint=checkpoint)
-    moments = [state["exp_avg"] for state in trainer.optimizer.state.values()]
-    held = {
-        "type": str(trainer.accelerator.distributed_type.value),
-        "parameters": {name: here(parameter) for name, parameter in trainer.model.named_parameters()},
-        "all": {name: parameter.numel() for name, parameter in trainer.model.named_parameters()},
-        "moments": sum(map(here, moments)),
-        "shared": trainer._forward.shared,
-        "length": trainer.run_state.controller.to_json().get("length"),
-    }
-    held_by_rank = gather_object([held])
-    weights = {name: whole(parameter) for name, parameter in trainer.model.named_parameters()}
-    if trainer.accelerator.is_main_process:
-        name = "resumed" if checkpoint else "run"
-        torch.save({"gradients": gradients.steps, "weights": weights}, folder / f"{name}.pt")
-        (folder / f"{name}.json").write_text(json.dumps(held_by_rank))
-    leave(trainer)
+    gradients = Gradients()
+
+    def kept(trainer: Any) -> tuple[Any, dict[str, Any]]:
+        named = dict(trainer.model.named_parameters())
+        held = {
+            "type": str(trainer.accelerator.distributed_type.value),
+            "parameters": {name: here(parameter) for name, parameter in named.items()},
+            "all": {name: parameter.numel() for name, parameter in named.items()},
+            "moments": sum(here(state["exp_avg"]) for state in trainer.optimizer.state.values()),
+        }
+        weights = {name: whole(parameter) for name, parameter in named.items()}
+        return {"gradients": gradients.steps, "weights": weights}, held
+
+    run(gradients, 0.1, kept)
 
 
 if __name__ == "__main__":

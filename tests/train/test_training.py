@@ -19,6 +19,7 @@ from guided_grpo.grading.rewards import of_form, well_formed
 from guided_grpo.train.config import GuidedGRPOConfig
 from guided_grpo.train.presets import METHODS
 from parts import TINY, chain_rows, digit_reward, make_config, make_trainer
+from templates import PREFILLED, QWEN3, byte_level
 
 GUIDED: dict[str, Any] = {"method": "fixed", "guidance_length": 6, "guidance_ratio": 0.5}
 
@@ -225,8 +226,6 @@ def test_rows_without_a_trace_train_unguided_and_are_counted(policy: Any, tokeni
 
 def test_format_reward_knows_what_the_template_opened(tmp_path: Path) -> None:
     """Chat prompts whose template pre-fills <think>: the response cannot hold the opening tag, and is not blamed for it."""
-    from test_placement import PREFILLED, QWEN3, byte_level
-
     seen: dict[str, list[Any]] = {}
     for name, template in (("prefilled", PREFILLED), ("opened by the policy", QWEN3)):
         chat_tokenizer = byte_level(template)
