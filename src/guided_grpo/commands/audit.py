@@ -228,7 +228,7 @@ def _imitate(options: argparse.Namespace) -> ImitationTrial:
         yaml.safe_dump(known, file)
         file.flush()
         settings = sft.parse(["--config", file.name])
-    summary = rundir.read_json(settings.output / rundir.SUMMARY) or sft.run(settings)
+    summary = sft.run(settings)
     return imitation_trial(list(jsonl.whole_rows(settings.output / rundir.STOPPING)), summary["demonstrations"])
 
 

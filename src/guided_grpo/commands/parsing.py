@@ -262,11 +262,11 @@ def _parse_into(classes: tuple[type, ...], arguments: list[str], prog: str) -> t
         parser.set_defaults_with_config(**fields)
         method = getattr(parser.parse_known_args(words)[0], "method", None)
         if "method" in fields:
-            fields["method"] = UNGUIDED if fields["method"] == ALONE else str(fields["method"]).removeprefix(STAGE)
+            fields["method"] = _second(str(fields["method"]))
         alone = method == ALONE
         first = alone or str(method).startswith(STAGE)
         if first:
-            method = UNGUIDED if alone else _behind_stage(str(method))
+            method = _behind_stage(str(method))
             words = [*words, "--method", method]  # the last one counts
         yielding = foreign(fields, method) if method else set()
         if yielding:
@@ -296,9 +296,14 @@ def _taught_first(parts: Sequence[Any]) -> bool:
     return any(METHODS[name].taught_first for name in names if name in METHODS)
 
 
+def _second(method: str) -> str:
+    """METHOD of `sft+METHOD`; of `sft`, the one whose trainer is made and does not train."""
+    return UNGUIDED if method == ALONE else method.removeprefix(STAGE)
+
+
 def _behind_stage(method: str) -> str:
     """METHOD of `sft+METHOD`. Raises `InputError` where there is no such method."""
-    name = method.removeprefix(STAGE)
+    name = _second(method)
     if name not in METHODS:
         fix = f"write {STAGE}METHOD with one of {', '.join(METHODS)}"
         raise InputError("has no method behind the plus", field="method", value=method, fix=fix)

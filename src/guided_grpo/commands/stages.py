@@ -10,9 +10,10 @@ batch. Its fine-tuning ends with the epochs; here it ends where unguided accurac
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,14 @@ from peft import PeftModel
 from trl import SFTConfig, get_peft_config
 
 from guided_grpo.commands import sft
-from guided_grpo.commands.parsing import TeachingArguments, TrainSettings
+from guided_grpo.commands.parsing import TeachingArguments, TrainSettings, tell
 from guided_grpo.commands.policies import context_of, load_model
 from guided_grpo.errors import InputError
 from guided_grpo.grading import Grader
 from guided_grpo.settings import describe
 from guided_grpo.store import rundir
+from guided_grpo.train.config import GuidedGRPOConfig
+from guided_grpo.train.presets import DEFAULTS, METHODS
 
 FOLDER = "sft"
 
@@ -111,6 +114,26 @@ def fine_tune(settings: TrainSettings, source: str, grader: Grader, claim: Calla
         rundir.write_json(path, {"before": measured["before"], "between": measured["after"], "after": None})
     state.wait_for_everyone()
     return summary
+
+
+def training_behind(settings: TrainSettings, first: Mapping[str, Any] | None) -> GuidedGRPOConfig:
+    """What METHOD trains with, a copy.
+
+    Plain GRPO where a method that fine-tunes by itself found no fine-tuning better than none: traces that could not be
+    imitated misled guidance too (docs/studies/when.md).
+
+    Args:
+        settings: of the whole run.
+        first: the summary of the first stage; None = there was none.
+    """
+    training: GuidedGRPOConfig = copy.copy(settings.training)
+    preset = METHODS[str(training.method)]
+    kept = (first or {}).get("kept")
+    if preset.taught_first and kept and not kept["step"]:
+        tell(f"{settings.output}: no fine-tuning was better than none, so these traces do not guide either")
+        for name in preset.values:
+            setattr(training, name, DEFAULTS[name])
+    return training
 
 
 def first_policy(settings: TrainSettings, source: str) -> tuple[Any, Any]:

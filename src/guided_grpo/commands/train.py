@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import shutil
@@ -24,7 +23,7 @@ from guided_grpo.commands.policies import (
 )
 from guided_grpo.commands.results import Results, run_once
 from guided_grpo.commands.runs import go_on, load_rows_of, prepare_resume, progress, save_model
-from guided_grpo.commands.stages import fine_tune, first_policy, stages
+from guided_grpo.commands.stages import fine_tune, first_policy, stages, training_behind
 from guided_grpo.data.preparing.selection import filter_hard
 from guided_grpo.errors import InputError
 from guided_grpo.grading import Grader, reward_functions
@@ -32,8 +31,6 @@ from guided_grpo.store import jsonl, rundir
 from guided_grpo.train.callbacks import EvaluationCallback
 from guided_grpo.train.card import name_policies
 from guided_grpo.train.checks import check_columns, check_fit
-from guided_grpo.train.config import GuidedGRPOConfig
-from guided_grpo.train.presets import DEFAULTS, METHODS
 from guided_grpo.train.trainer import GuidedGRPOTrainer
 
 
@@ -82,11 +79,8 @@ def _run(settings: TrainSettings, grader: Grader) -> dict[str, Any]:
     first = fine_tune(settings, policy, grader, claim) if settings.stage.first else None
     claim()
     started = time.perf_counter()
-    training = copy.copy(settings.training)
+    training = training_behind(settings, first)
     training.disable_tqdm = True  # our bar instead
-    if first and METHODS[str(training.method)].taught_first and not first.get("kept", {"step": 1})["step"]:
-        tell(f"{output}: no fine-tuning was better than none, so these traces do not guide either")
-        unguide(training)
     model, adapters = first_policy(settings, policy)
     trainer = GuidedGRPOTrainer(
         model=model,
@@ -120,13 +114,6 @@ def _run(settings: TrainSettings, grader: Grader) -> dict[str, Any]:
     _write_card(trainer, settings)
     figures = _figures(settings, trainer, time.perf_counter() - started)
     return results.finish({**figures, "stages": stages(settings, first, figures)} if first else figures)
-
-
-def unguide(training: GuidedGRPOConfig) -> None:
-    """Plain GRPO in place of a method: traces that could not be imitated misled guidance too (studies/when.md)."""
-    for name in METHODS[str(training.method)].values:
-        setattr(training, name, DEFAULTS[name])
-    training.guidance_strength = "none"
 
 
 def load_data(settings: TrainSettings) -> Dataset:

@@ -14,13 +14,13 @@ from itertools import repeat
 from typing import Any, Literal
 
 from guided_grpo.errors import InputError
-from guided_grpo.grading import Grader
-from guided_grpo.grading.grader import Submission
+from guided_grpo.grading.grader import Grader, Submission
 from guided_grpo.guidance.placement import GuidanceTokenizer, answer_text
-from guided_grpo.types import Strength
+from guided_grpo.types import Status, Strength
 
 IGNORED = -100  # the label of a token that has no loss
 Worth = Literal["whole", "open", "wrong"]
+_WORTH: dict[Status, Worth] = {Status.NO_ANSWER: "open", Status.WRONG: "wrong"}
 
 
 def grade_traces(rows: Sequence[Mapping[str, Any]], answer: str, grader: Grader) -> list[Worth]:
@@ -35,15 +35,13 @@ def grade_traces(rows: Sequence[Mapping[str, Any]], answer: str, grader: Grader)
         answer: as for `demonstrations`.
         grader: of the run.
     """
-    traced = [row for row in rows if row.get("guidance")]
-    verdicts = iter(grader.grade([Submission(row["guidance"] + answer_text(answer, row), row) for row in traced]))
-    worth: dict[str, Worth] = {"no_answer": "open", "wrong": "wrong"}
-
-    def of(row: Mapping[str, Any]) -> Worth:
-        verdict = next(verdicts) if row.get("guidance") else None
-        return "whole" if verdict is None else worth.get(verdict.status, "whole")
-
-    return [of(row) for row in rows]
+    traced = {place: row for place, row in enumerate(rows) if row.get("guidance")}
+    verdicts = grader.grade([Submission(row["guidance"] + answer_text(answer, row), row) for row in traced.values()])
+    worth: list[Worth] = ["whole"] * len(rows)
+    for place, verdict in zip(traced, verdicts, strict=True):
+        if verdict is not None:
+            worth[place] = _WORTH.get(verdict.status, "whole")
+    return worth
 
 
 def demonstrations(
@@ -76,9 +74,9 @@ def demonstrations(
         if not 0 < share <= 1:
             raise InputError("is no share", field="sft_shares", value=share, fix="use numbers in (0, 1]")
     examples, left_out = [], {"no trace": 0, "wrong answer": 0, "too long": 0}
-    for row, fate in zip(rows, repeat("whole") if worth is None else worth, strict=False):
+    for row, its_worth in zip(rows, repeat("whole") if worth is None else worth, strict=False):
         trace = row.get("guidance")
-        if not trace or fate == "wrong":
+        if not trace or its_worth == "wrong":
             left_out["wrong answer" if trace else "no trace"] += 1
             continue
         text = trace + answer_text(answer, row)
@@ -86,7 +84,7 @@ def demonstrations(
         for share in shares:
             whole = share == 1
             source: Any = {**row, "guidance": text if whole else trace, "guidance_limit": len(text)}
-            ends = [end_id] if whole and fate == "whole" else []
+            ends = [end_id] if whole and its_worth == "whole" else []
             trace_ids = [*guide.slice(source, Strength("ratio", share)).ids, *ends]
             if max_tokens is not None and len(prompt_ids) + len(trace_ids) > max_tokens:
                 left_out["too long"] += 1

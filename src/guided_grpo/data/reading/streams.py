@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +164,7 @@ def _data_set(source: str, path: Path, split: str) -> Iterator[Record]:
     return iter(data)
 
 
-_STEPPED = ("steps", "count", "seed", "traces", "cut", "wrong", "slip", "merge", "style")
+_STEPPED = ("steps", "count", "seed", *(one.name for one in fields(Damage)))
 
 
 def _by_steps(source: str, name: str) -> Iterator[Record]:

@@ -81,7 +81,7 @@ def with_imitation(advice: Advice, trial: ImitationTrial, group: int) -> Advice:
             trial.words,
             "Expected order on equal compute: auto-guide, then grpo, then sft: the policy can finish what these traces "
             "begin, and gains nothing from imitating them.",
-            *advice.reasons,
+            advice.reasons[0],  # the others explain settings that auto-guide does without
         )
         settings = {"method": "auto-guide", "num_generations": size}
         headline = "Guide without imitating: train with auto-guide."
