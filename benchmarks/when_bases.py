@@ -1,0 +1,118 @@
+"""Base policies of docs/studies/when.md whose weakness is not noise alone, and what a trained one still knows.
+
+    .venv/bin/python benchmarks/when_bases.py build                     build/bases/{lengths,skills} and a data file
+    .venv/bin/python benchmarks/when_bases.py forgotten runs/when-skills     the earlier skill after each run, and KL
+    .venv/bin/python benchmarks/when_bases.py transfer runs/when-today-long  longer chains than those trained on
+
+`lengths` knows the rule and has never seen a chain of more than eight steps. `skills` is the embedded policy with a
+second skill, digits in reverse order, which chains of ten steps do not train.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from guided_grpo.data.domains import chains
+from guided_grpo.data.sources import load_rows
+from guided_grpo.embedded.pretraining import build_base
+from guided_grpo.embedded.recipes import DOMAINS, POLICIES, BaseRecipe, Domain, Phase
+from guided_grpo.evaluation.decoding import Decoding
+from guided_grpo.evaluation.questions import evaluate, questions
+from guided_grpo.grading import Grader
+from guided_grpo.store import rundir
+from guided_grpo.store.jsonl import encoded
+from guided_grpo.types import Row
+
+BASES = Path("build/bases")
+DIGITS = (4, 8)  # of a number to reverse
+LONGER = {f"{low}-{high}": f"chains:steps={low}-{high},count=200" for low, high in ((15, 17), (20, 22))}
+DECODING = Decoding(samples=4, temperature=1.0, top_p=1.0, top_k=0, max_tokens=144, batch_size=400)
+
+
+def reversal(rng: random.Random) -> Row:
+    """`#4821=` and `#### 1284`: no zeros, so that the answer is as long as the number."""
+    number = "".join(rng.choice("123456789") for _ in range(rng.randint(*DIGITS)))
+    return {"prompt": f"#{number}=", "answer": number[::-1], "guidance": "", "difficulty": 1, "task": "math"}
+
+
+def either(steps: int, rng: random.Random, noise: float) -> Row:
+    """A chain, or as often a number to reverse."""
+    return chains.chain(steps, rng, noise) if rng.random() < 0.5 else reversal(rng)
+
+
+DOMAINS["chains and reversals"] = Domain(chains.ALPHABET, either, chains.solution)
+RECIPES = {
+    "lengths": replace(POLICIES["embedded"], phases=(Phase(400, 3, 7, 0.05), Phase(60, 3, 8, 0.05))),
+    "skills": BaseRecipe(
+        phases=(Phase(600, 3, 7, 0.2), Phase(200, 3, 12, 0.2), Phase(180, 3, 14, 0.45)), domain="chains and reversals"
+    ),
+}
+
+
+def build() -> None:
+    """Both bases, and `reversals.jsonl`: 200 numbers that no base has seen by more than chance."""
+    rng = random.Random("reversals")
+    BASES.mkdir(parents=True, exist_ok=True)
+    rundir.write_bytes(BASES / "reversals.jsonl", encoded(dict(reversal(rng)) for _ in range(200)))
+    for name, recipe in RECIPES.items():
+        build_base(BASES / name, recipe, bars=True)
+        measure(BASES / name, {"hard": "chains:steps=10-14,count=200,seed=999", "short": "chains:steps=3-6,count=200"})
+    measure(BASES / "skills", {"reversals": str(BASES / "reversals.jsonl")})
+
+
+def measure(folder: Path, sources: dict[str, str], base: Path | None = None) -> None:
+    """Print unguided accuracy on each source, and KL to the base where there is one."""
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    words = []
+    with Grader() as grader:
+        for name, source in sources.items():
+            problems = questions(load_rows(source))
+            figures = evaluate(model, tokenizer, problems, grader, DECODING)
+            low, high = figures["interval"]
+            words.append(f"{name} {figures['accuracy']:.1%} [{low:.1%}, {high:.1%}]")
+    if base is not None:
+        words.append(f"KL {divergence(model, AutoModelForCausalLM.from_pretrained(base), tokenizer):.3f}")
+    print(f"{folder}: {', '.join(words)}", flush=True)
+
+
+@torch.no_grad()
+def divergence(policy: Any, base: Any, tokenizer: Any, count: int = 100) -> float:
+    """KL(policy ‖ base) in nats a token, exact over the vocabulary, on the policy's own responses to hard chains."""
+    rows: Iterable[Any] = load_rows(f"chains:steps=10-14,count={count},seed=999")
+    ends, sums, tokens = tokenizer.eos_token_id, 0.0, 0
+    torch.manual_seed(0)
+    for row in rows:
+        prompt = tokenizer(row["prompt"], return_tensors="pt")["input_ids"]
+        whole = policy.generate(prompt, do_sample=True, max_new_tokens=96, top_k=0, eos_token_id=ends, use_cache=True)
+        ours, theirs = (model(whole).logits[0, prompt.size(1) - 1 : -1].log_softmax(-1) for model in (policy, base))
+        sums += float((ours.exp() * (ours - theirs)).sum())
+        tokens += whole.size(1) - prompt.size(1)
+    return sums / tokens
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=["build", "forgotten", "transfer"])
+    parser.add_argument("runs", type=Path, nargs="?", help="folder of a comparison")
+    options = parser.parse_args()
+    if options.task == "build":
+        build()
+        return
+    for run in sorted(options.runs.glob("*-seed*")):
+        folder = run / rundir.MODEL
+        if options.task == "forgotten":
+            measure(folder, {"reversals": str(BASES / "reversals.jsonl")}, BASES / "skills")
+        else:
+            measure(folder, LONGER)
+
+
+if __name__ == "__main__":
+    main()
