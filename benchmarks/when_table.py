@@ -19,8 +19,9 @@ from guided_grpo.studies.comparison.measured import Measured, load
 from guided_grpo.studies.comparison.summary import paired
 
 CELLS = ("today", "few", "fewest", "wrong", "slip", "cut", "renamed", "merged", "answers")
-ARMS = ("grpo", "sft", "sft+grpo", "auto-guide", "auto")
-COLOURS = dict(zip(ARMS, ("#8c8c8c", "#4c78a8", "#72b7b2", "#f58518", "#d62728"), strict=True))
+OWN_GRPO = ("lengths", "skills", "today-long", "cut-long", "few-long")  # cells of another base or budget
+ARMS = ("grpo", "sft-1", "sft-2", "sft", "sft+grpo", "auto-guide", "auto")
+COLOURS = dict(zip(ARMS, ("#8c8c8c", "#9ecae1", "#6baed6", "#4c78a8", "#72b7b2", "#f58518", "#d62728"), strict=True))
 WIDTH, LEFT, ROW = 720, 110, 34
 FONT = 'font-family="sans-serif" font-size="13"'
 
@@ -58,30 +59,37 @@ def against(baseline: Sequence[Measured], runs: Sequence[Measured]) -> dict[str,
     return found
 
 
+def with_grpo(cells: dict[str, dict[str, list[Measured]]]) -> dict[str, dict[str, list[Measured]]]:
+    """The runs of grpo in every cell of one base and budget: it reads no trace."""
+    shared = cells.get("today", {}).get("grpo", [])
+    return {name: {"grpo": shared, **arms} if shared and name not in OWN_GRPO else arms for name, arms in cells.items()}
+
+
 def table(cells: dict[str, dict[str, list[Measured]]]) -> list[str]:
     """The rows of both tables, as Markdown."""
-    shared = cells["today"].get("grpo", [])  # it reads no trace: the same in every cell
-    lines = ["| cell | " + " | ".join(ARMS) + " |", "|" + "---|" * (len(ARMS) + 1)]
+    arms_shown = [arm for arm in ARMS if any(arm in arms for arms in cells.values())]
+    lines = ["| cell | " + " | ".join(arms_shown) + " |", "|" + "---|" * (len(arms_shown) + 1)]
     by_seed = ["", *lines]
     more = [
         "",
         "| cell | best other arm | `auto` against it | `auto` against sft | p |",
         "|---|---|---|---|---|",
     ]
-    for name, arms in cells.items():
-        all_arms = {"grpo": shared, **arms}
+    for name, all_arms in cells.items():
         means = {arm: sum(accuracies(runs)) / len(runs) for arm, runs in all_arms.items() if runs}
         best = max(means.values())
         shown = []
-        for arm in ARMS:
+        for arm in arms_shown:
             text = interval(all_arms[arm]) if arm in means else "–"
             shown.append(f"**{text}**" if means.get(arm) == best else text)
         lines.append(f"| {name} | " + " | ".join(shown) + " |")
-        by_seed.append(f"| {name} | " + " | ".join(percent(accuracies(all_arms.get(arm, []))) for arm in ARMS) + " |")
+        by_seed.append(
+            f"| {name} | " + " | ".join(percent(accuracies(all_arms.get(arm, []))) for arm in arms_shown) + " |"
+        )
         if "auto" not in means:
             continue
         other = max((arm for arm in means if arm != "auto"), key=lambda arm: means[arm])
-        first, second = against(all_arms[other], arms["auto"]), against(arms["sft"], arms["auto"])
+        first, second = against(all_arms[other], all_arms["auto"]), against(all_arms["sft"], all_arms["auto"])
         words = [f"{100 * one['accuracy']:+.1f} [{100 * one['interval'][0]:+.1f}, {100 * one['interval'][1]:+.1f}]"
                  for one in (first, second)]  # fmt: skip
         more.append(f"| {name} | {other} | {words[0]} | {words[1]} | {first['p_value']:.3f} |")
@@ -95,20 +103,20 @@ def accuracies(runs: Sequence[Measured]) -> list[float]:
 
 def picture(cells: dict[str, dict[str, list[Measured]]]) -> str:
     """A line for each cell, a dot for each run, its mean as a bar."""
-    shared, height = cells["today"].get("grpo", []), 60 + ROW * len(cells)
-    scale = (WIDTH - LEFT - 30) / 100
+    scale, height = (WIDTH - LEFT - 30) / 100, 60 + ROW * len(cells)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" {FONT}>',
         f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
     ]
-    for number, arm in enumerate(ARMS):
-        x = LEFT + 115 * number
+    arms_shown = [arm for arm in ARMS if any(arm in arms for arms in cells.values())]
+    for number, arm in enumerate(arms_shown):
+        x = LEFT + 100 * number
         parts.append(f'<circle cx="{x}" cy="16" r="5" fill="{COLOURS[arm]}"/><text x="{x + 10}" y="21">{arm}</text>')
     for place, (name, arms) in enumerate(cells.items()):
         y = 56 + ROW * place
         parts.append(f'<text x="8" y="{y + 4}">{name}</text>')
         parts.append(f'<line x1="{LEFT}" x2="{LEFT + 100 * scale:.0f}" y1="{y}" y2="{y}" stroke="#ddd"/>')
-        for arm, runs in {"grpo": shared, **arms}.items():
+        for arm, runs in arms.items():
             values = accuracies(runs)
             for value in values:
                 x, look = LEFT + 100 * value * scale, f'fill="{COLOURS[arm]}" fill-opacity=".45"'
@@ -127,7 +135,8 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of when-*/")
     parser.add_argument("--picture", type=Path, help="an SVG to write")
     options = parser.parse_args()
-    cells = {cell: arms for cell in CELLS if (arms := runs_of(options.runs / f"when-{cell}"))}
+    names = (*CELLS, *OWN_GRPO)
+    cells = with_grpo({cell: arms for cell in names if (arms := runs_of(options.runs / f"when-{cell}"))})
     print("\n".join(table(cells)))
     if options.picture:
         options.picture.write_text(picture(cells), encoding="utf-8")
