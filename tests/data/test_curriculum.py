@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from itertools import islice
 from typing import Any
 
 import pytest
+from datasets import Dataset
 from trl.trainer.utils import RepeatSampler
 
+from guided_grpo.data import curriculum
 from guided_grpo.data.adaptive import AdaptiveOrder
 from guided_grpo.data.curriculum import MATHS_TIERS, OrderedRepeatSampler, difficulty_order, hardness, row_order
 from guided_grpo.errors import InputError
@@ -85,17 +88,20 @@ def test_less_data_than_one_batch() -> None:
 
 
 def test_what_a_curriculum_orders_by() -> None:
+    def listed(keys: Any) -> list[float]:
+        return list(keys)
+
     columns: dict[str, Any] = {
         "source": ["olympiads", "cn_contest"],
         "success_rate": [0.25, 1.0],
         "difficulty": [7, 3],
         "x": None,
     }
-    assert hardness("difficulty", columns) == [7.0, 3.0]
-    assert hardness("tiers", columns) == [3.0, 0.0]
-    assert hardness("tiers", {**columns, "tier": ["b", "a"]}, ("b", "a")) == [0.0, 1.0]
-    assert hardness("success", columns) == [0.75, 0.0]
-    assert hardness("adaptive", {"success_rate": [0.25]}) == [0.75]
+    assert listed(hardness("difficulty", columns)) == [7.0, 3.0]
+    assert listed(hardness("tiers", columns)) == [3.0, 0.0]
+    assert listed(hardness("tiers", {**columns, "tier": ["b", "a"]}, ("b", "a"))) == [0.0, 1.0]
+    assert listed(hardness("success", columns)) == [0.75, 0.0]
+    assert listed(hardness("adaptive", {"success_rate": [0.25]})) == [0.75]
     assert hardness("none", columns) is None and hardness("random", columns) is None
     with pytest.raises(InputError, match=r"'success' orders by success_rate, .* \(it has x\); fix: map one"):
         hardness("success", {"x": None})
@@ -104,10 +110,32 @@ def test_what_a_curriculum_orders_by() -> None:
 
 
 def test_success_order_is_stable_and_shuffling_is_by_epoch() -> None:
-    assert row_order(4, hardness("success", {"success_rate": [0.0, 1.0, 0.5, 1.0]}), 1)(0) == [1, 3, 2, 0]
+    assert list(row_order(4, hardness("success", {"success_rate": [0.0, 1.0, 0.5, 1.0]}), 1)(0)) == [1, 3, 2, 0]
     shuffled = row_order(50, None, 7)
-    assert shuffled(0) == shuffled(0) != shuffled(1)
+    assert list(shuffled(0)) == list(shuffled(0)) != list(shuffled(1))
     assert sorted(shuffled(3)) == list(range(50))
+
+
+def test_shuffling_is_that_of_trl_in_every_epoch() -> None:
+    theirs = RepeatSampler(range(97), 1, 1, 1, shuffle=True, seed=5)
+    order = row_order(97, None, 5)
+    for epoch in range(4):
+        rows = list(order(epoch))
+        assert rows == list(theirs)
+        assert {type(row) for row in rows} == {int}  # what a data set is asked with
+
+
+def test_a_column_is_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A column of a data set is lazy; of pieces of three rows the last is not full, and rows are counted through."""
+    monkeypatch.setattr(curriculum, "PIECE", 3)
+    values = [5, 3.5, -0.0, 5, 0, 1, 3.5, 2]
+    rows = Dataset.from_dict({"difficulty": [float(value) for value in values]})
+    keys = hardness("difficulty", {"difficulty": rows["difficulty"]})
+    assert list(row_order(8, keys, None)(0)) == sorted(range(8), key=values.__getitem__) == [2, 4, 5, 7, 1, 6, 0, 3]
+    with pytest.raises(InputError, match="has no value in row 4"):
+        hardness("difficulty", {"difficulty": Dataset.from_dict({"d": [1.0, 2, 3, 4, None]})["d"]})
+    with pytest.raises(InputError, match="mixes numbers and tiers"):
+        hardness("tiers", {"tier": [1, 2, 3, "cn_contest"]})
 
 
 def test_adaptive_order_by_hand() -> None:
@@ -131,6 +159,23 @@ def test_adaptive_order_by_hand() -> None:
     assert order.level == 0
     assert list(rows) == [5]
     assert list(order(1)) == [1, 3, 2, 4, 5, 0]  # a new epoch, all of them again, from where the level is
+
+
+@pytest.mark.parametrize("values", [3, 1000], ids=["ties", "mostly different"])
+def test_adaptive_order_is_that_of_a_sorted_list(values: int) -> None:
+    """The rule in its plainest form: of a sorted list the nearest is taken out, at levels that go up and down."""
+    draw = random.Random(values)
+    hard = [draw.randrange(values) / 3 for _ in range(400)]
+    order = AdaptiveOrder(hard)
+    for epoch in range(2):
+        left = sorted((d, row) for row, d in enumerate(hard))
+        for place, row in enumerate(order(epoch)):
+            nearest = min(left, key=lambda one: (abs(one[0] - order.level), one))
+            assert row == nearest[1], place
+            left.remove(nearest)
+            # On a value, in the middle of two, and beyond both ends.
+            order.level = draw.choice([draw.choice(hard), draw.randrange(-2, 2 * values) / 6])
+        assert not left
 
 
 def test_adaptive_order_ties_go_to_the_easier() -> None:

@@ -39,7 +39,7 @@ from trl.models.utils import unwrap_model_for_generation
 from trl.trainer.utils import get_config_model_id
 
 from guided_grpo.data.adaptive import AdaptiveOrder
-from guided_grpo.data.curriculum import MATHS_TIERS, OrderedRepeatSampler, hardness, row_order
+from guided_grpo.data.curriculum import MATHS_TIERS, Hardness, OrderedRepeatSampler, hardness, row_order
 from guided_grpo.errors import InputError
 from guided_grpo.guidance.allocation import GuidancePlan, plan_batch, shares, with_whole_traces
 from guided_grpo.guidance.placement import GuidanceTokenizer
@@ -219,7 +219,7 @@ class GuidedGRPOTrainer(GRPOTrainer):
             repeat_count=self.num_iterations * self.args.steps_per_generation,
         )
 
-    def _hardness(self, dataset: Any) -> list[float] | None:
+    def _hardness(self, dataset: Any) -> Hardness | None:
         tiers = self.args.curriculum_tiers or MATHS_TIERS
         return hardness(self.args.curriculum, rows_by_column(dataset), tiers)
 
