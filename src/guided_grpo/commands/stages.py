@@ -67,6 +67,7 @@ def sft_settings(settings: TrainSettings, source: str) -> sft.SftSettings:
     config = SFTConfig(
         **{name: getattr(training, name) for name in _SHARED},
         output_dir=str(folder_of(settings)),
+        loss_type=stage.sft_loss,
         learning_rate=stage.sft_learning_rate,
         lr_scheduler_type="cosine_with_min_lr",
         lr_scheduler_kwargs={"min_lr_rate": 0.1},
