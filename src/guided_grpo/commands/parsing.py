@@ -21,7 +21,7 @@ from guided_grpo.embedded.recipes import POLICIES
 from guided_grpo.errors import InputError
 from guided_grpo.evaluation.decoding import Decoding
 from guided_grpo.grading import GradingSettings
-from guided_grpo.settings import again, check, describe, setting
+from guided_grpo.settings import OneOf, again, check, describe, setting
 from guided_grpo.train.config import SETTINGS, GuidedGRPOConfig, has_bf16
 from guided_grpo.train.presets import METHODS, foreign
 
@@ -30,6 +30,7 @@ VOLATILE = frozenset(
     {
         "output_dir", "quiet", "disable_tqdm", "save_steps", "save_total_limit", "report_to",
         "maths_workers", "code_workers", "infra_limit",
+        "vllm_server_base_url", "vllm_server_host", "vllm_server_port", "vllm_server_timeout", "vllm_group_port",
     }
 )  # fmt: skip
 UNGUIDED = "grpo"
@@ -115,6 +116,9 @@ class StageArguments(TeachingArguments):
     sft_learning_rate: Annotated[float, Gt(0)] = setting(5e-5, "after 10 % warm-up; falls to 10 % as a cosine")
     sft_epochs: Annotated[float, Ge(0)] = setting(3.0, "over the traces, at most; 0 = none, with --method auto")
     sft_batch_size: Annotated[int, Ge(1)] = setting(64, "traces a step, on all devices")
+    sft_loss: Annotated[str, OneOf(("nll", "dft"))] = setting(
+        "nll", "of a trace's tokens: log-likelihood, or weighed by their probability (DFT, arXiv 2508.05629)"
+    )
     sft_max_length: Annotated[int | None, Ge(1)] = setting(
         None, "tokens; longer traces are left out; unset = what the policy can read"
     )
