@@ -40,9 +40,12 @@ def test_luffys_shape(probability: float, f: float, slope: float) -> None:
     assert term(probability, 0.875, guidance_loss="shaped") == pytest.approx((-0.875 * f, -0.875 * slope), abs=1e-4)
 
 
-@pytest.mark.parametrize(("probability", "weight"), [(0.5, 0.25), (0.9, 0.09)])
-def test_chords_token_weight(probability: float, weight: float) -> None:
-    found = term(probability, guidance_loss="likelihood", imitation_tokens="p(1-p)")
+@pytest.mark.parametrize(
+    ("tokens", "probability", "weight"),
+    [("p(1-p)", 0.5, 0.25), ("p(1-p)", 0.9, 0.09), ("p", 0.02, 0.02), ("p", 0.9, 0.9)],
+)
+def test_token_weights_of_chord_and_dft(tokens: str, probability: float, weight: float) -> None:
+    found = term(probability, guidance_loss="likelihood", imitation_tokens=tokens)
     assert found == pytest.approx((-weight * math.log(probability), -weight), rel=1e-4)
 
 

@@ -5,7 +5,8 @@ other values take guidance out of TRL's loss and add Σ_t s_t·h(π_t) / n over 
 probability of the token, s_t a factor that is fixed when the batch is graded, and n a number of tokens:
 
     likelihood    h = −φ log π        s = c · gate    n by `imitation_mean`        UFT (2505.16984), HPT (2509.04419),
-                                                                                   CHORD (2508.11408: φ = sg(π(1 − π)))
+                                                                                   CHORD (2508.11408: φ = sg(π(1 − π))),
+                                                                                   DFT (2508.05629: φ = sg(π))
     shaped        h = −π/(π + γ)      s = A           n joint                      LUFFY (2504.14945), γ = 0.1
     top-entropy   h = −log π          s = A           n joint                      Prefix-RFT (2507.01679): of the
                                                                                    tokens the 20 % with most H
@@ -53,7 +54,7 @@ class ImitationSettings(AxisGroup):
     imitation_mean: Annotated[str, OneOf(("apart", "joint"))] = axis(
         "apart", "likelihood is a mean over guidance tokens, or over generated and guidance tokens together"
     )
-    imitation_tokens: Annotated[str, OneOf(("all", "p(1-p)"))] = axis("all", "φ of likelihood")
+    imitation_tokens: Annotated[str, OneOf(("all", "p", "p(1-p)"))] = axis("all", "φ of likelihood")
     shaping: Annotated[float, Gt(0)] = axis(0.1, "γ of shaped, ε of trust")
     entropy_share: Annotated[float, Interval(gt=0, le=1)] = axis(0.2, "share of a rollout's guidance in top-entropy")
 
@@ -153,8 +154,9 @@ def imitation_sum(
         loss = -probability / probability.detach().clamp(min=settings.shaping)
     else:
         loss = -logps_bT
-    if settings.guidance_loss == "likelihood" and settings.imitation_tokens == "p(1-p)":
-        loss = loss * (probability * (1 - probability)).detach()
+    if settings.guidance_loss == "likelihood" and settings.imitation_tokens != "all":
+        weight = probability if settings.imitation_tokens == "p" else probability * (1 - probability)
+        loss = loss * weight.detach()
     if settings.guidance_loss == "top-entropy":
         loss = loss * most_uncertain(entropies_bT.detach(), taken, settings.entropy_share)
     return (loss * factors_bT).sum()
