@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 
 from guided_grpo.errors import InputError
 from guided_grpo.store import rundir
@@ -45,6 +46,8 @@ def load_state(folder: Path, run: RunState) -> tuple[int, dict[str, list[float]]
 
 
 def load_buffer(folder: Path, rank: int, device: torch.device) -> Any:
-    """This rank's part; None where there is none, as after a change of the number of ranks: TRL then samples anew."""
-    path = folder / _BUFFER.format(rank=rank)
-    return torch.load(path, map_location=device, weights_only=True) if path.exists() else None
+    """This rank's part; None after a change of the number of ranks: then TRL samples anew, on all of them."""
+    if len(list(folder.glob(_BUFFER.format(rank="*")))) != PartialState().num_processes:
+        return None
+    place = "cpu" if device.type == "cpu" else device  # among several processes it is cpu:0, which torch cannot load to
+    return torch.load(folder / _BUFFER.format(rank=rank), map_location=place, weights_only=True)
