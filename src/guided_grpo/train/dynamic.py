@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge
@@ -68,11 +69,15 @@ def filled_batch(
 
 def further_problem(rows: Dataset, place: int, seed: int) -> dict[str, Any]:
     """Problem number `place` of those that dynamic sampling draws, in a random order of every epoch."""
+    epoch, offset = divmod(place, len(rows))
+    return dict(rows[int(_order(len(rows), seed + 7919 * (epoch + 1))[offset])])
+
+
+@lru_cache(maxsize=2)  # a batch may end one epoch and begin the next; of 10⁷ rows an order takes a second and 80 MB
+def _order(rows: int, seed: int) -> torch.Tensor:
     import torch  # here, so that what names the methods loads without it
 
-    epoch, offset = divmod(place, len(rows))
-    generator = torch.Generator().manual_seed(seed + 7919 * (epoch + 1))
-    return dict(rows[int(torch.randperm(len(rows), generator=generator)[offset])])
+    return torch.randperm(rows, generator=torch.Generator().manual_seed(seed))
 
 
 def teaching_rows(accuracy_b: torch.Tensor, group_size: int) -> list[int]:
