@@ -355,6 +355,22 @@ def test_settings_of_the_stage(policy_folder: Path, tmp_path: Path) -> None:
     )
 
 
+def test_the_loss_of_the_stage(policy_folder: Path, tmp_path: Path) -> None:
+    """`auto` weighs tokens by their probability; published baselines do not, unless asked to."""
+    common = {**small_run(policy_folder), "output_dir": "x", "guidance_length": 0.5}
+    found = {
+        (method, loss): sft_settings(
+            parsed(tmp_path, {**common, "method": method, **more}), str(policy_folder)
+        ).training.loss_type
+        for method in ("auto", "sft+auto-guide", "sft")
+        for loss, more in {"unset": {}, "nll": {"sft_loss": "nll"}, "dft": {"sft_loss": "dft"}}.items()
+    }
+    assert found == {
+        **{("auto", "unset"): "dft", ("sft+auto-guide", "unset"): "nll", ("sft", "unset"): "nll"},
+        **{(method, loss): loss for method in ("auto", "sft+auto-guide", "sft") for loss in ("nll", "dft")},
+    }
+
+
 def test_where_the_method_stands(policy_folder: Path, tmp_path: Path) -> None:
     """Config and command line, the last word the command line's; what is written is read again."""
     settings = settings_of(policy_folder, tmp_path / "run")

@@ -216,6 +216,7 @@ def _imitate(options: argparse.Namespace) -> ImitationTrial:
         "train_data": options.data, "data_mapping": mapping_of(options.map) or None, "data_reader": options.reader,
         "data_split": options.split, "data_limit": options.limit,
         "learning_rate": options.imitate_rate, "lr_scheduler_type": "constant", "max_steps": options.imitate,
+        "loss_type": "dft",  # as auto fine-tunes
         "per_device_train_batch_size": options.imitate_batch, "sft_every": ceil(options.imitate / 3),
         "sft_patience": 3, "sft_held_out": options.imitate_problems, "sft_answer": options.sft_answer,
         "guidance_thinking": options.thinking, "chat_template_kwargs": options.template_kwargs or None,

@@ -116,8 +116,10 @@ class StageArguments(TeachingArguments):
     sft_learning_rate: Annotated[float, Gt(0)] = setting(5e-5, "after 10 % warm-up; falls to 10 % as a cosine")
     sft_epochs: Annotated[float, Ge(0)] = setting(3.0, "over the traces, at most; 0 = none, with --method auto")
     sft_batch_size: Annotated[int, Ge(1)] = setting(64, "traces a step, on all devices")
-    sft_loss: Annotated[str, OneOf(("nll", "dft"))] = setting(
-        "nll", "of a trace's tokens: log-likelihood, or weighed by their probability (DFT, arXiv 2508.05629)"
+    sft_loss: Annotated[str | None, OneOf(("nll", "dft"))] = setting(
+        None,
+        "of a trace's tokens: log-likelihood, or that weighed by their probability (DFT, arXiv 2508.05629); "
+        "unset = dft with --method auto, nll with others",
     )
     sft_max_length: Annotated[int | None, Ge(1)] = setting(
         None, "tokens; longer traces are left out; unset = what the policy can read"
@@ -283,6 +285,7 @@ def _parse_into(classes: tuple[type, ...], arguments: list[str], prog: str) -> t
         for part in parts:
             if isinstance(part, StageArguments):
                 part.alone = alone
+                part.sft_loss = part.sft_loss or ("dft" if _taught_first(parts) else "nll")
                 part.first = part.sft_epochs > 0 and (first or _taught_first(parts))
                 if first and not part.first:
                     fix = "use a number above 0, or another method"

@@ -111,9 +111,10 @@ METHODS: Final[dict[str, Method]] = {
             "guidance_loss": "likelihood",
             "imitation_mean": "joint",
             "imitation_gate": "rate",
+            "imitation_tokens": "p",
         },
-        "fine-tuning on the traces while held-out accuracy rises; then auto-guide, with each trace imitated by its "
-        "likelihood, as much as its group succeeds",
+        "fine-tuning on the traces, each token as much as the policy believes it, while held-out accuracy rises; then "
+        "auto-guide, with each trace imitated in the same way, as much as its group succeeds",
         "ours, from what was measured",
         taught_first=True,
     ),
