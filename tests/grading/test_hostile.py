@@ -20,10 +20,19 @@ from guided_grpo.store.jsonl import append_rows, whole_rows
 from guided_grpo.types import Status
 
 HERE = Path(__file__).parent
-PROGRAMS = yaml.safe_load((HERE / "hostile_programs.yaml").read_text(encoding="utf-8"))
+PROGRAMS = [
+    row
+    for name in ("hostile_programs.yaml", "fresh_programs.yaml")
+    for row in yaml.safe_load((HERE / name).read_text(encoding="utf-8"))
+]
 LEFT_PROGRAMS = {
     "NaN against a distance",  # so does Python: no comparison with NaN is true
     "a decorator of the program",  # a function of the tests that changes their own list stays with them
+    "compared with itself",  # as an object that has an __eq__ may be
+    "compared with its other name",  # tests that no program fails: only plain cases are seen
+    "a lambda that is never called",
+    "a decorator that swallows",
+    "user list",  # a class of a module that equals a plain list: no plain data here
 }
 
 
@@ -63,6 +72,51 @@ def test_ordinary_answers() -> None:
         verdicts = maths.check([(row["completion"], row["answer"]) for row in rows])
     graded = zip(rows, verdicts, strict=True)
     assert not [row for row, verdict in graded if (verdict.status is Status.CORRECT) is not row["correct"]]
+
+
+FRESH = [json.loads(line) for line in (HERE / "fresh_answers.jsonl").open(encoding="utf-8")]
+LEFT_FRESH = {
+    (r"-2\le m\le 2", r"m^2\le4"),  # an inequality that is still to be solved
+    (r"\text{even}", r"\text{even function}"),  # a word more
+    ("5", r"5\text{ (by symmetry)}"),  # doubted by the same rule as "probably"
+}
+
+
+@pytest.mark.slow
+def test_fresh_answers() -> None:
+    with MathsPool(1) as maths:
+        verdicts = maths.check([(row["completion"], row["answer"]) for row in FRESH])
+    graded = list(zip(FRESH, verdicts, strict=True))
+    assert not [row for row, verdict in graded if verdict.status is Status.CORRECT and not row["correct"]]
+    assert {(row["answer"], verdict.extracted) for row, verdict in graded
+            if row["correct"] and verdict.status is not Status.CORRECT} == LEFT_FRESH  # fmt: skip
+
+
+@pytest.mark.parametrize(("gold", "right", "wrong"), [
+    (r"\log_{10} 7", r"\log 7", r"\log_7 10"), ("3", r"\log 1000", r"\log 100"), (r"\binom{m}{3}", "C(m,3)", "C(3,m)"), ("10", "C_5^3", "C_3^5"),
+    (r"3x^2+C", r"3x^2+C,\ C\in\mathbb{R}", r"3x^2+C,\ x\in\mathbb{N}"), (r"2k\pi, k\in\mathbb{Z}", r"2n\pi\ (n \in \mathbb{Z})", r"n\pi\ (n \in \mathbb{Z})"),
+    (r"n\pi+1, n\in\mathbb{Z}", r"1+k\pi\text{, where }k\text{ is an integer}", r"1+k\pi, k\in\mathbb{N}"), ("2k+1, k\\in\\mathbb{Z}", "2k+1", "2k-2"),
+    (r"\begin{bmatrix}4\\0\\-7\end{bmatrix}", r"4\mathbf{i}-7\mathbf{k}", r"4\mathbf{i}-7\mathbf{j}"), (r"\begin{bmatrix}4\\0\end{bmatrix}", "(4,0)^T", "(0,4)^T"),
+    (r"\begin{pmatrix}2&4\\6&8\end{pmatrix}", r"2\begin{pmatrix}1&2\\3&4\end{pmatrix}", r"2\begin{pmatrix}2&4\\6&8\end{pmatrix}"), (r"\begin{pmatrix}1&0\end{pmatrix}", r"\begin{pmatrix}1\\0\end{pmatrix}^T", r"\begin{pmatrix}0\\1\end{pmatrix}^T"),
+    (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", "[[1,2],[3,4]]", "[[1,2],[4,3]]"), ("x=3", r"x^3=27\implies x=3", r"x=3\implies x^2=9"),
+    (r"\text{no solution}", r"\text{no real solution exists}", r"\text{a solution exists}"), (r"x\ne\pm2", r"\mathbb{R}\setminus\{\pm2\}", r"x\ne2"), (r"x\ne1\pm\sqrt3", r"\mathbb{R}\setminus\{1-\sqrt3,1+\sqrt3\}", r"x\ne\pm(1+\sqrt3)"),
+    (r"\$40", r"\text{EUR }40", r"\text{EUR }4"), ("8:05", "08:05", "8:50"), (r"\text{Friday}", r"\text{on Friday}", r"\text{on Monday}"), (r"\text{No}", r"\text{No, there are none.}", r"\text{No, but yes for even n}"),
+    (r"\text{continuous}", r"\text{the function is continuous}", r"\text{the discontinuous}"), ("f(x)=x^2+x", "f(t)=t^2+t", "f(t)=t^2-t"), ("4", r"4\ (\text{mod } 9)", r"13\bmod 10"), (r"4\pmod 9", r"x\equiv4\pmod 9", r"4\pmod 7"), ("8", r"17\bmod 9", r"8\bmod 3"),
+    ("A3_{16}", r"\text{A3}_{16}", r"\text{3A}_{16}"), (r"\min(a,b)", r"\min\{b,a\}", r"\max\{a,b\}"), (r"\sqrt{7}", r"\sqrt7=2.6457\ldots", r"\sqrt7=2.6467\ldots"), (r"\sqrt{7}", r"7^{1/2}", r"\sqrt7+10^{-45}"), ("0", r"\sin^2 1+\cos^2 1-1", "e^{-2000}"),
+    ("[0,4]", r"0\le f(x)\le4", r"0\le f(x)<4"), (r"x\ge3", r"2x-6\ge0", r"6-2x\ge0"), (r"(-\infty,2)", "3x<6", "3x>6"), ("x>-1", "-x<1", "-x>1"),
+])  # fmt: skip
+def test_causes_of_the_fresh_answers(gold: str, right: str, wrong: str) -> None:
+    assert [check_maths(f"\\boxed{{{text}}}", gold).status is Status.CORRECT for text in (right, wrong)] == [
+        True,
+        False,
+    ]
+
+
+@pytest.mark.parametrize(("response", "found"), [
+    ("**Answer: Yes**, since it is even.", True), ("**Answer: Yes** or no.", False), ("**Answer: Yes**, but not for 2.", False), ("**Answer: No**, it is not.", False),
+])  # fmt: skip
+def test_what_is_bold_was_declared(response: str, found: bool) -> None:
+    assert (check_maths(response, "Yes").status is Status.CORRECT) is found
 
 
 def test_answers() -> None:

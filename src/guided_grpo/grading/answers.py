@@ -39,6 +39,10 @@ _LETTER = re.compile(r"[*_$(\[]*[A-Z][*_$)\]]*[.:](?=\s)")  # a choice before it
 _BOXES = 8  # at most, that together are one answer
 _LINE = 1_024  # characters of a line that are searched for a reason: the search is quadratic in blanks
 _BOLD = re.compile(r"(?<![\w)}*])\*\*(?=[^\s*])([^*\n]*[^\s*])\*\*(?![\w*])")  # within a sentence, and no power
+_BOLD_END = re.compile(  # "**Answer: yes**, it converges": what is bold was declared, unless more is said of it
+    r"\*\*(?=[\s.,;:]|$)(?!.*(?:\d|\b(?:or|and|not?|but|if|unless|maybe|perhaps|wrong|incorrect)\b)).*$",
+    re.IGNORECASE | re.DOTALL,
+)
 _THERE_ARE = re.compile(  # before a number; changes nothing
     r"^(\\text\s*\{\s*)?(?i:there (?:is|are|exist)\s+)?(?i:(?:exactly|precisely|simply|just|a total of|equal to)\s*)?"
     r"(?(1)\s*\}|\b)\s*(?=[\d\\(.-])"
@@ -88,7 +92,7 @@ _REWRITES = tuple(
         (r"(?<![\d.\s])\\text\s*\{\s*(-?\d+(?:\.\d+)?)\s*\}", r"\1"),
         (r"\\text\s*\{\s*([,;])\s*\}", r"\1 "),
         (r"\\mathbb\s*([A-Z])", r"\\mathbb{\1}"),
-        (r"^(?:USD|EUR|GBP|INR|Rs\.?|US)\s*(?=\\?\$?\d)", ""),
+        (r"^(\\text\s*\{\s*)?(?:\\textdollar|USD|EUR|GBP|INR|Rs\.?|US)\s*(?(1)\})\s*(?=\\?\$?\d)", ""),
         (r"\{([,:=])\}|(?<![\\a-zA-Z}^_\]])\{([<>+-])\}", r"\1\2"),
         (r"\\!", ""),
         (r"(?<!\\)\\[,;: ]|~|\\q?quad(?![a-zA-Z])|\\hfill\b", " "),
@@ -124,7 +128,11 @@ _REWRITES = tuple(
         (r"(\d\.)\((\d+)\)", r"\1\\overline{\2}"),
         (r"_\{\((\d+)\)\}|(?<=\w)\s*(?:\\text\s*\{\s*)?\(?base\s*\}?\s*(\d+)\s*\)?\s*\}?$", r"_{\1\2}"),
         (r"\\text\s*\{\s*infinity\s*\}|\binfinity\b", r"\\infty"),
-        (r"(?<![a-zA-Z\\])C\((\d+),\s*(\d+)\)|(?:\{\})?(?:\^|_)\{?(\d+)\}?C_\{?(\d+)\}?", r"\\binom{\1\3}{\2\4}"),
+        (
+            r"(?<![a-zA-Z\\])C\((\d+),\s*(\d+)\)|(?:\{\})?(?:\^|_)\{?(\d+)\}?C_\{?(\d+)\}?"
+            r"|(?<![\w\\}])C_\{?(\d+)\}?\^\{?(\d+)\}?(?=[^a-zA-Z]*$)",
+            r"\\binom{\1\3\5}{\2\4\6}",
+        ),
         (r"^<([^<>]*,[^<>]*)>$", r"(\1)"),
         (r"\\langle(?![a-zA-Z])", "("),
         (r"\\rangle(?![a-zA-Z])", ")"),
@@ -319,6 +327,8 @@ def _rest(text: str, start: int) -> str:
 
 def _said(text: str, start: int) -> str:
     line = line_content(text, start).strip()[:_LINE]
+    if text[text.rfind("\n", 0, start) + 1 : start].count("**") % 2:
+        line = _BOLD_END.sub("", line)
     return _REASON.sub("", line if _LETTER.match(line) else _SENTENCE.split(line)[0])
 
 

@@ -15,12 +15,35 @@ def refuse_idle(body: Sequence[ast.stmt]) -> None:
     for node in (part for each in body for part in ast.walk(each)):
         if isinstance(node, ast.Assert) and isinstance(node.test, ast.Tuple) and node.test.elts:
             raise ValueError("assert a tuple, which is always true: the brackets hold the message too")
+        asserted = _asserted(node)
+        if asserted is not None and _is_always_true(asserted):
+            raise ValueError(f"assert what is always true: {_short(ast.unparse(asserted))}")
         if _catches_all(node):
             raise ValueError("catch the failure of their own assert, so that every program would pass")
         if isinstance(node, ast.AsyncFunctionDef) and node.name.startswith("test") and asserts(node):
             raise ValueError(f"hold {node.name}, which is asynchronous: nothing here runs it")
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test") and asserts(node) and _yields(node):
             raise ValueError(f"hold {node.name}, which is a generator: to call it runs nothing")
+
+
+def _asserted(node: ast.AST) -> ast.expr | None:
+    """What a statement or a call says to be true; None = nothing, or no more than `assert True`."""
+    called = node.func.attr if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) else ""
+    claim = node.test if isinstance(node, ast.Assert) else None
+    if isinstance(node, ast.Call) and called == "assertTrue" and node.args:
+        claim = node.args[0]
+    return None if isinstance(claim, ast.Constant) and claim.value is True else claim
+
+
+def _is_always_true(claim: ast.expr) -> bool:
+    """Whether no program makes it false: a text, a list with elements, a function, `… or True`."""
+    if isinstance(claim, ast.Constant):
+        return bool(claim.value)
+    if isinstance(claim, (ast.Tuple, ast.List, ast.Set)):
+        return bool(claim.elts)
+    if isinstance(claim, ast.BoolOp):
+        return (any if isinstance(claim.op, ast.Or) else all)(map(_is_always_true, claim.values))
+    return isinstance(claim, (ast.Lambda, ast.GeneratorExp))
 
 
 def _catches_all(node: ast.AST) -> bool:
@@ -55,3 +78,7 @@ def _within(statements: Iterable[ast.AST]) -> Iterable[ast.AST]:
         yield node
         if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)):
             yield from _within(ast.iter_child_nodes(node))
+
+
+def _short(text: str, limit: int = 60) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"

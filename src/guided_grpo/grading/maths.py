@@ -18,7 +18,7 @@ from guided_grpo.grading.answers import choice_of, clean, declared_answer, split
 from guided_grpo.grading.exact import MAX_CHARS, LimitError, TimeLimitError, UnparseableError, check_limits, exact_value
 from guided_grpo.grading.numerics import UnreadError, near, number, ratio, read, same_value
 from guided_grpo.grading.regions import looks_like_region, read_region
-from guided_grpo.grading.units import in_degrees, in_radians, plain, unit_of
+from guided_grpo.grading.units import in_degrees, in_radians, modulus_of, plain, unit_of
 from guided_grpo.types import Status, Verdict
 
 MAX_ELEMENTS = 64  # of a list, tuple or set
@@ -48,13 +48,31 @@ _MATRIX = re.compile(
     r"\\end\s*\{(?:p|b|small)?(?:matrix|array)\}\s*[)\]]?",
     re.DOTALL,
 )
-_BASED = re.compile(r"\(?(\d[0-9A-F]*)\)?\s*_\{?(\d+|\\text\{\w+\})\}?")
+_TRANSPOSED = re.compile(r"(?<=[)}\]])\s*\^\s*\{?\s*(?:T|\\top|\\(?:text|mathrm)\{T\})\s*\}?$")
+_FACTOR = re.compile(
+    r"(?![(\[]\s*\\begin)((?:[^\\&]|\\(?:frac|sqrt|pi|cdot|times)(?![a-zA-Z]))+?)\s*(?:\\cdot|\\times)?\s*(?=\\begin|[(\[]\s*\\begin)"
+)
+_BASED = re.compile(  # 1011_2, (D0)_{16}, \text{D0}_{16}
+    r"(?:\\(?:text|mathrm)\{)?\(?(\d[0-9A-F]*|[A-F][0-9A-F]*\d[0-9A-F]*)\)?\}?\s*_\{?(\d+|\\text\{\w+\})\}?"
+)
+_HENCE = re.compile(
+    r"\\(?:Rightarrow|Longrightarrow|Leftrightarrow|Longleftrightarrow|implies|iff|therefore)(?![a-zA-Z])|[⇒⟹∴]"
+)
+_CHOOSE = re.compile(r"(?<![a-zA-Z\\])C\(([^(),]+),([^(),]+)\)(?!\s*=)")
+_FUNCTION = re.compile(r"([a-zA-Z]'?)\(([a-z])\)\s*=")
+_BASE_TEN = re.compile(r"\\log\s*_\s*\{\s*10\s*\}|\\lg(?![a-zA-Z])")
+_BARE_LOG = re.compile(r"\\log(?![a-zA-Z])(?!\s*[_^])")
 _LETTER = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\{\s*\(?[A-Z]\)?\s*\}|\(?[A-Z]\)?")  # a gold that is a choice
 _CLOCK = re.compile(r"\d{1,2}\s*:\s*\d\d")
 _SAME_WORDS = {
-    "dne": "does not exist", "none": "no solution", "no solutions": "no solution", "no real solution": "no solution",
-    "no real solutions": "no solution", "empty set": "no solution", "emptyset": "no solution", "infinity": "infty",
+    "dne": "does not exist", "none": "no solution", "empty set": "no solution", "emptyset": "no solution",
+    "infinity": "infty",
 }  # fmt: skip
+_TRUTHS = ("yes", "no", "true", "false")
+_CONDITION = r"\d|\b(?:yes|not?|true|false|but|if|unless|or|only|except|maybe|perhaps|sometimes|when|n't)\b|n't"
+_ROUNDED = re.compile(  # \sqrt2 \approx 1.41, \sqrt2 = 1.4142\ldots
+    r"(.+?)\s*(?:\\approx\s*(-?\d+(?:\.\d+)?)|(?:=|\\approx)\s*(-?\d+\.\d+)\s*(?:\.\.\.|…|\\[lc]?dots))"
+)
 _STATUS: dict[type[Exception], Status] = {
     LimitError: Status.RESOURCE,
     UnparseableError: Status.UNPARSEABLE,
@@ -68,7 +86,12 @@ _SIGNS = re.compile(r"\\pm(?![a-zA-Z])")
 _DENIED = re.compile(
     r"\b(?:not|no(?!\.)|never|isn|wrong|incorrect|false|neither|nor|except|unless|less|more)\b", re.IGNORECASE
 )
-_INTEGERS = re.compile(r",\s*(?:\\text\{\s*(?:where|for)\s*\}\s*)?([a-z])\s*\\in\s*(\\mathbb\{[ZN]\})$")
+_WHOLE = re.compile(  # "…, k \in \mathbb{Z}", "… (n \in \mathbb{N})", "…, where k is an integer", "… for any integer n"
+    r"(?:[\s,(]+|(?=\\text))(?:\\text\{[\s,]*(?:where|for|with)(?: any| all| some)?\s*\}\s*)?([a-z])\s*"
+    r"(?:\\in\s*\\mathbb\{([ZN])\}|\\text\{\s*is an(?:y)? integer\s*\})\s*\)?$"
+    r"|(?:[\s,(]+|(?=\\text))\\text\{[\s,]*(?:where|for|with)?(?: any| all| some)? ?integers?\s*\}\s*([a-z])\s*\)?$"
+)
+_REALS = re.compile(r",\s*\(?\s*(?:\\text\{\s*where\s*\}\s*)?([a-zA-Z])\s*\\in\s*\\mathbb\{R\}\s*\)?$")
 _INTEGRATION = re.compile(r"\+\s*([cCkK]|C_[01]|\\text\{\s*(?:const(?:ant)?\.?|C)\s*\})$")
 _DIGITS_ONLY = re.compile(r"\\text\{[\d\s.]*\}|e|i|\\pi")
 Algebra = Callable[[], ModuleType]  # gives symbolic.py, or refuses
@@ -186,6 +209,8 @@ def _equal(gold: str, answer: str, algebra: Algebra) -> bool:
     """Equality of gold and answer, as they were written."""
     if _DECIMAL.fullmatch(gold) and _DECIMAL.fullmatch(answer):  # most of what is graded
         return exact_value(gold) == exact_value(answer)
+    if not _HENCE.search(gold):  # what follows the last arrow is the answer
+        answer = _HENCE.split(answer)[-1]
     if _LETTER.fullmatch(gold.strip("$ ")):
         chosen = choice_of(answer)
         if chosen:
@@ -203,14 +228,12 @@ def _same_lists(gold: str, answer: str, algebra: Algebra) -> bool:
     """Equality of what may be several answers, in any order and equally many."""
     if _squeezed(gold) == _squeezed(answer) or _unwrapped(gold) == _unwrapped(answer):
         return True
+    gold, answer = _unconditional(gold, answer)
     if looks_like_region(gold):
         algebra()
         regions = read_region(gold), read_region(answer)
         if regions[0] and regions[1]:
             return regions[0].equals(regions[1])
-    bound, other = _INTEGERS.search(gold), _INTEGERS.search(answer)
-    if bound and other and bound[2] == other[2] and bound[1] != other[1]:  # k in place of n
-        answer = re.sub(r"\\[a-zA-Z]+|[a-z]", lambda match: bound[1] if match[0] == other[1] else match[0], answer)
     answer = _cases(_constant(gold, answer))
     golds, answers = _members(gold), _members(answer)
     gold_names, answer_names = _names(golds), _names(answers)
@@ -230,6 +253,40 @@ def _same_lists(gold: str, answer: str, algebra: Algebra) -> bool:
             inside[1], [text for _, text in sorted(zip(answer_names, answers, strict=True))], algebra, ordered=True
         )
     return _match(golds, answers, algebra, ordered=False)
+
+
+def _unconditional(gold: str, answer: str) -> tuple[str, str]:
+    """Both without what only says that a letter in them is a real or a whole number; the letter named as in `gold`."""
+    texts, letters, kinds = [], [], []
+    for text in (gold, answer):
+        real, whole = _REALS.search(text), _WHOLE.search(text)
+        if real and real[1] in text[: real.start()]:
+            text, whole = text[: real.start()], None
+        letter = (whole[1] or whole[3]) if whole else ""
+        if whole and letter in _letters(text[: whole.start()]):
+            text = text[: whole.start()]
+        else:
+            letter = ""
+        texts.append(text.rstrip(" ,"))
+        letters.append(letter)
+        kinds.append((whole[2] or "Z") if whole and letter else "")
+    if (all(kinds) and kinds[0] != kinds[1]) or (letters[1] and not letters[0] and letters[1] not in "knm"):
+        return gold, answer
+    if letters[0] and not letters[1]:  # the condition was left out
+        others = [letter for letter in "knm" if letter in _letters(texts[1])]
+        letters[1] = letters[0] if letters[0] in _letters(texts[1]) else others[0] if len(others) == 1 else ""
+    if letters[0] and letters[1] and letters[0] != letters[1]:
+        texts[1] = _renamed(texts[1], letters[1], letters[0])
+    return texts[0], texts[1]
+
+
+def _letters(text: str) -> set[str]:
+    """The letters that stand for something, outside of commands."""
+    return set(re.findall("[a-zA-Z]", re.sub(r"\\text\{[^{}]*\}|\\[a-zA-Z]+", " ", text)))
+
+
+def _renamed(text: str, old: str, new: str) -> str:
+    return re.sub(r"\\[a-zA-Z]+|[a-zA-Z]", lambda match: new if match[0] == old else match[0], text)
 
 
 def _constant(gold: str, answer: str) -> str:
@@ -288,6 +345,10 @@ def _match(golds: Sequence[str], answers: Sequence[str], algebra: Algebra, *, or
 
 def _same(gold: str, answer: str, algebra: Algebra) -> bool:
     """Equality of two single answers."""
+    moduli = modulus_of(gold), modulus_of(answer)
+    if moduli[0] and moduli[1] and moduli[0] != moduli[1]:
+        return False
+    gold, answer = _in_one_notation(gold, answer)
     gold_name, answer_name = _name(gold), _name(answer)
     if gold_name and answer_name and gold_name != answer_name and len(gold_name) == len(answer_name) == 1:
         return _related(gold, answer, algebra)
@@ -337,6 +398,7 @@ def _same(gold: str, answer: str, algebra: Algebra) -> bool:
     if _is_words(gold) or _is_words(answer) or "\\emptyset" in gold:
         if exact_gold is not None:
             raise UnparseableError("words where a number was asked for")
+        whole_answer = _explained(gold, whole_answer)
         whole = _words(gold) == _words(whole_answer if _is_words(gold) else answer)
         return whole or (re.search(r"\d", gold) is not None and _words(gold) == _words(answer))  # without its unit
     inside_gold, inside_answer = _inside(gold), _inside(answer)
@@ -359,10 +421,26 @@ def _same(gold: str, answer: str, algebra: Algebra) -> bool:
     check_limits(answer)
     if _ANTIDERIVATIVE.search(answer) and number(gold) is not None:
         return False  # a function, or a number that is written as none
+    if interval and number(answer) is not None and read_region(gold):
+        return False
     equal = same_value(gold, answer)
+    if equal is False and (_BARE_LOG.search(gold) or _BARE_LOG.search(answer)):  # or to base 10, as in school
+        equal = same_value(*(_BARE_LOG.sub(r"\\lg ", text) for text in (gold, answer)))
     if equal is None and _is_known(gold) and not _CALCULUS.search(answer):  # math-verify skips what it cannot read
         raise UnparseableError("no expression that is known")
     return bool(algebra().symbolic_equal(gold, answer, sets_as_relations=interval)) if equal is None else equal
+
+
+def _in_one_notation(gold: str, answer: str) -> tuple[str, str]:
+    """Both with binomials as such, with the argument of a function as `gold` has it, with logarithms to one base."""
+    if not _inside(gold):
+        gold, answer = (_CHOOSE.sub(r"\\binom{\1}{\2}", text) for text in (gold, answer))
+    heads = [_FUNCTION.match(text) for text in (gold, answer)]
+    if heads[0] and heads[1] and heads[0][1] == heads[1][1] and heads[0][2] not in _letters(answer):
+        answer = _renamed(answer, heads[1][2], heads[0][2])
+    if _BASE_TEN.search(gold) or _BASE_TEN.search(answer):  # then a bare \log is to that base too
+        gold, answer = (_BARE_LOG.sub(r"\\lg ", text) for text in (gold, answer))
+    return gold, answer
 
 
 def _unrelated(answer: str, algebra: Algebra) -> bool:
@@ -415,6 +493,8 @@ def _same_ratio(gold: str, answer: str, algebra: Algebra) -> bool:
         if fraction is None or over is None or not under or fraction.denominator == 1:
             return False
         return over == fraction * under
+    if _CLOCK.fullmatch(gold) and _CLOCK.fullmatch(answer):
+        return int(golds[0]) == int(answers[0]) and golds[1].strip() == answers[1].strip()
     if len(golds) != len(answers) or _CLOCK.fullmatch(gold):
         return re.sub(r"\s", "", gold) == re.sub(r"\s", "", answer)
     parts = [[exact_value(part) for part in side] for side in (golds, answers)]
@@ -440,12 +520,26 @@ def _same_components(golds: Sequence[str], answer: str, algebra: Algebra) -> boo
 
 
 def _cells(text: str) -> list[list[str]] | None:
-    """The rows of a matrix; None where `text` is none, or a determinant."""
-    match = _MATRIX.fullmatch(text.strip())
+    r"""The rows of a matrix, `\frac12` in front of it within, `^T` behind it taken; None where `text` is none."""
+    text = text.strip()
+    rows = _inside(text) if text.startswith("[[") else None
+    if rows:
+        inner = [_inside(row) for row in rows[1]]
+        return [each[1] for each in inner if each] if all(inner) else None
+    turned = _TRANSPOSED.search(text)
+    text = text[: turned.start()] if turned else text
+    factor = _FACTOR.match(text)
+    match = _MATRIX.fullmatch(text[factor.end() :] if factor else text)
     if match is None:
         return None
-    rows = [row.strip() for row in re.split(r"\\\\(?:\[[^\]]*\])?", match[2])]
-    return [[cell.strip() for cell in row.split("&")] for row in rows if row]
+    lines = [row.strip() for row in re.split(r"\\\\(?:\[[^\]]*\])?", match[2])]
+    found = [[cell.strip() for cell in row.split("&")] for row in lines if row]
+    if factor:
+        front = "-1" if factor[1].strip() == "-" else factor[1]
+        found = [[f"({front})({cell})" for cell in row] for row in found]
+    if turned and len({len(row) for row in found}) == 1:
+        found = [list(column) for column in zip(*found, strict=True)]
+    return found
 
 
 def _same_cells(
@@ -455,7 +549,9 @@ def _same_cells(
     shapes = [[len(row) for row in rows] if rows else [] for rows in (golds, answers)]
     left, right = ([cell for row in rows or [] for cell in row] for rows in (golds, answers))
     if not golds or not answers:
-        inside = _inside(answer if golds else gold)
+        if golds and "\\unit_" in answer and 1 in (len(golds), max(shapes[0])):
+            return _same_components(left, answer, algebra)
+        inside = _inside(_TRANSPOSED.sub("", answer if golds else gold))
         shape = shapes[0] or shapes[1]
         if inside is None or inside[0] != "()" or (len(shape) > 1 and max(shape) > 1):
             return False
@@ -512,8 +608,8 @@ def _assigned(text: str, algebra: Algebra, *, strict: bool = False) -> str:
     head, member, tail = text.partition("\\in ")
     if member and _NAME.fullmatch(head.strip()):
         return tail.strip()
-    rounded = re.fullmatch(r"(.+?)\s*\\approx\s*(-?\d+(?:\.(\d+))?)", text)
-    if rounded and _rounds(rounded[1], rounded[2], algebra):
+    rounded = _ROUNDED.fullmatch(text)
+    if rounded and _rounds(rounded[1], rounded[2] or rounded[3], algebra, cut=rounded[3] is not None):
         text = rounded[1]
     parts = split_outside(text, _EQUALS)
     parts = parts[1:] if len(parts) > 1 and not parts[0] else parts
@@ -542,14 +638,14 @@ def _share(text: str) -> Fraction | None:
     return exact / 100 if exact is not None and percent else exact
 
 
-def _rounds(text: str, decimal: str, algebra: Algebra) -> bool:
-    """Whether `decimal` is the value of `text`, rounded."""
+def _rounds(text: str, decimal: str, algebra: Algebra, *, cut: bool = False) -> bool:
+    """Whether `decimal` is the value of `text`, rounded, or cut off."""
     value: Any = exact_value(plain(text)[0])
     if value is None:
         algebra()
         value = number(plain(_assigned(text, algebra))[0])
     places = len(decimal.partition(".")[2])
-    return value is not None and bool(abs(value - Fraction(decimal)) * 2 * 10**places <= 1)
+    return value is not None and bool(abs(value - Fraction(decimal)) * (2 - cut) * 10**places <= 1)
 
 
 def _is_name(head: str) -> bool:
@@ -603,10 +699,24 @@ def _words(text: str) -> str:
     if re.search(r"\\(?!text|mathrm|mbox|operatorname)[a-zA-Z]|[+^=*]", text):
         raise UnparseableError("words and mathematics mixed")
     bare = re.sub(r"(?<=\d)(?:st|nd|rd|th)\b", "", bare.casefold())
-    bare = re.sub(r"^(?:an?|the|there (?:is|are|exists?)) (?=\w{2})", "", bare)
+    bare = re.sub(r"^(?:an?|the|it|on|in|at|there (?:is|are|exists?)) (?=\w{2})", "", bare)
+    bare = re.sub(r"^no (?:real )?solutions?(?: exists?)?$", "no solution", bare)
     if re.search(r"\d", bare) and (bare.count(" ") == 1 or _MONTH.search(bare)):  # "5 June" is "June 5"
         bare = " ".join(sorted(bare.split()))
     return _SAME_WORDS.get(bare, bare)
+
+
+def _explained(gold: str, answer: str) -> str:
+    """The word that was asked for, where a comma and its reason follow, or a subject goes before: "the series …"."""
+    word, said = (" ".join(_TEXT.sub(r" \1 ", text).split()).casefold() for text in (gold, answer))
+    reason = re.fullmatch(r"(yes|no|true|false)\s*[,.;:\u2013\u2014-]\s*(.*)", said)
+    if reason and word in _TRUTHS and not re.search(_CONDITION, reason[2]):
+        return reason[1]
+    return (
+        gold
+        if re.fullmatch(rf"(?:it|this|the (?!no|un|in|ir|im|least|most)\w+)(?: is| are)? {re.escape(word)}", said)
+        else answer
+    )
 
 
 def _radians(degrees: str) -> str:

@@ -12,7 +12,8 @@ from typing import Any
 from mpmath import inf, mp, mpf  # type: ignore[import-untyped]  # mpmath ships no types
 
 from guided_grpo.grading.answers import split_outside
-from guided_grpo.grading.numerics import DIGITS, near, number
+from guided_grpo.grading.exact import LimitError
+from guided_grpo.grading.numerics import DIGITS, UnreadError, near, number, read
 
 _MEMBER = re.compile(r"\s*(?:(\\?[a-zA-Z]\w*)\s*(?:\\in(?![a-zA-Z])|=(?=\s*[\[(])))\s*(.*)", re.DOTALL)
 _BUILDER = re.compile(r"\\\{\s*(\\?[a-zA-Z])\s*(?:\\in\s*\\mathbb\{R\}\s*)?(?:\||:|\\mid)(.*)\\\}", re.DOTALL)
@@ -22,6 +23,7 @@ _OR = re.compile(
 )
 _AND = re.compile(r"\\land(?![a-zA-Z])|\\wedge(?![a-zA-Z])|\\text\{\s*and\s*\}|(?<![a-zA-Z\\])and(?![a-zA-Z])|,")
 _CAP = re.compile(r"\\cap(?![a-zA-Z])")
+_PM = re.compile(r"\\pm(?![a-zA-Z])")
 _SETMINUS = re.compile(r"\\(?:setminus|backslash)(?![a-zA-Z])")
 _COMMA = re.compile("[,;]")
 _LIKE = re.compile(
@@ -31,7 +33,7 @@ _LIKE = re.compile(
 _ALL = re.compile(r"\\mathbb\s*\{?R\}?|(?:\\text\{)?\s*all reals?(?: numbers)?\s*\}?", re.I)
 _SIGNED = re.compile(r"\\mathbb\{R\}\s*(?:\^\s*\{?\s*([+-])\s*\}?|_\s*\{?\s*(<|>|\\le|\\ge)\s*0\s*\}?)")
 _SHIFTED = re.compile(r"\|\s*(\\?[a-zA-Z]+)\s*([+-][^|]*)\||\|([^|]*)-\s*(\\?[a-zA-Z]+)\s*\|")  # |x - a|, |a - x|
-_NAME = r"(?:\\[a-zA-Z]+|[a-zA-Z])(?:_\w+)?"
+_NAME = r"(?:\\[a-zA-Z]+|[a-zA-Z])(?:_\w+)?(?:\([a-z]\))?"  # x, x_1, \alpha, f(x)
 _MAX_PIECES = 64
 
 Piece = tuple[Any, int, Any, int]  # low, 0 where low belongs to it else 1; high, 0 where high belongs to it else -1
@@ -89,7 +91,7 @@ def _read(text: str) -> Region | None:
         return _combined([_read(part) for part in parts if part], _common if _SIGN.search(text) else _union)
     points = re.fullmatch(r"\\\{([^{}]*)\\\}", text)
     if points:
-        values = [_end(part) for part in points[1].split(",")]
+        values = [_end(_PM.sub(sign, part)) for part in points[1].split(",") for sign in "+-"[: 1 + ("\\pm" in part)]]
         return Region(_tidy([(value, 0, value, 0) for value in values])) if None not in values else None
     return _inequality(text) if _SIGN.search(text) else _interval(text)
 
@@ -133,19 +135,44 @@ def _inequality(text: str) -> Region | None:
         return Region(tuple(moved), around.name)
     names = [side for side in sides if re.fullmatch(rf"\|?\s*{_NAME}\s*\|?", side) and _end(side) is None]
     if len(names) != 1 or len(sides) > 3 or (len(sides) == 3 and sides[1] != names[0]):
-        return None
+        return _linear(sides[0], signs[0], sides[1]) if len(sides) == 2 else None
     pieces: tuple[Piece, ...] = ((-inf, 1, inf, -1),)
     at = sides.index(names[0])
     for position, sign in enumerate(signs):
         if position not in (at - 1, at):
             return None
-        value = _end(sides[position if position < at else position + 1])
-        if value is None:
+        end = sides[position if position < at else position + 1]
+        signs_of_end = "+-" if sign == "\\ne" and "\\pm" in end else ""  # neither a nor -a
+        values = [_end(_PM.sub(each, end)) for each in signs_of_end] or [_end(end)]
+        if None in values:
             return None
         turned = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
         sign = turned.get(sign, sign) if position < at else sign
-        pieces = _common(pieces, _half(sign, value, absolute="|" in names[0]))
+        for value in values:
+            pieces = _common(pieces, _half(sign, value, absolute="|" in names[0]))
     return Region(pieces, names[0].strip("| "))
+
+
+def _linear(left: str, sign: str, right: str) -> Region | None:
+    """The ray of `2x - 6 \\ge 0`; None where the sides do not differ by a multiple of one variable and a number."""
+    try:
+        one, two = read(left), read(right)
+    except (UnreadError, LimitError):
+        return None
+    names = one.names | two.names
+    if len(names) != 1:
+        return None
+    [name] = names
+    places = [mpf(0), mpf(1), mpf(2), mpf(-3), mp.sqrt(2)]
+    sides = [(one.at({name: place}), two.at({name: place})) for place in places]
+    if any(None in pair or mp.im(pair[0]) or mp.im(pair[1]) for pair in sides):
+        return None
+    constant, second, *others = [mp.re(a - b) for a, b in sides]
+    slope = second - constant
+    if near(slope, 0) or not all(near(slope * x + constant, y) for x, y in zip(places[2:], others, strict=True)):
+        return None
+    turned = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
+    return Region(_half(turned.get(sign, sign) if slope < 0 else sign, -constant / slope, absolute=False), name)
 
 
 def _half(sign: str, value: Any, *, absolute: bool) -> tuple[Piece, ...]:

@@ -42,7 +42,9 @@ _UNITS_IN_TH = re.compile(  # "ly", "th": what is doubted there, and counted or 
     r"moths?|tooth|mouth|births?)\b",
     re.IGNORECASE,
 )
-_RESIDUE = re.compile(r"\s*(?:\\text\s*\{\s*\(mod \d+\)\s*\}|\\text\s*\{\s*\(mod\s*\}\s*\d+\s*\)|\\pmod\s*\{?\d+\}?)$")
+_RESIDUE = re.compile(  # in brackets; "5 mod 3" without them is 2
+    r"\s*(?:\\pmod\s*\{?\s*(\d+)\s*\}?|(?:\(\s*\\(?:text|mathrm)\s*\{|\\(?:text|mathrm)\s*\{\s*\()\s*mod\s*\}?\s*(\d+)\s*\}?\s*\)\s*\}?)$"
+)
 _RADIANS = re.compile(r"(?:\\(?:text|mathrm)\s*\{\s*|(?<=[\d)} ]))(?:radians?|rads?)\b\s*\}?$")
 _PERCENT = re.compile(r"\s*\\?%$")
 _ENDS_IN_TEXT = re.compile(r"\\(?:text|textrm|mathrm|mbox)\s*\{[^{}]*\}\s*$")
@@ -67,6 +69,12 @@ def plain(text: str, unit: str = "") -> tuple[str, bool]:
         text = text if _ENDS_IN_TEXT.search(text[: match.start()]) else text[: match.start()].strip()
     percent = _PERCENT.search(text)
     return (text[: percent.start()], True) if percent else (text, False)
+
+
+def modulus_of(text: str) -> str:
+    r"""The m of `5 \pmod{m}`; "" where there is none."""
+    match = _RESIDUE.search(text)
+    return (match[1] or match[2]) if match else ""
 
 
 def in_degrees(text: str) -> bool:

@@ -30,6 +30,20 @@ def fails_by_itself(node: ast.AST, body: Sequence[ast.stmt]) -> bool:
     return reaches(node, body, lambda each: any(_fails(part, ("exit",)) for part in ast.walk(each)))
 
 
+def expects_error(node: ast.Try) -> bool:
+    """Whether it is `pytest.raises` by hand: only a handler, and of an error that fails no test, leads past it."""
+    last = (node.orelse or node.body)[-1]
+    fails = isinstance(last, ast.Raise) or (
+        isinstance(last, ast.Assert) and isinstance(last.test, ast.Constant) and not last.test.value
+    )
+    if isinstance(last, ast.Expr) and isinstance(last.value, ast.Call):
+        fails = ast.unparse(last.value.func) in ("self.fail", "pytest.fail", "exit", "sys.exit")
+    kinds = [part.id for each in node.handlers for part in (ast.walk(each.type) if each.type else [])
+             if isinstance(part, ast.Name)]  # fmt: skip
+    caught = {"AssertionError", "Exception", "BaseException", "SystemExit"} & set(kinds)
+    return fails and bool(node.handlers) and all(each.type for each in node.handlers) and not caught
+
+
 def _fails(node: ast.AST, names: tuple[str, ...]) -> bool:
     if isinstance(node, ast.Call):
         return ast.unparse(node.func).rpartition(".")[2].startswith(names)

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from guided_grpo.sandbox.assertions import prepare_unittest, pytest_module
-from guided_grpo.sandbox.collection import fails_by_itself, is_collected, is_test
+from guided_grpo.sandbox.collection import expects_error, fails_by_itself, is_collected, is_test
 from guided_grpo.sandbox.stand_ins import (
     Absent,
     Asked,
@@ -64,6 +64,13 @@ class _Rewrite(ast.NodeTransformer):
         node = self.generic_visit(node)  # type: ignore[assignment]
         target = node.targets[0]
         return _pass_over(node, f"{target.id} = _pending()") if isinstance(target, ast.Name) else node
+
+    def visit_Try(self, node: ast.Try) -> ast.AST:
+        wanted = expects_error(node)
+        self.generic_visit(node)
+        for handler in node.handlers if wanted else []:  # then to get here is what the test asserts
+            handler.body.insert(0, ast.parse("_asserted()").body[0])
+        return node
 
     def visit_Lambda(self, node: ast.Lambda) -> ast.AST:
         text = ast.unparse(node)
