@@ -20,8 +20,11 @@ from guided_grpo.studies.comparison.summary import paired
 
 CELLS = ("today", "few", "fewest", "wrong", "slip", "cut", "renamed", "merged", "answers")
 OWN_GRPO = ("lengths", "skills", "today-long", "cut-long", "few-long")  # cells of another base or budget
-ARMS = ("grpo", "sft-1", "sft-2", "sft", "sft+grpo", "auto-guide", "auto")
-COLOURS = dict(zip(ARMS, ("#8c8c8c", "#9ecae1", "#6baed6", "#4c78a8", "#72b7b2", "#f58518", "#d62728"), strict=True))
+COLOURS = {
+    "grpo": "#8c8c8c", "sft-1": "#9ecae1", "sft-2": "#6baed6", "sft": "#4c78a8", "sft+grpo": "#72b7b2",
+    "auto-guide": "#f58518", "auto-nll": "#eca3a3", "sft-dft": "#1f3d66", "sft-dft+grpo": "#2a7f62", "auto": "#d62728",
+}  # fmt: skip
+ARMS = tuple(COLOURS)
 WIDTH, LEFT, ROW = 720, 110, 34
 FONT = 'font-family="sans-serif" font-size="13"'
 
@@ -72,7 +75,7 @@ def table(cells: dict[str, dict[str, list[Measured]]]) -> list[str]:
     by_seed = ["", *lines]
     more = [
         "",
-        "| cell | best other arm | `auto` against it | `auto` against sft | p |",
+        "| cell | best other arm | `auto` against it | `auto` against the best sft | p |",
         "|---|---|---|---|---|",
     ]
     for name, all_arms in cells.items():
@@ -89,7 +92,8 @@ def table(cells: dict[str, dict[str, list[Measured]]]) -> list[str]:
         if "auto" not in means:
             continue
         other = max((arm for arm in means if arm != "auto"), key=lambda arm: means[arm])
-        first, second = against(all_arms[other], all_arms["auto"]), against(all_arms["sft"], all_arms["auto"])
+        taught = max((arm for arm in means if arm.startswith("sft") and "+" not in arm), key=lambda arm: means[arm])
+        first, second = (against(all_arms[arm], all_arms["auto"]) for arm in (other, taught))
         words = [f"{100 * one['accuracy']:+.1f} [{100 * one['interval'][0]:+.1f}, {100 * one['interval'][1]:+.1f}]"
                  for one in (first, second)]  # fmt: skip
         more.append(f"| {name} | {other} | {words[0]} | {words[1]} | {first['p_value']:.3f} |")
@@ -103,17 +107,19 @@ def accuracies(runs: Sequence[Measured]) -> list[float]:
 
 def picture(cells: dict[str, dict[str, list[Measured]]]) -> str:
     """A line for each cell, a dot for each run, its mean as a bar."""
-    scale, height = (WIDTH - LEFT - 30) / 100, 60 + ROW * len(cells)
+    scale, height = (WIDTH - LEFT - 30) / 100, 80 + ROW * len(cells)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" {FONT}>',
         f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
     ]
     arms_shown = [arm for arm in ARMS if any(arm in arms for arms in cells.values())]
     for number, arm in enumerate(arms_shown):
-        x = LEFT + 100 * number
-        parts.append(f'<circle cx="{x}" cy="16" r="5" fill="{COLOURS[arm]}"/><text x="{x + 10}" y="21">{arm}</text>')
+        x, y = 20 + 105 * (number % 6), 16 + 20 * (number // 6)
+        parts.append(
+            f'<circle cx="{x}" cy="{y}" r="5" fill="{COLOURS[arm]}"/><text x="{x + 10}" y="{y + 5}">{arm}</text>'
+        )
     for place, (name, arms) in enumerate(cells.items()):
-        y = 56 + ROW * place
+        y = 76 + ROW * place
         parts.append(f'<text x="8" y="{y + 4}">{name}</text>')
         parts.append(f'<line x1="{LEFT}" x2="{LEFT + 100 * scale:.0f}" y1="{y}" y2="{y}" stroke="#ddd"/>')
         for arm, runs in arms.items():
