@@ -133,6 +133,13 @@ class GuidedGRPOConfig(Axes, GRPOConfig):
                 value="controller",
                 fix="set guidance_strength (such as ratio or setpoint) and guidance_length, or rescue_strength: stages",
             )
+        if self.use_transformers_continuous_batching and self.repetition_penalty != 1:
+            raise InputError(
+                "is left out by continuous batching",
+                field="repetition_penalty",
+                value=self.repetition_penalty,
+                fix="use 1, or vLLM",
+            )
         group, ratio = int(self.num_generations or 0), self.guidance_ratio
         here = self.per_device_train_batch_size * int(self.steps_per_generation or 1)
         if self.dynamic_sampling and here % group:

@@ -12,14 +12,16 @@ the usual estimate (arXiv 2001.08361), with these choices:
     padding      counts where the model reads it (TRL's own forward and `generate`); what is shared counts once
     recomputed   layers of gradient checkpointing are not counted twice: saving memory is no part of a method
     reference    a model of its own has its own N; an adapter that is switched off counts as if it were on
-    engines      outside the model (vLLM): each different prompt once, and every generated token
+    engines      vLLM, continuous batching (whose recorded passes cannot be seen): each different prompt once, and
+                 every generated token
 
 Tokens are counted where they pass the decoder, so whatever calls it is counted, and nothing by formula but engines.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -79,6 +81,15 @@ class Meter:
 
     def __exit__(self, *error: object) -> None:
         self._open = False
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Do not count what the models read meanwhile: `add_sampled` does."""
+        was, self._open = self._open, False
+        try:
+            yield
+        finally:
+            self._open = was
 
     def add(self, flops: int) -> None:
         """Count these, if it is open."""

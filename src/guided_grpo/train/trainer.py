@@ -26,6 +26,8 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -57,6 +59,7 @@ from guided_grpo.train.config import GuidedGRPOConfig
 from guided_grpo.train.dynamic import filled_batch, further_problem
 from guided_grpo.train.flops import Meter
 from guided_grpo.train.forward import Forward, arrange, needed_tokens, why_plain
+from guided_grpo.train.generation import check_whole, one_line, room_for
 from guided_grpo.train.imitation import factors_bT, gates_of, imitation_loss
 from guided_grpo.train.metrics import plain_number
 from guided_grpo.train.records import group_records, rollout_records
@@ -135,6 +138,7 @@ class GuidedGRPOTrainer(GRPOTrainer):
     _batch: Batch | None = None  # under way; None = TRL evaluates
     _buffered_inputs: list[dict[str, Any]] | None  # TRL's: micro-batches of the generation batch
     _preparing = 0.0  # seconds of the last `_prepare_inputs`
+    continuous_batching_config: Any  # TRL's, as the user set it; on a CPU sized to each batch
 
     def __init__(
         self, model: Any, reward_funcs: Any = None, args: GRPOConfig | None = None, *positional: Any, **named: Any
@@ -149,7 +153,8 @@ class GuidedGRPOTrainer(GRPOTrainer):
                 value=type(args).__name__,
                 fix="pass args=GuidedGRPOConfig(...), which takes every GRPOConfig field",
             )
-        super().__init__(model, reward_funcs, args, *positional, **named)
+        with one_line(args):
+            super().__init__(model, reward_funcs, args, *positional, **named)
         names, form = self.reward_func_names, self.args.format_reward
         self._accuracy_index = accuracy_index(names, self.args)
         check_trainable(self.args, names, plain=not (self.tools or self._is_vlm or self.rollout_func is not None))
@@ -192,6 +197,9 @@ class GuidedGRPOTrainer(GRPOTrainer):
         reason = self._why_plain() if self.args.forward == "shared" else None
         if reason:
             _LOG.warning("forward: plain instead of shared, because %s", reason)
+        half = "bf16" if self.args.bf16 else "fp16" if self.args.fp16 else None
+        if self.use_transformers_continuous_batching and half and self.model.dtype == torch.float32:
+            _LOG.warning("%s: TRL's continuous batching casts the policy itself, for good; vLLM does not", half)
         shared = self.args.forward == "shared" and not reason
         self._forward = Forward(shared=shared, checkpointing=self.args.gradient_checkpointing)
 
@@ -381,15 +389,18 @@ class GuidedGRPOTrainer(GRPOTrainer):
             generated = [[] if all_there else next(sampled) for all_there in whole]
         else:  # rollouts of a group differ in guidance: an engine must not sample n times from the group's first prompt
             number = 1 if guided else num_generations
-            generated, logprobs = super()._generate_single_turn(
-                prompts, images, multimodal_fields, number, has_tool_images
-            )
+            with one_line(self.args), self._engine(prompts):
+                generated, logprobs = super()._generate_single_turn(
+                    prompts, images, multimodal_fields, number, has_tool_images
+                )
+            if self.use_transformers_continuous_batching:
+                check_whole(generated, len(prompts), self._ends, self.max_completion_length)
             if batch is not None and self.args.guidance_rows:  # engines are asked for equally many on all ranks
                 kept = [not assignment.slice.whole for assignment in batch.plan]
                 generated = [ids if keep else [] for ids, keep in zip(generated, kept, strict=True)]
                 if logprobs is not None:
                     logprobs = [values if keep else [] for values, keep in zip(logprobs, kept, strict=True)]
-        if self.use_vllm or self.rollout_func is not None:
+        if self._has_engine:
             self._meter.add_sampled(prompts, generated)
         if batch is not None and guided:
             generated, logprobs = (
@@ -401,13 +412,29 @@ class GuidedGRPOTrainer(GRPOTrainer):
         return generated, logprobs
 
     @property
+    def _has_engine(self) -> bool:
+        return self.use_vllm or self.use_transformers_continuous_batching or self.rollout_func is not None
+
+    @contextmanager
+    def _engine(self, prompts: list[list[int]]) -> Iterator[None]:
+        """Continuous batching sized to these prompts on a CPU; what it reads is counted as another engine's."""
+        if not self.use_transformers_continuous_batching:
+            yield
+            return
+        if self.accelerator.device.type == "cpu":
+            asked = dict(self.args.transformers_continuous_batching_config or {})
+            room = room_for(prompts, self.max_completion_length, asked)
+            self.continuous_batching_config = replace(self.continuous_batching_config, **room)
+        with self._meter.paused():
+            yield
+
+    @property
     def _samples_here(self) -> bool:
         """Whether `sample_rollouts` samples: on a CPU, where each rank holds the whole policy."""
-        engine = self.use_vllm or self.use_transformers_continuous_batching or self.rollout_func is not None
         sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
         settings = self.args.generation_kwargs or self.args.cache_implementation or self.repetition_penalty != 1
-        cpu = self.accelerator.device.type == "cpu"
-        return self._forward.shared and cpu and not (engine or sharded or settings or self.args.bf16 or self.args.fp16)
+        elsewhere = self._has_engine or self.accelerator.device.type != "cpu"
+        return self._forward.shared and not (elsewhere or sharded or settings or self.args.bf16 or self.args.fp16)
 
     def _sample_rollouts(self, prompts: list[list[int]]) -> list[list[int]]:
         with unwrap_model_for_generation(
