@@ -346,7 +346,7 @@ _ANOTHER = re.compile(  # letter in what follows a choice: "C", "A, C", "5 cm or
 def choice_of(text: str) -> str | None:
     """The letter that `text` chooses; None = none, or more than one."""
     text = re.sub(r"\\(?:text|textrm|mathrm|mbox|operatorname)\s*\{([^{}]*)\}", r"\1", text)
-    bare = clean(text).strip('{}$ ."')
+    bare = clean(text).replace("**", "").strip('{}$ ."')
     bare = bare.upper() if re.fullmatch(r"\(?[a-z]\)?", bare) else bare  # "b" chooses B
     match = _CHOICE.fullmatch(bare)
     return match[1] if match and not _ANOTHER.search(match[2] or match[3] or "") else None
