@@ -57,7 +57,7 @@ def test_everything_travels(wheel: Path) -> None:
     source = ROOT / "src" / "guided_grpo"
     ours = {str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()}
     ours = {name for name in ours if "__pycache__" not in name}
-    configs = {str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.yaml")}
+    configs = {str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.*")}
     assert names == ours | configs
     assert {
         "studies/page.css",

@@ -160,7 +160,15 @@ def test_every_shipped_comparison_names_runs_that_are_read() -> None:
 def test_every_shipped_launch_config_is_read_by_accelerate(path: Path) -> None:
     from accelerate.commands.config.config_args import load_config_from_file
 
-    assert load_config_from_file(str(path)).num_processes == 8
+    config = load_config_from_file(str(path))
+    assert config.num_machines == (2 if "2-nodes" in path.name else 1)
+    assert config.num_processes == 8 * config.num_machines
+    if config.num_machines > 1:  # one machine's config, on more of them
+        one = yaml.safe_load(path.with_name(path.name.replace("-2-nodes", "")).read_text())
+        more = {"num_machines": 2, "num_processes": 16, "rdzv_backend": "static", "same_network": True}
+        if "deepspeed_config" in one:  # by accelerate itself, not by pdsh and a file of hosts
+            one["deepspeed_config"]["deepspeed_multinode_launcher"] = "standard"
+        assert yaml.safe_load(path.read_text()) == {**one, **more}
 
 
 def test_report_needs_no_torch() -> None:

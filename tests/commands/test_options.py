@@ -36,7 +36,8 @@ def test_configs_are_listed_and_found(
     monkeypatch.chdir(tmp_path)
     assert main(["configs"]) == 0
     names = capsys.readouterr().out.splitlines()
-    assert len(names) == len(list(CONFIGS.glob("**/*.yaml"))) and "accelerate/fsdp2.yaml" in names
+    assert len(names) == len(list(CONFIGS.glob("**/*.*"))) and "accelerate/fsdp2.yaml" in names
+    assert [name for name in names if not name.endswith(".yaml")] == ["accelerate/slurm.sh"]
     for name in ("accelerate/fsdp2.yaml", "configs/accelerate/fsdp2.yaml"):
         assert main(["configs", name]) == 0
         assert capsys.readouterr().out == f"{CONFIGS}/accelerate/fsdp2.yaml\n"

@@ -91,3 +91,38 @@ def test_shards_have_the_gradients_of_one_process(options: dict[str, Any], share
         assert distance(gradients, theirs["gradients"][step]) < (1e-5 if step == 1 else 3e-5), step
         assert distance(same["gradients"][step], theirs["gradients"][step]) < 1e-7, step
     assert distance(ours["weights"], theirs["weights"]) < 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("fsdp", [True, False], ids=["shards", "copies"])
+def test_a_checkpoint_in_the_middle_of_a_batch_goes_on(fsdp: bool, tmp_path: Path) -> None:
+    """One step, a checkpoint between the two iterations over a batch, three more: those of the run that never stopped."""
+    options = {**GUIDED, "forward": "shared", "num_iterations": 2, "save_strategy": "steps", "save_steps": 1}
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    launch(whole, options, fsdp=fsdp)
+    launch(cut, {**options, "max_steps": 1}, fsdp=fsdp)
+    checkpoint = cut / "checkpoint-1"
+    buffers = [torch.load(checkpoint / f"rollouts.rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+    assert [[len(part["completion_ids"]) for part in buffer] for buffer in buffers] == [[6], [6]]
+    launch(cut, {**options, "checkpoint": str(checkpoint)}, fsdp=fsdp)
+    held = json.loads((cut / "resumed.json").read_text())
+    assert [rank["type"] for rank in held] == ["FSDP" if fsdp else "MULTI_CPU"] * 2
+    ours, theirs = (torch.load(folder, weights_only=True) for folder in (cut / "resumed.pt", whole / "run.pt"))
+    assert sorted(ours["gradients"]) == [2, 3, 4]
+    for step, gradients in ours["gradients"].items():
+        assert sum(float(gradient.abs().sum()) for gradient in gradients.values()) > 1e-3
+        assert distance(theirs["gradients"][step], gradients) < 1e-7, step
+    assert distance(theirs["weights"], ours["weights"]) < 1e-7
+    assert rows(cut, "rollouts.jsonl") == rows(whole, "rollouts.jsonl")
+    assert held[0]["length"] == held[1]["length"] == json.loads((whole / "run.json").read_text())[0]["length"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_checkpoint_of_another_number_of_ranks_samples_anew(tmp_path: Path) -> None:
+    """Its batch lies on ranks that are gone: all of the new ones sample, none waits for the others."""
+    options = {**GUIDED, "forward": "shared", "num_iterations": 2, "save_strategy": "steps", "save_steps": 1}
+    launch(tmp_path, {**options, "max_steps": 1}, size=1)
+    launch(tmp_path, {**options, "checkpoint": str(tmp_path / "checkpoint-1")})
+    assert [row["step"] for row in rows(tmp_path, "metrics.jsonl")] == [1, 2, 3, 4]

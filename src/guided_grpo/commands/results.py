@@ -8,13 +8,15 @@ from typing import Any
 
 from accelerate import PartialState
 from datasets import Dataset
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 
 from guided_grpo.commands.options import wants_bars
 from guided_grpo.commands.parsing import VOLATILE, RunArguments, tell
+from guided_grpo.commands.ranks import from_main
 from guided_grpo.evaluation.questions import evaluate, questions
 from guided_grpo.grading import Grader
 from guided_grpo.store import jsonl, rundir
+from guided_grpo.train.sharding import has_engine, policy_that_answers
 
 _SHORT = ("accuracy", "interval", "problems", "samples")
 
@@ -27,7 +29,7 @@ def run_once(settings: Any, train: Callable[[Grader], dict[str, Any]], grader: G
     Raises `InputError`, before anything is written, where the run directory is that of another run.
     """
     rundir.check(settings.output, settings.to_json(), VOLATILE)
-    summary = rundir.read_json(settings.output / rundir.SUMMARY)
+    summary = from_main(rundir.read_json(settings.output / rundir.SUMMARY))
     if summary is not None:
         tell(f"{settings.output} is finished: {headline(summary)}")
         return dict(summary)
@@ -67,31 +69,39 @@ class Results:
         self.max_tokens, self.template_kwargs, self.observe = max_tokens, template_kwargs, observe
         self.state = PartialState()
 
+    def begin(self, when: str) -> None:
+        """`evaluate` what training begins with: now, or, where an engine takes over the policy, as soon as it has."""
+        if has_engine(self.trainer):
+            self.trainer.add_callback(_AtStart(lambda: self.evaluate(when)))
+        else:
+            self.evaluate(when)
+
     def evaluate(self, when: str) -> None:
-        """Fill `when` (before, between, after) of eval.json unless it is there."""
-        if not self._can_evaluate():
+        """Fill `when` (before, between, after) of eval.json unless it is there. All ranks answer."""
+        if self.held_out is None:
             return
         path = self.output / rundir.EVAL
-        if self.state.is_main_process:
-            data = rundir.read_json(path) or {"before": None, "after": None}
-            if data.get(when) is None:
-                figures = self._measure(f"{when} training")
+        data = from_main(rundir.read_json(path)) or {"before": None, "after": None}
+        figures = data.get(when)
+        if figures is None:
+            figures = self._measure(f"{when} training")
+            if self.state.is_main_process:
                 rundir.write_json(path, {**data, when: figures})
                 if when == "before":  # what came after is told with the summary
                     tell(f"{self.output}: unguided accuracy before training {_accuracy(figures)}")
-        self.state.wait_for_everyone()
-        self.observe(rundir.read_json(path)[when]["accuracy"])
+            self.state.wait_for_everyone()
+        self.observe(figures["accuracy"])
 
     def evaluate_during(self, step: int, cost: Mapping[str, Any], file: str = rundir.EVALS) -> None:
-        """Append a row to `file`, with what training has cost so far."""
-        if not self._can_evaluate():
+        """Append a row to `file`, with what training has cost so far. All ranks answer."""
+        if self.held_out is None:
             return
-        path = self.output / file
+        figures = self._measure(f"step {step}")
         if self.state.is_main_process:
-            figures = self._measure(f"step {step}")
-            jsonl.append_rows(path, [{"step": step, **cost, **{key: figures[key] for key in (*_SHORT, "scores")}}])
+            row = {"step": step, **cost, **{key: figures[key] for key in (*_SHORT, "scores")}}
+            jsonl.append_rows(self.output / file, [row])
         self.state.wait_for_everyone()
-        self.observe(list(jsonl.whole_rows(path))[-1]["accuracy"])
+        self.observe(figures["accuracy"])
 
     def finish(self, figures: Mapping[str, Any]) -> dict[str, Any]:
         """Write and return summary.json, these figures and the evaluations: its presence says that the run is over."""
@@ -108,27 +118,30 @@ class Results:
         tell(f"{self.output}: {headline(summary)}")
         return summary
 
-    def _can_evaluate(self) -> bool:
-        if self.held_out is None:
-            return False
-        sharded = bool(self.trainer.is_fsdp_enabled or self.trainer.is_deepspeed_enabled)
-        if sharded and self.state.is_main_process:
-            tell("evaluation skipped: the policy is sharded; run 'guided-grpo eval' on the model folder")
-        return not sharded
-
     def _measure(self, label: str) -> dict[str, Any]:
-        """On the main process, while the others wait."""
         assert self.held_out is not None
-        return evaluate(
-            self.trainer.accelerator.unwrap_model(self.trainer.model),
-            self.trainer.processing_class,
-            questions(self.held_out),
-            self.grader,
-            self.run.decoding(self.max_tokens),
-            template_kwargs=self.template_kwargs,
-            label=label,
-            bars=wants_bars(self.run.quiet),
-        )
+        with policy_that_answers(self.trainer) as policy:
+            return evaluate(
+                policy,
+                self.trainer.processing_class,
+                questions(self.held_out),
+                self.grader,
+                self.run.decoding(self.max_tokens),
+                template_kwargs=self.template_kwargs,
+                label=label,
+                bars=self.state.is_main_process and wants_bars(self.run.quiet),
+            )
+
+
+class _AtStart(TrainerCallback):
+    """Calls a function as a run begins, not where it goes on."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self.function = function
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **named: Any) -> None:
+        if not state.global_step:
+            self.function()
 
 
 def headline(summary: Mapping[str, Any]) -> str:

@@ -10,7 +10,8 @@ from datasets import Dataset
 from transformers import Trainer, TrainerCallback
 
 from guided_grpo.commands.options import wants_bars
-from guided_grpo.commands.parsing import RunArguments, tell
+from guided_grpo.commands.parsing import RunArguments, Settings, tell
+from guided_grpo.commands.ranks import check_shared, from_main
 from guided_grpo.data.sources import load_rows
 from guided_grpo.store import rundir
 from guided_grpo.train.callbacks import BarCallback
@@ -28,9 +29,17 @@ def load_rows_of(run: RunArguments, source: str, limit: int | None, *, require_g
     )
 
 
+def claim(settings: Settings, state: PartialState) -> None:
+    """Make the run directory that of these settings. Raises `InputError` where a rank does not see it."""
+    if state.is_main_process:
+        rundir.claim(settings.output, settings.to_json())
+    state.wait_for_everyone()
+    check_shared(settings.output / rundir.CONFIG)
+
+
 def prepare_resume(output: Path, state: PartialState) -> Path | None:
     """The checkpoint to go on from, with everything after it gone; None = from the start."""
-    checkpoint = rundir.last_checkpoint(output)
+    checkpoint: Path | None = from_main(rundir.last_checkpoint(output))
     step = 0 if checkpoint is None else int(checkpoint.name.removeprefix(rundir.CHECKPOINT_PREFIX))
     if state.is_main_process:
         rundir.drop_partial_checkpoints(output)

@@ -23,8 +23,9 @@ from trl import SFTConfig, SFTTrainer, get_peft_config
 
 from guided_grpo.commands.parsing import Settings, TeachingArguments, parse_run, read_mapping, tell
 from guided_grpo.commands.policies import check_prompts, load_model, load_tokenizer, policy_source, tell_precision
+from guided_grpo.commands.ranks import leaving
 from guided_grpo.commands.results import Results, run_once
-from guided_grpo.commands.runs import go_on, load_rows_of, prepare_resume, progress, save_model
+from guided_grpo.commands.runs import claim, go_on, load_rows_of, prepare_resume, progress, save_model
 from guided_grpo.commands.stopping import EarlyStopping, set_aside
 from guided_grpo.data.demonstrations import IGNORED, demonstrations, grade_traces
 from guided_grpo.errors import InputError
@@ -36,6 +37,7 @@ from guided_grpo.store import jsonl, rundir
 from guided_grpo.train.config import GuidedGRPOConfig
 from guided_grpo.train.flops import Meter
 from guided_grpo.train.metrics import plain_number
+from guided_grpo.train.sharding import take_fsdp_on_cpu
 
 
 @dataclass
@@ -74,9 +76,10 @@ class SftSettings(Settings):
 
 def main(arguments: list[str], *, as_json: bool = False) -> int:
     """Parse and run; prints where the results are."""
-    summary = run(parse(arguments))
-    if as_json and PartialState().is_main_process:
-        print(json.dumps(summary, indent=2))
+    with leaving("sft"):
+        summary = run(parse(arguments))
+        if as_json and PartialState().is_main_process:
+            print(json.dumps(summary, indent=2))
     return 0
 
 
@@ -86,16 +89,16 @@ def parse(arguments: list[str]) -> SftSettings:
 
 
 def run(
-    settings: SftSettings, grader: Grader | None = None, claim: Callable[[], None] = lambda: None
+    settings: SftSettings, grader: Grader | None = None, claim_first: Callable[[], None] = lambda: None
 ) -> dict[str, Any]:
     """Fine-tune as `settings` say, or go on where a killed run of the same settings stopped. Returns the summary.
 
-    As a stage of another run it has that one's `grader`, and calls `claim` before it writes anything.
+    As a stage of another run it has that one's `grader`, and calls `claim_first` before it writes anything.
     """
-    return run_once(settings, lambda its_own: _run(settings, its_own, claim), grader)
+    return run_once(settings, lambda its_own: _run(settings, its_own, claim_first), grader)
 
 
-def _run(settings: SftSettings, grader: Grader, claim: Callable[[], None]) -> dict[str, Any]:
+def _run(settings: SftSettings, grader: Grader, claim_first: Callable[[], None]) -> dict[str, Any]:
     state, output, training = PartialState(), settings.output, settings.training
     rows = load_rows_of(settings.run, settings.run.train_data, settings.run.data_limit, require_guidance=True)
     held_out = (
@@ -123,10 +126,8 @@ def _run(settings: SftSettings, grader: Grader, claim: Callable[[], None]) -> di
     if not examples:
         raise InputError(f"leaves nothing to teach ({omissions})", file=settings.run.train_data, fix="raise max_length")
     tell(f"{len(examples)} demonstrations; left out: {', '.join(f'{n} {why}' for why, n in omissions.items())}")
-    claim()
-    if state.is_main_process:
-        rundir.claim(output, settings.to_json())
-    state.wait_for_everyone()
+    claim_first()
+    claim(settings, state)
     started = time.perf_counter()
     training.disable_tqdm = True  # our bar instead
     training.dataset_kwargs = {"skip_prepare_dataset": True}
@@ -146,7 +147,7 @@ def _run(settings: SftSettings, grader: Grader, claim: Callable[[], None]) -> di
     tell_precision(trainer)
     answers: dict[str, Any] = {"max_tokens": Decoding().max_tokens, "template_kwargs": template}
     results = Results(output, settings.run, held_out, trainer, grader, **answers)
-    results.evaluate("before")
+    results.begin("before")
     resume = prepare_resume(output, state)
     trainer.count_from(resume)
     if settings.sft.max_flops:
@@ -184,6 +185,11 @@ class MeteredTrainer(SFTTrainer):
         super().__init__(*arguments, **named)
         self.flops = self.trace_tokens = 0
         self._meter = Meter(self.accelerator.unwrap_model(self.model))
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Transformers', which then also shards on a CPU."""
+        super().create_accelerator_and_postprocess()
+        self.is_fsdp_enabled |= take_fsdp_on_cpu(self.accelerator, self.args.fsdp_plugin_args)
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """TRL's, counted."""

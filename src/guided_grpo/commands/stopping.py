@@ -9,7 +9,6 @@ step, which is saved when it is found; only that one and the newest stay.
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 from collections.abc import Mapping, Sequence
@@ -28,9 +27,9 @@ from guided_grpo.commands.runs import go_on
 from guided_grpo.errors import InputError
 from guided_grpo.store import jsonl, rundir
 from guided_grpo.store.journals import key_of
+from guided_grpo.train.sharding import engine_is_asked
 
 START = "start"  # the policy of step 0, which no checkpoint holds
-_SHARDED = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")  # what a launcher sets
 
 
 def set_aside(rows: Dataset, settings: TeachingArguments, seed: int) -> tuple[Dataset, Dataset]:
@@ -38,7 +37,7 @@ def set_aside(rows: Dataset, settings: TeachingArguments, seed: int) -> tuple[Da
 
     Raises `InputError` where there are fewer than four problems, or where a policy in pieces could not be asked.
     """
-    if any(os.environ.get(name) == "true" for name in _SHARDED):
+    if engine_is_asked():
         fix = "use 0 with FSDP and DeepSpeed"
         raise InputError("asks a policy that is sharded", field="sft_patience", value=settings.sft_patience, fix=fix)
     keys = [key_of(prompt) for prompt in rows["prompt"]]

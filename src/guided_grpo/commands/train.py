@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import sys
 import time
 from typing import Any
 
@@ -21,8 +19,9 @@ from guided_grpo.commands.policies import (
     policy_source,
     tell_precision,
 )
+from guided_grpo.commands.ranks import leaving
 from guided_grpo.commands.results import Results, run_once
-from guided_grpo.commands.runs import go_on, load_rows_of, prepare_resume, progress, save_model
+from guided_grpo.commands.runs import claim, go_on, load_rows_of, prepare_resume, progress, save_model
 from guided_grpo.commands.stages import fine_tune, first_policy, stages, training_behind
 from guided_grpo.data.preparing.selection import filter_hard
 from guided_grpo.errors import InputError
@@ -31,20 +30,16 @@ from guided_grpo.store import jsonl, rundir
 from guided_grpo.train.callbacks import EvaluationCallback
 from guided_grpo.train.card import name_policies
 from guided_grpo.train.checks import check_columns, check_fit
+from guided_grpo.train.sharding import engine_is_asked
 from guided_grpo.train.trainer import GuidedGRPOTrainer
 
 
 def main(arguments: list[str], *, as_json: bool = False) -> int:
     """Parse and run; prints where the results are."""
-    summary = run(parse(arguments))
-    state = PartialState()
-    if as_json and state.is_main_process:
-        print(json.dumps(summary, indent=2))
-    if state.num_processes > 1:
-        state.destroy_process_group()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)  # gloo leaves threads that abort an ordinary exit now and then, after everything is written
+    with leaving("train"):
+        summary = run(parse(arguments))
+        if as_json and PartialState().is_main_process:
+            print(json.dumps(summary, indent=2))
     return 0
 
 
@@ -71,13 +66,11 @@ def _run(settings: TrainSettings, grader: Grader) -> dict[str, Any]:
     if settings.training.guided:
         check_fit(rows, tokenizer, settings.training, context_of(policy))
 
-    def claim() -> None:
-        if state.is_main_process:
-            rundir.claim(output, settings.to_json())
-        state.wait_for_everyone()
-
-    first = fine_tune(settings, policy, grader, claim) if settings.stage.first else None
-    claim()
+    if settings.stage.alone and engine_is_asked():
+        fix = "run guided-grpo sft"
+        raise InputError("is no method of train with FSDP or DeepSpeed", field="method", value="sft", fix=fix)
+    first = fine_tune(settings, policy, grader, lambda: claim(settings, state)) if settings.stage.first else None
+    claim(settings, state)
     started = time.perf_counter()
     training = training_behind(settings, first)
     training.disable_tqdm = True  # our bar instead
@@ -100,7 +93,7 @@ def _run(settings: TrainSettings, grader: Grader) -> dict[str, Any]:
     )  # fmt: skip
     if first:  # one budget for both stages; a checkpoint has both already
         trainer.run_state.begin_with(first["flops"], first["trace_tokens"])
-    results.evaluate("between" if first else "before")
+    results.begin("between" if first else "before")
     resume = prepare_resume(output, state)
     if settings.run.eval_every:
         during = EvaluationCallback(settings.run.eval_every, lambda step: results.evaluate_during(step, _cost(trainer)))

@@ -117,6 +117,8 @@ class CompletionRun:
         *,
         stop: Sequence[str] = (),
         reseed: bool = True,
+        rank: int = 0,
+        ranks: int = 1,
         label: str = "eval",
         bars: bool = False,
     ) -> None:
@@ -128,18 +130,23 @@ class CompletionRun:
             grader: grades in a thread of its own while the next batch is sampled.
             stop: texts that end a response.
             reseed: whether every batch has its own seed; False = all draw from torch's random stream as it is.
+            rank: of this process, whose records are those of every `ranks`-th batch from this one on.
+            ranks: processes that share the batches of a run in memory. All call the engine equally often, so that a
+                policy in pieces is in step: who has no batch left samples the last one, for nothing.
             label: of the bar.
             bars: whether to show it.
         """
         grader.start(sorted({str(request.row.get("task") or "") for request in requests}))
         ordered = sorted(requests, key=lambda request: len(request.prompt))
         waiting: deque[Future[list[dict[str, Any]]]] = deque()
-        total = len(requests) * self.decoding.samples
+        last, there = len(self._batches) - 1, len(self.records)
+        total = there + sum(map(len, self._batches[self._done + rank :: ranks]))
         with (
-            tqdm(total=total, initial=len(self.records), desc=label, unit="response", disable=not bars) as bar,
+            tqdm(total=total, initial=there, desc=label, unit="response", disable=not bars) as bar,
             ThreadPoolExecutor(1, "grader") as thread,
         ):
-            for number in range(self._done, len(self._batches)):
+            for turn in range(self._done, last + 1, ranks):
+                number = min(turn + rank, last)
                 jobs = [(ordered[place], sample) for place, sample in self._batches[number]]
                 started = time.perf_counter()
                 responses = engine.sample(
@@ -149,12 +156,14 @@ class CompletionRun:
                     seeds=[seed_of(self.decoding.seed, one.key, one.problem, sample) for one, sample in jobs],
                     stop=stop,
                 )
+                if number < turn + rank:
+                    continue
                 cost = {"batch": number, "seconds": (time.perf_counter() - started) / len(jobs)}
                 texts = [
                     _graded_text(engine, request, each) for (request, _), each in zip(jobs, responses, strict=True)
                 ]
                 waiting.append(thread.submit(_records, grader, jobs, responses, texts, cost))
-                while len(waiting) > (1 if number + 1 < len(self._batches) else 0):
+                while len(waiting) > (1 if number + ranks <= last else 0):
                     records = waiting.popleft().result()
                     self._append(records)
                     bar.update(len(records))

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from guided_grpo.evaluation.completions import CompletionRun, Request
@@ -84,16 +86,21 @@ def evaluate(
 ) -> dict[str, Any]:
     """What eval.json says of a model in memory. Nothing is kept, so one random stream serves all batches.
 
+    Of several processes each calls this, has a share of the batches, and gets the figures of all; there every batch has
+    its own seed, so that their number does not change the answers.
     Leaves the caller's random state, training mode and cache settings as they were. Responses that could not be graded
     are left out; a problem with none left counts in no accuracy.
     """
     requests = requests_of(problems, tokenizer, template_kwargs or {})
-    run = CompletionRun(len(requests), decoding, {})
+    run, state = CompletionRun(len(requests), decoding, {}), PartialState()
+    rank, ranks = state.process_index, state.num_processes
     was_training, devices = model.training, [model.device] if model.device.type == "cuda" else []
     try:
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(decoding.seed)
-            run.run(requests, TransformersEngine(model, tokenizer), grader, reseed=False, label=label, bars=bars)
+            engine, reseed = TransformersEngine(model, tokenizer), ranks > 1
+            run.run(requests, engine, grader, reseed=reseed, rank=rank, ranks=ranks, label=label, bars=bars)
     finally:
         model.train(was_training)
+    run.records = sorted(gather_object(run.records), key=lambda record: record["batch"])
     return run.figures()

@@ -1,4 +1,4 @@
-"""FSDP2 on a CPU: what a GPU run shards is sharded there too.
+"""Policies that an engine (FSDP, DeepSpeed) divides over the ranks: on a CPU too, and how all ranks ask one together.
 
 Accelerate takes a plugin for FSDP on accelerators alone; on a CPU it forgets the plugin without a word, and every rank
 keeps the whole policy. Its own code shards there as well once its state says FSDP. Gradients are asked for as sums and
@@ -8,12 +8,17 @@ divided here: before torch 2.13, gloo adds up where it is asked for a mean (pyto
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch.distributed.fsdp import FSDPModule
+from transformers import Trainer
+from trl.distributed import DistributedBackend
+from trl.models.utils import unwrap_model_for_generation
 
 from guided_grpo.errors import InputError
 
@@ -29,7 +34,7 @@ def take_fsdp_on_cpu(accelerator: Accelerator, plugin_args: dict[str, Any] | Non
     """
     state = accelerator.state
     asked = os.environ.get("ACCELERATE_USE_FSDP") == "true"  # Accelerate sets it for a plugin of the arguments too
-    if not asked or state.distributed_type != DistributedType.MULTI_CPU:
+    if not asked or state.device.type != "cpu" or state.num_processes == 1:
         return False
     plugin = FullyShardedDataParallelPlugin(**(plugin_args or {}))
     if plugin.fsdp_version != 2:
@@ -49,3 +54,36 @@ def take_fsdp_on_cpu(accelerator: Accelerator, plugin_args: dict[str, Any] | Non
 
     accelerator._prepare_fsdp2 = prepare_summing
     return True
+
+
+def engine_is_asked() -> bool:
+    """Whether `accelerate launch`, or a plugin of the arguments, wants FSDP or DeepSpeed."""
+    return any(os.environ.get(f"ACCELERATE_USE_{name}") == "true" for name in ("FSDP", "DEEPSPEED"))
+
+
+def has_engine(trainer: Trainer) -> bool:
+    """Whether an engine takes over the policy as training begins; before that, some ranks may have no weights."""
+    return bool(trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
+
+
+@contextmanager
+def policy_that_answers(trainer: Any) -> Iterator[Any]:
+    """The policy of a trainer for `generate`, as TRL samples from it. With an engine all ranks ask it together.
+
+    FSDP2 fetches a layer when it is needed. ZeRO-3 keeps all parameters on every rank meanwhile, unless
+    `ds3_gather_for_generation` is false.
+    """
+    accelerator, args = trainer.accelerator, trainer.args
+    if not has_engine(trainer):
+        yield accelerator.unwrap_model(trainer.model)
+        return
+    with (
+        unwrap_model_for_generation(
+            trainer.model_wrapped,
+            accelerator,
+            gather_deepspeed3_params=getattr(args, "ds3_gather_for_generation", True),
+            gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs,
+        ) as policy,
+        DistributedBackend(accelerator).summon_full_params(trainer.model_wrapped, recurse=False),
+    ):
+        yield policy
