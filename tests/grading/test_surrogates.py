@@ -1,4 +1,4 @@
-"""Half a character, through every command: in the data, in what a policy writes, in what a program says."""
+"""Half a character, through every command: in data it is refused, what a policy writes and a program says is kept."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from guided_grpo.cli import main
+from guided_grpo.data.sources import load_rows
 from guided_grpo.errors import InputError
 from guided_grpo.evaluation.completions import read_evaluation
 from guided_grpo.evaluation.engines import Response, TransformersEngine
@@ -97,3 +98,59 @@ def test_train_keeps_it_in_rollouts_and_the_report_shows_the_rest(
     page = tmp_path / "report.html"
     assert main(["report", str(run), "--output", str(page)]) == 0
     assert "x?y" in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("field", "value"), [
+    ("prompt", f"1+2{HALF}="), ("prompt", [{"role": "user", "content": f"{HALF}1+2="}]), ("answer", f"3{HALF}"),
+    ("guidance", "+2=\udfff3;"), ("source", {"name": ["a", "\udc00"]}), (f"n{HALF}", 1),
+])  # fmt: skip
+@pytest.mark.parametrize("command", ["train", "sft", "eval", "audit", "data difficulty", "data annotate"])
+def test_data_that_holds_it_is_refused_with_its_place(
+    command: str, field: str, value: Any, policy_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, output = str(policy_folder), str(tmp_path / "out")
+    data = tmp_path / "data.jsonl"
+    data.write_text(f"{json.dumps(ROW)}\n{json.dumps({**ROW, field: value})}\n")
+    words = {
+        "train": ["--model_name_or_path", model, "--train_data", str(data), *TRAINING, "--output_dir", output],
+        "sft": ["--model_name_or_path", model, "--train_data", str(data), "--output_dir", output, "--use_cpu"],
+        "eval": ["--model", model, "--data", str(data), *SAMPLING, "--output", output],
+        "audit": ["--model", model, "--data", str(data), "--output", output, "--quiet"],
+        "data difficulty": ["--model", model, "--data", str(data), *SAMPLING, "--output", output],
+        "data annotate": ["--model", "m", "--base-url", "http://[::1]:9/v1", "--data", str(data), "--output", output],
+    }[command]
+    assert main([*command.split(), *words]) == 2
+    said = capsys.readouterr().err
+    escaped = field.encode(errors="backslashreplace").decode()
+    assert said.count("\n") == 1
+    assert f"{data}:2: field '{escaped}': holds half a character (\\ud" in said
+    assert "without its pair); fix: write the whole character" in said
+
+
+def test_whole_characters_and_their_escapes_are_no_halves(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text(json.dumps({**ROW, "prompt": "\U0001f600=", "guidance": r"print('\ud800')"}) + "\n")
+    assert r"\ud83d\ude00" in path.read_text()
+    [row] = load_rows(str(path))
+    assert (row["prompt"], row["guidance"]) == ("\U0001f600=", r"print('\ud800')")
+
+
+def test_preparing_counts_the_lines_that_hold_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, output = tmp_path / "data.jsonl", tmp_path / "set"
+    good = {"prompt": "How much is 1 + 2?", "answer": "3", "guidance": "1 + 2 is 3.\n#### 3"}
+    rows = [good, {**good, "prompt": f"2+2{HALF}="}, {**good, f"n{HALF}": 0}]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["data", "prepare", "--source", str(data), "--output", str(output), "--quiet"]) == 0
+    assert json.loads((output / "card.json").read_text())["rejected"] == {"not-json": 2}
+    details = [row["detail"] for row in whole_rows(output / "rejects.jsonl")]
+    assert [detail.partition(" holds half a character")[0] for detail in details] == ["prompt", r"n\ud800"]
+    assert main(["data", "check", str(data), "--quiet"]) == 0
+    assert len(load_rows(str(output))) == 1
+
+
+def test_responses_that_hold_it_are_graded(tmp_path: Path) -> None:
+    data, output = tmp_path / "answers.jsonl", tmp_path / "verdicts.jsonl"
+    rows = [{"completion": f"{HALF}\\boxed{{7}}", "answer": "7"}, {"completion": f"\\boxed{{7{HALF}}}", "answer": "7"}]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["grade", "--data", str(data), "--output", str(output), "--quiet"]) == 0
+    assert [row["verdict"] == "correct" for row in whole_rows(output)] == [True, False]

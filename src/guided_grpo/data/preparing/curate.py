@@ -31,7 +31,7 @@ from guided_grpo.guidance.placement import Tokenizer, render
 from guided_grpo.guidance.slicing import step_ends
 
 REASONS: dict[str, str] = {
-    "not-json": "the line is no JSON object, or no UTF-8",
+    "not-json": "the line is no JSON object, no UTF-8, or holds half a character",
     "missing-field": "a column of the schema, or of the mapping, is missing or empty",
     "bad-value": "a column holds something else than a prompt, answer, trace or difficulty",
     "flagged": "the data itself calls the problem or its solution invalid",
@@ -132,7 +132,8 @@ class Curator:
     def _draft(self, item: Item) -> Candidates | RecordOutcome:
         """Everything that needs no verifier."""
         if item.record is None:
-            return RecordOutcome(item, reason="not-json", detail=item.fault)
+            detail = item.fault if item.field is None else f"{item.field} {item.fault}"
+            return RecordOutcome(item, reason="not-json", detail=detail)
         try:
             return self._check(self._read(item), item)
         except RejectedError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -28,6 +29,7 @@ BY_STEPS: dict[str, tuple[Callable[[int, int, int, int], Iterator[Row]], int]] =
     "programs": (programs, 1),
 }
 SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".parquet")
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # an escape of half a UTF-16 pair; the other half may be missing
 
 
 class ExactNumber(float):
@@ -56,6 +58,8 @@ class Item:
     raw: str | None = None  # the line as it stands; None where the data has no lines
     size: int = 0  # bytes of the line
     fault: str = ""  # why there is no record
+    field: str | None = None  # the column at fault
+    fix: str = "write one JSON object a line"
 
     def original(self) -> str:
         """The line as it stands, or the record as one line of JSON."""
@@ -96,7 +100,7 @@ def records(source: str, split: str = "train") -> Iterator[tuple[int, Record]]:
     """The same for training, with the numbers: the first line that is no record raises `InputError`."""
     for item in items(source, split):
         if item.record is None:
-            raise InputError(item.fault, file=item.source, line=item.line, fix="write one JSON object a line")
+            raise InputError(item.fault, file=item.source, line=item.line, field=item.field, fix=item.fix)
         yield item.line, item.record
 
 
@@ -122,7 +126,24 @@ def _lines(source: str, path: Path) -> Iterator[Item]:
                 continue
             if not fault and not isinstance(record, dict):
                 record, fault = None, f"is {type(record).__name__}, not an object"
-            yield Item(source, number, record, text, len(raw), fault)
+            if isinstance(record, dict) and _SURROGATE.search(raw) and (half := _half_character(record)):
+                yield Item(source, number, None, text, len(raw), *half)
+            else:
+                yield Item(source, number, record, text, len(raw), fault)
+
+
+def _half_character(record: Record) -> tuple[str, str, str] | None:
+    """Fault, column and fix where a text holds one half of a UTF-16 pair alone: no tokenizer and no file takes it."""
+    for name, value in record.items():
+        try:
+            json.dumps({name: value}, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            half = f"\\u{ord(error.object[error.start]):04x}"
+            name = name.encode(errors="backslashreplace").decode()
+            return f"holds half a character ({half} without its pair)", name, "write the whole character, or none"
+        except RecursionError:
+            continue  # too deep to be written again; whoever reads the column says so
+    return None
 
 
 def _parquet(path: Path) -> Iterator[Record]:
