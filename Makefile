@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install quickstart test test-fast test-vllm test-deepspeed lint policies wheel clean
+.PHONY: install quickstart test test-fast test-vllm test-deepspeed test-gpu lint policies wheel clean
 
 install: $(STAMP)
 
@@ -58,6 +58,18 @@ $(DEEPSPEED)/.installed: pyproject.toml constraints.txt
 		deepspeed==0.19.8
 	@touch $@
 
+# Every engine that needs GPUs, and a page of figures, runs/gpu/README.md: a quarter of an hour behind the set-up. What
+# the machine lacks is skipped by name; without a GPU, or with GPU_CHECK=small, few steps. The same command goes on.
+VLLM_GPU := .venv-vllm-gpu
+test-gpu: install $(if $(shell command -v nvidia-smi),$(VLLM_GPU)/.installed $(DEEPSPEED)/.installed)
+	$(BIN)/python benchmarks/gpu_check.py
+
+$(VLLM_GPU)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VLLM_GPU)
+	$(VLLM_GPU)/bin/python -m pip install --quiet --upgrade pip
+	$(VLLM_GPU)/bin/python -m pip install --quiet torch==2.13.0 vllm==0.32.0 --editable '.[dev]'
+	@touch $@
+
 # The embedded policies from their recipes, and how far they are from the shipped ones. Ten minutes on two CPU cores.
 policies: install
 	$(BIN)/python benchmarks/rebuild_policies.py --output build/policies
@@ -66,4 +78,4 @@ wheel: install
 	$(BIN)/python -m build --no-isolation
 
 clean:
-	rm -rf $(VLLM) $(DEEPSPEED) $(VENV) runs build dist
+	rm -rf $(VLLM) $(VLLM_GPU) $(DEEPSPEED) $(VENV) runs build dist
