@@ -47,7 +47,7 @@ $(VLLM)/.installed: pyproject.toml
 # With the real DeepSpeed over two processes on the CPU; needs a C++ compiler. Some minutes.
 DEEPSPEED := .venv-deepspeed
 test-deepspeed: $(DEEPSPEED)/.installed
-	$(DEEPSPEED)/bin/python -m pytest tests/train/test_deepspeed.py
+	$(DEEPSPEED)/bin/python -m pytest tests/train/test_deepspeed.py tests/commands/test_engines.py -k "deepspeed or zero"
 
 # Its kernels for the CPU are built when they are first used. It is published as source, and reads torch to build.
 $(DEEPSPEED)/.installed: pyproject.toml constraints.txt
