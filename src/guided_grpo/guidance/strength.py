@@ -38,7 +38,7 @@ import itertools
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 from annotated_types import Ge, Interval
@@ -107,7 +107,7 @@ class State:
     def to_json(self) -> dict[str, Any]:
         """A dict for `json.dumps`; floats survive exactly."""
         problems = {key: list(pair) for key, pair in self.problems.items()}
-        return {**asdict(self), "rewards": list(self.rewards), "problems": problems}
+        return {**vars(self), "rewards": list(self.rewards), "left": dict(self.left), "problems": problems}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> State:
