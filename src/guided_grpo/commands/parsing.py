@@ -97,7 +97,7 @@ class TeachingArguments:
         True, "grade the traces first: wrong ones are not taught, those without an answer without an end"
     )
     sft_patience: Annotated[int, Ge(0)] = setting(
-        0, "end after so many evaluations in a row below the best, whose policy is kept; 0 = off"
+        0, "end after so many evaluations in a row clearly below the best, whose policy is kept; 0 = off"
     )
     sft_every: Annotated[int, Ge(0)] = setting(0, "steps between these; 0 = ten in the whole of it")
     sft_held_out: Annotated[int, Ge(1)] = setting(

@@ -1,7 +1,8 @@
 """Fine-tuning until unguided accuracy falls: held-out training problems are asked now and then, the best policy stays.
 
     best  = the evaluation with the highest accuracy, of equal ones the last; step 0 counts
-    stop  = after `patience` evaluations behind the best
+    stop  = after `patience` evaluations in a row that are clearly below it: the paired difference over the problems has
+            an 80 % interval apart from 0. While the rate is high, accuracy goes up and down by more than it will fall.
 
 What decides is in stopping.jsonl alone, so that a resumed run decides alike. The best policy is the checkpoint of its
 step, which is saved when it is found; only that one and the newest stay.
@@ -25,11 +26,13 @@ from guided_grpo.commands.policies import load_policy
 from guided_grpo.commands.results import Results
 from guided_grpo.commands.runs import go_on
 from guided_grpo.errors import InputError
+from guided_grpo.evaluation.stats import difference_interval
 from guided_grpo.store import jsonl, rundir
 from guided_grpo.store.journals import key_of
 from guided_grpo.train.sharding import engine_is_asked
 
 START = "start"  # the policy of step 0, which no checkpoint holds
+_SURE = 0.8
 
 
 def set_aside(rows: Dataset, settings: TeachingArguments, seed: int) -> tuple[Dataset, Dataset]:
@@ -55,6 +58,12 @@ def set_aside(rows: Dataset, settings: TeachingArguments, seed: int) -> tuple[Da
 def best_of(rows: Sequence[Mapping[str, Any]]) -> int:
     """The place of the best evaluation."""
     return max(range(len(rows)), key=lambda place: (rows[place]["accuracy"], place))
+
+
+def is_below(row: Mapping[str, Any], best: Mapping[str, Any]) -> bool:
+    """Whether an evaluation is clearly below the best, on the problems that both have a score of."""
+    pairs = [pair for pair in zip(best["scores"], row["scores"], strict=True) if None not in pair]
+    return bool(pairs) and difference_interval(*zip(*pairs, strict=True), level=_SURE).high < 0
 
 
 class EarlyStopping(TrainerCallback):
@@ -83,8 +92,10 @@ class EarlyStopping(TrainerCallback):
     @property
     def over(self) -> bool:
         """Whether it has waited long enough."""
-        rows = self.rows
-        return len(rows) - 1 - best_of(rows) >= self.settings.sft_patience
+        rows, patience = self.rows, self.settings.sft_patience
+        place = best_of(rows)
+        last = rows[place + 1 :][-patience:]
+        return len(last) == patience and all(is_below(row, rows[place]) for row in last)
 
     def summary(self) -> dict[str, Any]:
         """What summary.json says of the policy that is kept."""
