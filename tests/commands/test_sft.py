@@ -13,7 +13,6 @@ import yaml
 from safetensors.torch import load_file
 
 from guided_grpo.cli import main
-from guided_grpo.commands.sft import MeteredTrainer
 from guided_grpo.data.demonstrations import demonstrations, grade_traces
 from guided_grpo.data.sources import load_rows
 from guided_grpo.errors import InputError
@@ -124,40 +123,6 @@ def run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> str:
     capsys.readouterr()
     assert main(["sft", "--config", str(tmp_path / "sft.yaml")]) == 0
     return capsys.readouterr().err
-
-
-def test_a_sharded_policy_is_not_evaluated(
-    policy_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its weights are not on one rank: the main process alone would wait for the others for ever."""
-
-    class Sharded(MeteredTrainer):  # type: ignore[misc]  # TRL is untyped here
-        """One that says so between its own steps, which run whole here."""
-
-        def __init__(self, *positional: Any, **named: Any) -> None:
-            super().__init__(*positional, **named)
-            self.is_fsdp_enabled = True
-
-        def train(self, *positional: Any, **named: Any) -> Any:
-            return self.whole(super().train, *positional, **named)
-
-        def save_model(self, *positional: Any, **named: Any) -> Any:
-            return self.whole(super().save_model, *positional, **named)
-
-        def whole(self, step: Any, *positional: Any, **named: Any) -> Any:
-            before, self.is_fsdp_enabled = self.is_fsdp_enabled, False
-            result = step(*positional, **named)
-            self.is_fsdp_enabled = before
-            return result
-
-    monkeypatch.setattr("guided_grpo.commands.sft.MeteredTrainer", Sharded)
-    run = tmp_path / "run"
-    (tmp_path / "sft.yaml").write_text(yaml.safe_dump({**settings_of(policy_folder, run), "max_steps": 1}))
-    assert main(["sft", "--config", str(tmp_path / "sft.yaml")]) == 0
-    assert capsys.readouterr().err.count("evaluation skipped: the policy is sharded") == 2
-    assert not (run / "eval.json").exists() and (run / "model" / "model.safetensors").is_file()
-    summary = json.loads((run / "summary.json").read_text())
-    assert summary["steps"] == 1 and not {"before", "after"} & set(summary)
 
 
 def test_bad_fields_end_with_one_line(policy_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
