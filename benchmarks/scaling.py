@@ -219,11 +219,12 @@ def one_step(ranks: int, group: int, repeats: int = 15) -> dict[str, float]:
 
 
 def exchange(options: argparse.Namespace) -> Iterator[tuple[Any, ...]]:
-    for name in options.methods:
-        for ranks in options.processes:
-            launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}")
-            for row in json.loads(child("rank", name, str(options.steps), launcher=launcher).splitlines()[-1]):
-                yield name, ranks, *row
+    for ranks in options.processes:
+        launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}")
+        printed = child("ranks", str(options.steps), *options.methods, launcher=launcher)
+        for method, rows in (json.loads(line) for line in printed.splitlines() if line.startswith("[")):
+            for row in rows:
+                yield method, ranks, *row
 
 
 def count_messages(ranks: int) -> dict[str, Counter[str]]:
@@ -270,26 +271,28 @@ def caller() -> str:
     return (nearest or "accelerate: set-up") + rescue
 
 
-def one_rank(name: str, count: int) -> None:
+def one_rank(count: int, methods: list[str]) -> None:
     """Some steps of `embedded-small` on hard chains; the first rank prints what a rank sent a step, by who sent it."""
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        config = config_of(folder, max_steps=count, per_device_train_batch_size=16, **METHODS[name])
-        trainer = GuidedGRPOTrainer(
-            model=AutoModelForCausalLM.from_pretrained(POLICY, dtype="float32"),
-            reward_funcs=reward_functions(["accuracy"]),
-            args=config,
-            train_dataset=load_rows("chains:steps=10-14,count=64,seed=1"),
-            processing_class=AutoTokenizer.from_pretrained(POLICY),
-        )
-        trainer.remove_callback(PrinterCallback)
-        counts = count_messages(trainer.accelerator.num_processes)
-        trainer.train()
-        if trainer.accelerator.is_main_process:
-            each = [[who, *(round(part[who] / count, 1) for part in counts.values())] for who in counts["messages"]]
-            print(json.dumps(sorted(each)), flush=True)
-        trainer.accelerator.wait_for_everyone()
-        os._exit(0)  # gloo's threads would abort the exit
+    counts = count_messages(int(os.environ["WORLD_SIZE"]))
+    for method in methods:
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = GuidedGRPOTrainer(
+                model=AutoModelForCausalLM.from_pretrained(POLICY, dtype="float32"),
+                reward_funcs=reward_functions(["accuracy"]),
+                args=config_of(folder, max_steps=count, per_device_train_batch_size=16, **METHODS[method]),
+                train_dataset=load_rows("chains:steps=10-14,count=64,seed=1"),
+                processing_class=AutoTokenizer.from_pretrained(POLICY),
+            )
+            trainer.remove_callback(PrinterCallback)
+            for part in counts.values():
+                part.clear()
+            trainer.train()
+            if trainer.accelerator.is_main_process:
+                each = [[who, *(round(part[who] / count, 1) for part in counts.values())] for who in counts["messages"]]
+                print(json.dumps([method, sorted(each)]), flush=True)
+            trainer.accelerator.wait_for_everyone()
+    os._exit(0)  # gloo's threads would abort the exit
 
 
 # ---- objects, state --------------------------------------------------------------------------------------------------
@@ -385,7 +388,7 @@ def main() -> None:
 if __name__ == "__main__":
     if sys.argv[1:3] == ["--child", "order"]:
         print(json.dumps(one_order(sys.argv[3], int(sys.argv[4]))))
-    elif sys.argv[1:3] == ["--child", "rank"]:
-        one_rank(sys.argv[3], int(sys.argv[4]))
+    elif sys.argv[1:3] == ["--child", "ranks"]:
+        one_rank(int(sys.argv[3]), sys.argv[4:])
     else:
         main()
