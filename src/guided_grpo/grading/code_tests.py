@@ -204,32 +204,33 @@ def _call_test(call: ast.expr, expected: Equal | Close) -> CallTest | None:
 
 
 def _is_call(node: ast.expr) -> bool:
-    """Whether it is a call of the program and no more, but for a conversion: no sign and no comparison, which an object
-    of the program could answer in its own way."""
+    """Whether it is a call of the program and no more, but for a conversion: a function, one of a class or its object.
+
+    No sign, no comparison and no method of what came back: an object of the program could answer those in its own way.
+    """
     if isinstance(node, ast.UnaryOp):
         return isinstance(node.op, ast.Not) and _is_call(node.operand)
-    converts = isinstance(node, ast.Call) and ast.unparse(node.func) in _CONVERSIONS and not node.keywords
-    if converts and isinstance(node, ast.Call) and len(node.args) == 1 and _is_call(node.args[0]):
+    if not isinstance(node, ast.Call):
+        return False
+    if ast.unparse(node.func) in _CONVERSIONS and not node.keywords and len(node.args) == 1 and _is_call(node.args[0]):
         return True
-    called = False
-    at: ast.expr = node
-    while isinstance(at, (ast.Call, ast.Attribute, ast.Subscript)):
-        called = called or isinstance(at, ast.Call)
-        plain_parts = [*at.args, *(word.value for word in at.keywords)] if isinstance(at, ast.Call) else []
-        plain_parts += [at.slice] if isinstance(at, ast.Subscript) else []
-        if any(
-            isinstance(part, (ast.Compare, ast.Lambda, ast.NamedExpr))
-            for each in plain_parts
-            for part in ast.walk(each)
-        ):
-            return False
-        if isinstance(at, ast.Attribute) and at.attr.startswith("__"):  # a comparison by its own name
-            return False
-        at = at.func if isinstance(at, ast.Call) else at.value
-    return called and isinstance(at, ast.Name)
+    made = node.func.value if isinstance(node.func, ast.Attribute) else None
+    arguments = [*_arguments(node), *(_arguments(made) if isinstance(made, ast.Call) else [])]
+    if any(isinstance(part, (ast.Compare, ast.Lambda, ast.NamedExpr)) for each in arguments for part in ast.walk(each)):
+        return False
+    if not isinstance(node.func, ast.Attribute):
+        return isinstance(node.func, ast.Name)
+    if node.func.attr.startswith("__"):  # a comparison by its own name
+        return False
+    name = made.func if isinstance(made, ast.Call) else made
+    return isinstance(name, ast.Name) and (name is made or name.id[:1].isupper())  # Solution().f(x), and not f(x).g()
 
 
-_CONVERSIONS = ("set", "frozenset", "list", "tuple", "dict", "sorted")
+def _arguments(call: ast.Call) -> list[ast.expr]:
+    return [*call.args, *(word.value for word in call.keywords)]
+
+
+_CONVERSIONS = ("set", "frozenset", "list", "tuple", "dict", "sorted", "asyncio.run")
 
 _UNKNOWN = object()
 
@@ -314,7 +315,7 @@ def _are_imports(statements: Sequence[ast.stmt]) -> bool:
 
 
 def _free(call: str, body: Sequence[ast.stmt]) -> bool:
-    """Whether a call is the program's: of a name that is no builtin's, or whose arguments are plain values."""
+    """Whether a call is the program's: of a name that no builtin and no import has, or whose arguments are plain."""
     node: ast.AST = ast.parse(call, mode="eval").body
     while isinstance(node, ast.UnaryOp):
         node = node.operand
@@ -324,7 +325,9 @@ def _free(call: str, body: Sequence[ast.stmt]) -> bool:
     while isinstance(node, (ast.Call, ast.Attribute, ast.Subscript)):
         node = node.func if isinstance(node, ast.Call) else node.value
     name = node.id if isinstance(node, ast.Name) else ""
-    return name not in dir(builtins) or all(_value(part) is not _UNKNOWN for part in arguments)
+    imported = {alias.asname or alias.name.partition(".")[0] for part in body
+                if isinstance(part, (ast.Import, ast.ImportFrom)) for alias in part.names}  # fmt: skip
+    return name not in {*dir(builtins), *imported} or all(_value(part) is not _UNKNOWN for part in arguments)
 
 
 def _split_check(body: Sequence[ast.stmt], check: ast.FunctionDef, entry_point: str, setup: str) -> CodeTests | None:
@@ -340,7 +343,11 @@ def _split_check(body: Sequence[ast.stmt], check: ast.FunctionDef, entry_point: 
     around = [part for part in body if part is not check and not _says_nothing(part)]
     around = [part for part in around if not (isinstance(part, ast.Expr) and ast.unparse(part) == f"check({name})")]
     around = [part for part in around if not (isinstance(part, ast.Assign) and _value(part.value) is not _UNKNOWN)]
-    if not calls or None in calls or not _are_imports(around):
+    if (
+        not calls
+        or not all(call and _free(call.call, [*around, *inside]) for call in calls)
+        or not _are_imports(around)
+    ):
         return None
     lines = [setup, *map(ast.unparse, around), f"{check.args.args[0].arg} = {name}"]
     return CodeTests(calls=tuple(call for call in calls if call is not None), setup="\n".join(lines))

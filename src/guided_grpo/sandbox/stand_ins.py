@@ -206,6 +206,11 @@ class Text:
         return self.function(*arguments, **named)
 
 
+# What an object that is asked for it says of itself, where texts, sets and numbers, which come back, would have it.
+_OF_PLAIN_DATA = {name for name in dir(str) if name.startswith("is")}
+_OF_PLAIN_DATA |= {"startswith", "endswith", "isdisjoint", "issubset", "issuperset", "is_integer"}
+
+
 class StandIn:
     """A name of the program, or an object that its process holds."""
 
@@ -216,6 +221,8 @@ class StandIn:
     def __getattr__(self, name: str) -> StandIn:
         if name.startswith("__") and name != "__name__":
             raise AttributeError(name)
+        if name in _OF_PLAIN_DATA:
+            _asked(self).forged = True
         return StandIn(_asked(self), f"{source_of(self)}.{name}")
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
