@@ -141,21 +141,37 @@ def rescue(
     stages: Sequence[float],
     encode: Callable[[str], list[int]],
     sample_and_grade: Callable[[list[list[Rollout]], list[Any]], None],
+    *,
+    search: bool = False,
+    prefix: bool = False,
 ) -> None:
     """GHPO's ladder: groups without a success are sampled again, whole, with the first ω of the solution as a hint.
 
     One call a stage, with the groups that still fail. The new rollouts replace the old ones and keep the prompt they
     were sampled from; what the last stage gave stays. The hint is prompt: it is never in the loss.
+
+    With `search` it is BREAD's: the middle stage first, then among the longer ones where nobody succeeded, among the
+    shorter ones where all did, until some do and some do not. With `prefix` it is the beginning of the response.
     """
-    for omega in stages:
-        failed = [i for i, group in enumerate(groups) if all(rollout.reward <= 0 for rollout in group)]
-        if not failed:
-            return
-        for i in failed:
+    failed = [i for i, group in enumerate(groups) if all(rollout.reward <= 0 for rollout in group)]
+    left = {i: list(stages) for i in failed}
+    while left:
+        middle = {i: (len(omegas) - 1) // 2 if search else 0 for i, omegas in left.items()}
+        for i, place in middle.items():
             trace = rows_P[i]["guidance"]
-            prompt = encode(rows_P[i]["prompt"] + trace[: int(omega * len(trace))])
-            groups[i] = [Rollout(prompt, [], []) for _ in groups[i]]
-        sample_and_grade([groups[i] for i in failed], [rows_P[i] for i in failed])
+            given, problem = trace[: int(left[i][place] * len(trace))], rows_P[i]["prompt"]
+            if prefix:
+                groups[i] = [Rollout(encode(problem), encode(given), []) for _ in groups[i]]
+            else:
+                groups[i] = [Rollout(encode(problem + given), [], []) for _ in groups[i]]
+        sample_and_grade([groups[i] for i in middle], [rows_P[i] for i in middle])
+        for i, place in middle.items():
+            right = sum(rollout.reward > 0 for rollout in groups[i])
+            if right == 0:
+                left[i] = left[i][place + 1 :]
+            else:
+                left[i] = left[i][:place] if search and right == len(groups[i]) else []
+        left = {i: omegas for i, omegas in left.items() if omegas}
 
 
 def train(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: argparse.Namespace) -> None:

@@ -97,6 +97,23 @@ class ScriptedAccuracy:
         return float(first and self.attempt >= needed)
 
 
+class Counted(ScriptedAccuracy):
+    """So many of a problem's rollouts succeed, its first ones, by attempt of that problem; the last figure goes on."""
+
+    def __init__(self, counts: dict[str, list[int]]) -> None:
+        super().__init__({})
+        self.counts, self.calls = counts, dict.fromkeys(counts, -1)
+
+    def __call__(self, prompts: list[str], trainer_state: Any, **columns: Any) -> list[float]:
+        self.calls = {prompt: call + (prompt in prompts) for prompt, call in self.calls.items()}
+        places = dict.fromkeys(self.counts, -1)
+        rewards = []
+        for prompt in prompts:
+            places[prompt] += 1
+            rewards.append(float(places[prompt] < self.counts[prompt][self.calls[prompt]]))
+        return rewards
+
+
 def small_run(policy: Path) -> dict[str, Any]:
     return {
         "model_name_or_path": str(policy),

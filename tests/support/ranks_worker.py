@@ -30,7 +30,7 @@ def main() -> None:
         },
     )  # fmt: skip
     rows = chain_rows(20)
-    ladder = config.rescues
+    ladder = config.rescues or config.failure_buffer
     trainer = make_trainer(
         AutoModelForCausalLM.from_pretrained(policy, dtype="float32"),
         tokenizer,
@@ -41,7 +41,7 @@ def main() -> None:
     trainer.train()
     order = trainer.run_state.order and trainer.run_state.order.state_dict()
     run = trainer.run_state
-    costs = {"flops": run.flops, "trace_tokens": run.trace_tokens}
+    costs = {"flops": run.flops, "trace_tokens": run.trace_tokens, "failures": run.failures}
     states = gather_object([{**run.controller.to_json(), "history": run.history.state_dict(), "order": order, **costs}])
     if trainer.accelerator.is_main_process:
         (folder / "states.json").write_text(json.dumps(states))

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from guided_grpo.errors import InputError
 from guided_grpo.guidance.allocation import Assignment
-from guided_grpo.guidance.slicing import Slice
+from guided_grpo.guidance.slicing import Slice, step_ends
 from guided_grpo.train.checks import check_room
 from guided_grpo.train.imitation import ImitationSettings, factors_bT, gates_of, imitation_sum, most_uncertain
 from parts import ScriptedAccuracy, chain_rows, make_config, make_trainer
@@ -187,6 +187,22 @@ def test_luffys_row_is_a_rollout_like_any(policy_folder: Path, tokenizer: Any, t
         assert torch.allclose(spy.gradients[0][name], parameter.grad, rtol=1e-4, atol=1e-7), name
     sampled = json.loads((tmp_path / "rollouts.jsonl").read_text().splitlines()[0])["rollouts"]
     assert [rollout["generated"] == "" for rollout in sampled] == [True, False, False, False]
+
+
+@pytest.mark.slow
+def test_stephints_levels(policy: Any, tokenizer: Any, tmp_path: Path) -> None:
+    """Of eight steps: the trace, 6, 5, 4, 3, 2 and 1 of them, and five times none."""
+    config = make_config(
+        tmp_path, method="stephint", num_generations=12, per_device_train_batch_size=12, max_steps=1, rollouts_every=1,
+        trace_answer="#### {answer}", guidance_leak=True,
+    )  # fmt: skip
+    rows = chain_rows(1, 8, 8)
+    make_trainer(policy, tokenizer, config, rows=rows).train()
+    (group,) = [json.loads(line)["rollouts"] for line in (tmp_path / "rollouts.jsonl").read_text().splitlines()]
+    ends = step_ends(rows[0]["guidance"])
+    assert len(ends) == 8 and group[0]["generated"] == "" and group[0]["guidance"].startswith(rows[0]["guidance"])
+    assert [len(rollout["guidance"]) for rollout in group[1:7]] == [ends[steps - 1] for steps in (6, 5, 4, 3, 2, 1)]
+    assert not any(rollout["guidance"] for rollout in group[7:])
 
 
 @pytest.mark.slow

@@ -474,3 +474,17 @@ def test_one_rollout_climbs_and_the_others_stay(policy: Any, tokenizer: Any, tmp
     trained = sorted((len(prompt), round(float(a), 2)) for (prompt, _), a in zip(
         rows_of(spy.batches[0]), spy.batches[0]["advantages"], strict=True))  # fmt: skip
     assert trained == [(len(plain), -0.35)] * 7 + [(len(second), 2.47)]
+
+
+def test_a_cue_for_all_but_one_rollout(policy: Any, tokenizer: Any, tmp_path: Path) -> None:
+    """NuRL: of eight rollouts of a group that failed seven are sampled again with the whole cue, and one without."""
+    rows = chain_rows(1)
+    config = make_config(
+        tmp_path, method="nurl", hint_template=HINT, rescue_cold_start=0, num_generations=8, max_steps=1,
+        guidance_leak=True,
+    )  # fmt: skip
+    trainer = make_trainer(policy, tokenizer, config, rows=rows, reward=ScriptedAccuracy({rows[0]["prompt"]: 1}))
+    spy = Spy(trainer)
+    trainer.train()
+    assert [len(call) for call in spy.sampled] == [8, 8]
+    assert text_rows(spy, tokenizer) == sorted([hinted(rows[0], 1.0)] * 7 + [rows[0]["prompt"]])

@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from guided_grpo.train.trainer import GuidedGRPOTrainer
-from parts import ScriptedAccuracy, chain_rows, digit_reward, make_config, make_trainer
+from parts import Counted, chain_rows, digit_reward, make_config, make_trainer
 
 pytestmark = pytest.mark.slow
 
@@ -183,19 +183,25 @@ def check_ids(batch: dict[str, Any], rollouts: list[Any]) -> None:
     assert sorted(trained) == sorted((r.prompt_ids, r.completion_ids) for r in rollouts)
 
 
+LADDERS: dict[str, tuple[dict[str, Any], list[list[int]]]] = {
+    "ghpo": ({"hint_template": "{problem}{hint}"}, [[0, 1], [0, 0, 0, 2], [1], [0, 0, 0, 0]]),
+    # .4 first; all four finish: .2. None does: of .6 and .8 the shorter one, then .8.
+    "bread": ({"rescue_slice": "chars", "rescue_stages": [0.2, 0.4, 0.6, 0.8]}, [[0, 4, 1], [0, 0, 3], [1], [0, 0, 0, 0]]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", LADDERS)
 @pytest.mark.parametrize("iterations", [1, 2])
 @pytest.mark.parametrize("forward", ["plain", "shared"])
 def test_a_rescued_batch_equals_the_specification(
-    iterations: int, forward: str, policy_folder: Path, tokenizer: Any, tmp_path: Path
+    method: str, iterations: int, forward: str, policy_folder: Path, tokenizer: Any, tmp_path: Path
 ) -> None:
     """The specification makes the calls that the trainer made, on the same prompts, and computes the same loss."""
-    rows = chain_rows(4)
-    needed = {rows[0]["prompt"]: 1, rows[1]["prompt"]: 3, rows[2]["prompt"]: 0, rows[3]["prompt"]: 99}
+    rows, (changes, counts) = chain_rows(4), LADDERS[method]
     config = make_config(
         tmp_path,
         forward=forward,
-        method="ghpo",
-        hint_template="{problem}{hint}",
+        method=method,
         rescue_cold_start=0,
         num_iterations=iterations,
         per_device_train_batch_size=16,
@@ -203,10 +209,12 @@ def test_a_rescued_batch_equals_the_specification(
         learning_rate=5e-3,
         max_grad_norm=0.0,
         shuffle_dataset=False,
+        **changes,
     )
     model = AutoModelForCausalLM.from_pretrained(policy_folder, dtype="float32")
     twin = AutoModelForCausalLM.from_pretrained(policy_folder, dtype="float32").train()
-    trainer = make_trainer(model, tokenizer, config, rows=rows, reward=ScriptedAccuracy(needed))
+    by_problem = dict(zip(rows["prompt"], counts, strict=True))
+    trainer = make_trainer(model, tokenizer, config, rows=rows, reward=Counted(by_problem))
     spy = Spy(trainer)
     trainer.train()
     recorded = iter(spy.sampled)
@@ -220,16 +228,20 @@ def test_a_rescued_batch_equals_the_specification(
             attempts[row["prompt"]] += 1
             for place, rollout in enumerate(group):
                 front, output = next(recorded)
-                assert front == rollout.prompt_ids  # same call, same row, same prompt
+                assert front == rollout.prompt_ids + rollout.guidance_ids  # same call, same row, same prompt
                 end = output.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in output else len(output)
                 rollout.generated_ids = output[:end]
-                rollout.reward = float(place == 0 and attempts[row["prompt"]] >= needed[row["prompt"]])
+                rollout.reward = float(place < by_problem[row["prompt"]][attempts[row["prompt"]]])
 
     groups = [[minimal_loop.Rollout(encode(row["prompt"]), [], []) for _ in range(4)] for row in rows]
     replay(groups, list(rows))
-    minimal_loop.rescue(groups, list(rows), (0.25, 0.5, 0.75), encode, replay)
+    bread = method == "bread"
+    minimal_loop.rescue(groups, list(rows), config.rescue_stages, encode, replay, search=bread, prefix=bread)
     assert next(recorded, None) is None  # and not one row more
-    assert list(attempts.values()) == [1, 3, 0, 3]
+    assert list(attempts.values()) == [len(counted) - 1 for counted in counts]
+    if bread:
+        shares = [len(group[0].guidance_ids) / len(row["guidance"]) for group, row in zip(groups, rows, strict=True)]
+        assert shares == pytest.approx([0.2, 0.6, 0.0, 0.8], abs=0.07)
     for group in groups:
         for rollout, advantage in zip(group, minimal_loop.group_advantages([r.reward for r in group]), strict=True):
             rollout.advantage = advantage

@@ -121,3 +121,40 @@ def test_a_group_that_is_difficult_on_one_rank_only(
     states = json.loads((two / "states.json").read_text())
     assert states[0] == states[1]
     assert states[0]["history"] == json.loads((one / "states.json").read_text())[0]["history"]
+
+
+RIVALS: dict[str, dict[str, Any]] = {
+    "relift": {"failure_buffer": 3, "trace_answer": "#### {answer}"},
+    "trapo": {"trace_answer": "#### {answer}"},
+}
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("method", RIVALS)
+def test_steps_of_traces_and_turns_on_two_ranks(method: str, policy_folder: Path, tmp_path: Path) -> None:
+    """Every other problem fails: three traces on two ranks after three batches; turns 2 to 4 of one group guided."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    options = {**LADDER, **RIVALS[method], "method": method, "batch": 24, "guidance_ratio": 1.0}
+    launch(one, policy_folder, 1, options)
+    launch(two, policy_folder, 2, options)
+    groups = [rows(run, "rollouts.jsonl") for run in (one, two)]
+    for a, b in zip(*groups, strict=True):
+        for name in ("stage", "omega", "guidance", "generated", "rewards"):
+            assert [r[name] for r in a["rollouts"]] == [r[name] for r in b["rollouts"]], name
+    found = [rows(run, "metrics.jsonl") for run in (one, two)]
+    for a, b in zip(*found, strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], abs=1e-5)
+        assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=1e-3, abs=1e-5)
+        assert a.get("tokens/generated") == b.get("tokens/generated")
+        assert a["tokens/traces_total"] == b["tokens/traces_total"]
+    if method == "relift":
+        assert [row.get("imitation/traces") for row in found[1]] == [None, None, None, 3, None, None]
+        assert found[1][3]["grad_norm"] > 1e-3
+    else:
+        stages = [[r["omega"] for r in group["rollouts"]] for group in groups[1]]
+        assert stages[0::2] == [[None] * 12] * 6
+        assert stages[1] == [None] * 6 + [0.2] * 3 + [0.5] * 2 + [1.0]  # needs a second attempt: 5 of 11 < .9
+        assert any(row["grad_norm"] > 1e-3 for row in found[1])
+    states = json.loads((two / "states.json").read_text())
+    assert states[0] == states[1]
+    assert len(states[0]["failures"]) == (2 if method == "relift" else 0)

@@ -14,8 +14,10 @@ from guided_grpo.train.rescue import (
     Climbs,
     LadderSettings,
     ProblemHistory,
+    Search,
     deal,
     difficult_groups,
+    most_attempts,
     observe,
     open_groups,
     outcomes,
@@ -69,6 +71,42 @@ def test_groups_without_a_trace_and_attempts_that_nobody_could_grade() -> None:
     calls, climbs = climb({0: [], 1: [None], 2: [0, 1]}, {0: ()})
     assert calls == [{1: 0.25, 2: 0.25}, {2: 0.5}]
     assert outcomes(climbs.values(), 3) == {"1": 0, "2": 1, "3": 0, "lost": 0, "unguidable": 1}
+
+
+TENTHS = tuple(part / 10 for part in range(1, 11))
+
+
+@pytest.mark.parametrize(
+    ("successes", "tried"),
+    [
+        ([3], [0.5]),  # some finish and some do not
+        ([0, 0, 0, 0], [0.5, 0.8, 0.9, 1.0]),  # nobody ever does
+        ([8, 8, 8], [0.5, 0.2, 0.1]),  # the shortest one is too long still
+        ([0, 8, 0, 1], [0.5, 0.8, 0.6, 0.7]),
+        ([8, 0, 0, 8], [0.5, 0.2, 0.3, 0.4]),  # .3 is too short, .4 too long: there is none
+        ([0, None], [0.5, 0.8]),  # the verifier failed: nothing more is done
+    ],
+)
+def test_a_prefix_is_searched_by_halves(successes: list[int | None], tried: list[float]) -> None:
+    """BREAD with ten pieces and groups of eight: at most four probes."""
+    climbs: Climbs = {3: Search(TENTHS, size=8)}
+    asked = []
+    while omegas := open_groups(climbs):
+        asked.append(omegas[3])
+        climbs = observe(climbs, {3: successes[len(asked) - 1]})
+    assert (asked, climbs[3].omega, climbs[3].attempts) == (tried, tried[-1], len(tried))
+    assert climbs[3].rescued == bool(successes[-1]) and climbs[3].ungraded == (successes[-1] is None)
+
+
+def test_the_most_probes_of_a_search() -> None:
+    for stages, probes in ((1, 1), (2, 2), (3, 2), (4, 3), (7, 3), (10, 4)):
+        settings = LadderSettings(
+            rescue_strength="bisect", rescue_stages=[part / stages for part in range(1, stages + 1)]
+        )
+        assert most_attempts(settings) == probes
+    assert outcomes([Search(()), Search((), attempts=2, rescued=True), Search((), attempts=4)], 4) == {
+        "1": 0, "2": 1, "3": 0, "4": 0, "lost": 1, "unguidable": 1
+    }  # fmt: skip
 
 
 def test_the_memory_rule_climbs_like_the_paper_where_a_problem_is_new() -> None:

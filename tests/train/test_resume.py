@@ -53,6 +53,7 @@ CASES: dict[str, dict[str, Any]] = {
         "num_train_epochs": 3, "num_iterations": 2, "steps_per_generation": 1,
     },
     "auto": {"method": "auto", "guidance_length": 0.5, "guidance_ratio": 1.0, "max_steps": -1, "num_train_epochs": 2},
+    "failures": {"method": "relift", "failure_buffer": 2, "num_iterations": 2, "scale_rewards": "none"},
     "sparse log": {"method": "stepwise", "guidance_interval": 2, "gradient_accumulation_steps": 2, "logging_steps": 1},
 }  # fmt: skip
 
@@ -77,7 +78,7 @@ def test_resumed_run_equals_the_whole_run(
         **CASES[case],
     }
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    reward = two_sevens if "ladder" in case else digit_reward
+    reward = two_sevens if "ladder" in case or case == "failures" else digit_reward
     make_trainer(load(policy_folder), tokenizer, make_config(whole, **common), reward=reward).train()
     shutil.copytree(whole, cut)
     for checkpoint in rundir.checkpoints(cut):
@@ -93,10 +94,12 @@ def test_resumed_run_equals_the_whole_run(
     ours, theirs = load_file(cut / last / "model.safetensors"), load_file(whole / last / "model.safetensors")
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     states = [json.loads((run / last / "guidance_state.json").read_text()) for run in (cut, whole)]
-    for part in ("controller", "history", "gradient_norms", "watch", "tokens_generated"):
+    for part in ("controller", "history", "gradient_norms", "watch", "tokens_generated", "failures"):
         assert states[0][part] == states[1][part]
     if "ladder" in case:
         assert sum(row.get("rescue/rows", 0) for row in untimed(cut / rundir.METRICS)) > 0
+    if case == "failures":
+        assert sum(row.get("imitation/traces", 0) for row in untimed(cut / rundir.METRICS)) > 0
 
 
 def run_command(folder: Path, policy: Path) -> list[str]:

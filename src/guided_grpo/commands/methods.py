@@ -16,9 +16,11 @@ from guided_grpo.guidance.strength import StrengthSettings
 from guided_grpo.settings import Setting, describe
 from guided_grpo.train.advantage import CreditSettings
 from guided_grpo.train.dynamic import DynamicSettings
+from guided_grpo.train.failures import FailureSettings
 from guided_grpo.train.imitation import ImitationSettings
 from guided_grpo.train.presets import METHODS
 from guided_grpo.train.rescue import LadderSettings
+from guided_grpo.train.turns import TurnSettings
 
 HEAD = """# Methods
 
@@ -41,15 +43,17 @@ GROUPS: dict[str, tuple[type, str]] = {
     "Allocation: which rollouts": (AllocationSettings, "guidance/allocation.py"),
     "Placement: where": (PlacementSettings, "guidance/placement.py"),
     "Ladder: which groups again": (LadderSettings, "train/rescue.py"),
+    "Turns: a group one part after another": (TurnSettings, "train/turns.py"),
     "Credit: what it weighs": (CreditSettings, "train/advantage.py"),
     "Imitation: guidance by a term of its own": (ImitationSettings, "train/imitation.py"),
+    "Failures: traces learned later": (FailureSettings, "train/failures.py"),
     "Sampling: until the batch teaches": (DynamicSettings, "train/dynamic.py"),
     "Order: which problems when": (CurriculumSettings, "data/curriculum.py"),
 }
 # Of the table: heading → axes.
 _COLUMNS = {
-    "when": ("guidance_trigger", "dynamic_sampling"),
-    "how much": ("guidance_strength", "guidance_unit"),
+    "when": ("guidance_trigger", "dynamic_sampling", "failure_buffer"),
+    "how much": ("guidance_strength", "guidance_unit", "rescue_strength"),
     "α": ("guidance_ratio",),
     "traces as rollouts": ("guidance_rows",),
     "where": ("guidance_placement",),

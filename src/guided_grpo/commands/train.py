@@ -112,9 +112,8 @@ def _run(settings: TrainSettings, grader: Grader) -> dict[str, Any]:
 def load_data(settings: TrainSettings) -> Dataset:
     """The training rows; at least one with a trace where the method guides, or fine-tuning comes first."""
     run = settings.run
-    rows = load_rows_of(
-        run, run.train_data, run.data_limit, require_guidance=settings.training.guided or settings.stage.first
-    )
+    needs_traces = settings.training.needs_traces or settings.stage.first
+    rows = load_rows_of(run, run.train_data, run.data_limit, require_guidance=needs_traces)
     if run.sample_filter == "keep":
         return rows
     if "difficulty" not in rows.column_names:

@@ -24,7 +24,7 @@ def accuracy_index(names: Sequence[str], config: GuidedGRPOConfig) -> int:
     name = config.accuracy_reward
     if name is None:
         # Without guidance it feeds metrics alone, and a drop-in must not ask for more than TRL does.
-        fallback = len(names) == 1 or (not config.guided and "accuracy" not in names)
+        fallback = len(names) == 1 or (not config.needs_traces and "accuracy" not in names)
         name = names[0] if fallback else "accuracy"
     if name not in names:
         raise InputError(
@@ -44,7 +44,7 @@ def check_trainable(config: GuidedGRPOConfig, names: Sequence[str], *, plain: bo
         names: of the reward functions.
         plain: whether the policy is text-only, without tools, environments or a `rollout_func`.
     """
-    if config.guided and not plain:
+    if config.needs_traces and not plain:
         raise InputError(
             "does not go with tools, environments, rollout_func or vision models",
             field="method",
@@ -73,7 +73,7 @@ def check_columns(rows: Dataset | IterableDataset | None, config: GuidedGRPOConf
             value=config.curriculum,
             fix="load the data set whole, or set curriculum: none",
         )
-    if config.guided:
+    if config.needs_traces:
         part = Dataset.from_list(list(rows.take(STREAM_ROWS))) if streamed else rows  # type: ignore[union-attr]
         _check_traces(part, config, f"none of the first {STREAM_ROWS} rows" if streamed else "no row of the data")
     if rows is not None and not streamed:

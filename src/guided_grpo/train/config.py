@@ -18,6 +18,7 @@ from guided_grpo.settings import OneOf, Setting, check, describe, fill, setting
 from guided_grpo.train.forward import FORWARDS
 from guided_grpo.train.presets import METHODS, Axes
 from guided_grpo.train.rescue import check_stages, rule_of, stages_of
+from guided_grpo.train.turns import check_turns
 
 # These fold the mask into an importance ratio, where half a token has no meaning.
 _SEQUENCE_LOSSES = ("vespo", "luspo")
@@ -60,6 +61,7 @@ class GuidedGRPOConfig(Axes, GRPOConfig):
         self.rescue_stages = list(stages_of(self))
         self._check_lengths()
         check_stages(self)
+        check_turns(self)
         check_hint_template(self.hint_template)
         self._check_combinations()
 
@@ -67,17 +69,22 @@ class GuidedGRPOConfig(Axes, GRPOConfig):
     def guides_first(self) -> bool:
         """Whether rollouts of the first sampling can get guidance."""
         strong = self.guidance_strength != "none" and bool(self.guidance_length) and bool(self.guidance_ratio)
-        return (strong and self.guidance_trigger != "rescue") or self.guidance_rows > 0
+        return (strong and self.guidance_trigger in ("always", "both")) or self.guidance_rows > 0
 
     @property
     def rescues(self) -> bool:
-        """Whether groups that failed can climb the ladder."""
+        """Whether groups that failed can climb the ladder, or later rollouts of a group be guided."""
         return self.guidance_trigger != "always" and bool(self.guidance_ratio)
 
     @property
     def guided(self) -> bool:
         """Whether any rollout can get guidance."""
         return self.guides_first or self.rescues
+
+    @property
+    def needs_traces(self) -> bool:
+        """Whether the data must have traces."""
+        return self.guided or self.failure_buffer > 0
 
     @property
     def imitates(self) -> bool:
@@ -142,12 +149,20 @@ class GuidedGRPOConfig(Axes, GRPOConfig):
             )
         group, ratio = int(self.num_generations or 0), self.guidance_ratio
         here = self.per_device_train_batch_size * int(self.steps_per_generation or 1)
-        if self.dynamic_sampling and here % group:
+        turns = self.guidance_trigger == "turns"
+        if (self.dynamic_sampling or turns) and here % group:
             raise InputError(
                 f"needs whole groups on every rank, and {here} rollouts are no multiple of {group}",
-                field="dynamic_sampling",
-                value=self.dynamic_sampling,
+                field="guidance_trigger" if turns else "dynamic_sampling",
+                value="turns" if turns else self.dynamic_sampling,
                 fix="make per_device_train_batch_size × steps_per_generation a multiple of num_generations",
+            )
+        if self.failure_buffer and self.guidance_loss != "likelihood":
+            raise InputError(
+                f"trains traces by likelihood, and guidance_loss is {self.guidance_loss}",
+                field="failure_buffer",
+                value=self.failure_buffer,
+                fix="set guidance_loss: likelihood",
             )
         if self.guidance_rows >= group:
             raise InputError(

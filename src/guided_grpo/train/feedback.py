@@ -13,7 +13,7 @@ import torch
 
 from guided_grpo.guidance.strength import Controller
 from guided_grpo.train.metrics import count_batch, count_first_sampling, count_rescue, count_transition
-from guided_grpo.train.rescue import difficult_groups, stages_of, successes_P
+from guided_grpo.train.rescue import difficult_groups, most_attempts, successes_P
 from guided_grpo.train.rollout import FACTS, problem_feedback
 from guided_grpo.train.state import Batch, RunState
 from guided_grpo.types import StepFeedback
@@ -80,7 +80,7 @@ def count(run: RunState, graded: GradedBatch, *, length: float, guidance_trained
     unguided_G = [share == 0 for share in graded.shares_G]
     groups = count_first_sampling(run.metric_sums, first_B, difficult_groups(first_B, size), unguided_G)
     if rescued is not None:
-        count_rescue(run.metric_sums, rescued, groups=groups, attempts=len(stages_of(run.history.settings)))
+        count_rescue(run.metric_sums, rescued, groups=groups, attempts=most_attempts(run.history.settings))
     climbs = {} if rescued is None else rescued.climbs
     keys_P = graded.facts_BK[::size, FACTS.index("problem")].tolist()
     rates_P = graded.accuracy_B.view(-1, size).gt(0).float().mean(dim=1).tolist()

@@ -73,6 +73,9 @@ def needed_tokens(inputs: dict[str, Any], *, every_row: bool) -> torch.Tensor:
         inputs: of TRL's `_compute_loss`.
         every_row: a term of the loss besides the policy's reads rows whatever their advantage.
     """
+    if "advantages" not in inputs:  # a step of traces alone
+        taken_bT: torch.Tensor = inputs["imitation_factors"] != 0
+        return taken_bT
     weights_bT: torch.Tensor = inputs["completion_mask"]
     if "tool_mask" in inputs:
         weights_bT = weights_bT * inputs["tool_mask"]

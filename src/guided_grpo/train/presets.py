@@ -18,14 +18,18 @@ from guided_grpo.guidance.strength import StrengthSettings
 from guided_grpo.settings import describe
 from guided_grpo.train.advantage import CreditSettings
 from guided_grpo.train.dynamic import DynamicSettings
+from guided_grpo.train.failures import FailureSettings
 from guided_grpo.train.imitation import ImitationSettings
 from guided_grpo.train.rescue import LadderSettings
+from guided_grpo.train.turns import TurnSettings
 
 
 @dataclass
 class Axes(
     DynamicSettings,
     CurriculumSettings,
+    FailureSettings,
+    TurnSettings,
     LadderSettings,
     ImitationSettings,
     CreditSettings,
@@ -211,6 +215,20 @@ METHODS: Final[dict[str, Method]] = {
         "with scale_rewards: none, loss_type: dr_grpo",
         "LUFFY, arXiv 2504.14945 (its script)",
     ),
+    "stephint": Method(
+        _strength(
+            "constant",
+            guidance_unit="ratio-steps",
+            guidance_length=0.875,
+            guidance_ratio=7 / 12,
+            guidance_allocation="spread",
+            guidance_credit="positive",
+            guidance_rows=1,
+        ),
+        "of twelve rollouts one is the trace, six begin with 1/8 to 6/8 of its steps, five are plain; a trace is not "
+        "pushed down where it failed",
+        "StepHint, arXiv 2507.02841 (abstract); it has 1/4, 2/4, 3/4 twice each",
+    ),
     "hpt": Method(
         {"guidance_rows": 1, "guidance_loss": "likelihood", "imitation_gate": "failure"},
         "groups without a success imitate the whole trace, the others reinforce; "
@@ -227,10 +245,47 @@ METHODS: Final[dict[str, Method]] = {
         "plain GRPO, and likelihood of each problem's whole trace, tokens weighed by p(1 − p)",
         "CHORD-φ, arXiv 2508.11408; its traces are a stream of their own",
     ),
+    "relift": Method(
+        {"guidance_loss": "likelihood", "failure_buffer": 128},
+        "plain GRPO; the traces of groups without a success are kept, and learned in a step of their own once there "
+        "are 128; with scale_rewards: none, loss_type: dr_grpo",
+        "ReLIFT, arXiv 2506.07527 (its code); one optimizer, a step of traces in the place of a batch",
+    ),
     "scaf": Method(
         {**_GHPO, "rescue_rows": 1, "rescue_slice": "steps", "rescue_stages": [0.25, 0.5, 0.75, 1.0]},
         "as ghpo, but one rollout of a failed group climbs, and the others stay; all of the trace at last",
         "Scaf-GRPO, arXiv 2510.19807; its hints are of three kinds, here the solution alone",
+    ),
+    "nurl": Method(
+        {**_GHPO, "guidance_ratio": 0.875, "rescue_stages": [1.0]},
+        "none for 20 steps; then groups without a success again, all but one in eight with the whole cue as a hint",
+        "NuRL, arXiv 2509.25666 (abstract); its cues are written by the policy beforehand, here they are the traces",
+    ),
+    "bread": Method(
+        {
+            **_GHPO,
+            "guidance_placement": "prefix",
+            "rescue_strength": "bisect",
+            "rescue_slice": "steps",
+            "rescue_stages": [round(0.1 * part, 1) for part in range(1, 11)],
+            "rescue_cold_start": 0,
+        },
+        "groups without a success again, all of them behind one prefix, whose tenths are searched by halves for one "
+        "that some finish and some do not; masked",
+        "BREAD, arXiv 2506.17211 (abstract; range and probes are our reading)",
+    ),
+    "trapo": Method(
+        {
+            "guidance_trigger": "turns",
+            "guidance_ratio": 1.0,
+            "guidance_loss": "trust",
+            "rescue_slice": "tokens",
+            "rescue_stages": [0.2, 0.5, 1.0],
+            "rescue_cold_start": 0,
+        },
+        "half of a group first; while too few succeed, the next ones begin with 20 %, then 50 % of the trace, and the "
+        "last one is the trace; guidance by its own term; with scale_rewards: none, loss_type: dr_grpo",
+        "TRAPO, arXiv 2512.17636 (thresholds of the paper, loss of its code)",
     ),
     "dapo": Method(
         {"dynamic_sampling": 10},

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from guided_grpo.guidance.allocation import Assignment, GuidancePlan, assign
 from guided_grpo.guidance.keys import problem_key
 from guided_grpo.guidance.placement import GuidanceTokenizer
+from guided_grpo.guidance.slicing import Slice
 from guided_grpo.train.rescue import (
     Climb,
     Climbs,
     LadderSettings,
     ProblemHistory,
+    Search,
     deal,
     difficult_groups,
     observe,
@@ -75,7 +77,7 @@ class Ladder:
         climb, tokens = [], 0
         for omega in rungs(self.settings, self.history.start(problem_key(row))):
             piece = self.tokenizer.slice(row, self._strength(row, omega))
-            if piece.tokens > tokens and self.tokenizer.length(row["prompt"], piece) <= self.room:
+            if piece.tokens > tokens and self.has_room(row, piece):
                 climb.append(omega)
                 tokens = piece.tokens
         return tuple(climb)
@@ -85,11 +87,20 @@ class Ladder:
         assignment = assign(row, self.shares_G[place], self._strength(row, omega), self.tokenizer)
         return replace(assignment, stage=attempt, omega=omega)
 
+    def has_room(self, row: Row, piece: Slice) -> bool:
+        """Whether a response fits behind it."""
+        return self.tokenizer.length(row["prompt"], piece) <= self.room
+
+    @property
+    def gives_shares(self) -> bool:
+        """Whether an ω is a share of the trace."""
+        return self.settings.rescue_strength != "controller"
+
     def _strength(self, row: Row, omega: float) -> Strength:
-        if self.settings.rescue_strength == "controller":
-            full = self.full(row)
-            return Strength(full.unit, full.amount * omega)
-        return Strength(self.share, omega)
+        if self.gives_shares:
+            return Strength(self.share, omega)
+        full = self.full(row)
+        return Strength(full.unit, full.amount * omega)
 
 
 @dataclass(frozen=True)
@@ -138,7 +149,11 @@ def rescue_batch(
     first = resampler.rank * len(rows_b)
     leaders = [(group, group * group_size - first) for group in sorted(difficult)]
     rungs_b = [(group, ladder.rungs_of(rows_b[place])) for group, place in leaders if 0 <= place < len(rows_b)]
-    climbs: Climbs = {group: Climb(rungs) for group, rungs in resampler.gather(rungs_b)}
+    searched = ladder.settings.rescue_strength == "bisect"
+    climbs: Climbs = {
+        group: Search(rungs, size=group_size) if searched else Climb(rungs)
+        for group, rungs in resampler.gather(rungs_b)
+    }
     state = Rescued(list(rollouts_b), rewards_BF.clone(), climbs)
     while omegas := open_groups(state.climbs):
         state = _call(state, omegas, rows_b, resampler, ladder, accuracy)

@@ -9,7 +9,7 @@ kept as it is. The redone rollouts take the place of the thrown-away ones; advan
     attempt 2                              C ω=.5 ✗   one call
     attempt 3                              C ω=.75 ✗  one call; C is lost, and trains on this attempt's rollouts
 
-Three rules say which ω a group climbs:
+Four rules say which ω a group climbs:
 
     stages      the same list for every problem (the paper)
     memory      ω as a function of the problem's own history, an open question of the paper. A problem starts where it
@@ -19,10 +19,17 @@ Three rules say which ω a group climbs:
                 so a failure lengthens the hint by η p*, and a hint that made the problem trivial is shortened. With
                 η = p* = 0.5 an unseen problem climbs .25, .5, .75 like the paper's.
     controller  the stages are multiples of the length that the strength axis asks for (Eq. 5 and its relatives)
+    bisect      BREAD (arXiv 2506.17211): the stages are searched by halves for a prefix that some rollouts finish and
+                some do not. The middle stage is tried (of an even number the shorter one); k of G succeed:
+                    k = 0: on among the longer ones     k = G: on among the shorter ones     else: found
 
 Deviations from the public code, which loses the hint of a group rescued at .25 when another one goes on to .5: every
 rollout carries its own prompt and attempt. A verifier that failed is not a failure of the policy: such rollouts do not
 count, and a group without a single graded rollout is not difficult.
+
+bisect: of the paper the abstract was read; that there are ten stages, that a probe is a whole group, and that 0 < k < G
+ends the search is our reading. A search that ends without such a group keeps its last probe, whose rollouts all fail or
+all succeed, so that they teach nothing, as the first sampling would not.
 """
 
 from __future__ import annotations
@@ -42,7 +49,7 @@ from guided_grpo.settings import AxisGroup, OneOf, axis, setting
 if TYPE_CHECKING:
     import torch
 
-RULES = ("stages", "memory", "controller")
+RULES = ("stages", "memory", "controller", "bisect")
 STAGES = (0.25, 0.5, 0.75)  # the paper's
 LEAST = 0.05  # ω_least of memory: a shorter hint is none
 
@@ -51,8 +58,8 @@ LEAST = 0.05  # ω_least of memory: a shorter hint is none
 class LadderSettings(AxisGroup):
     """Which groups are sampled again, and with how much guidance."""
 
-    guidance_trigger: Annotated[str, OneOf(("always", "rescue", "both"))] = axis(
-        "always", "always: at the first sampling; rescue: only groups that failed; both"
+    guidance_trigger: Annotated[str, OneOf(("always", "rescue", "both", "turns"))] = axis(
+        "always", "always: at the first sampling; rescue: only groups that failed; both; turns: train/turns.py"
     )
     rescue_strength: Annotated[str | None, OneOf(RULES)] = axis(
         None, "of the ladder; unset = controller where rescue has a guidance_strength, else stages"
@@ -121,6 +128,41 @@ class Climb:
         return replace(self, attempts=self.attempts + 1, rescued=bool(successes), ungraded=successes is None)
 
 
+@dataclass(frozen=True)
+class Search(Climb):
+    """The same where ω is searched by halves: `rungs` are those that are left, and the middle one is tried next."""
+
+    size: int = 0  # G
+    last: float = 0.0  # ω of the last attempt
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nothing was found and there are rungs left."""
+        return bool(self.rungs)
+
+    @property
+    def omega(self) -> float:
+        """As of a climb."""
+        return self.rungs[(len(self.rungs) - 1) // 2] if self.is_open else self.last
+
+    def observe(self, successes: int | None) -> Search:
+        """As of a climb."""
+        middle = (len(self.rungs) - 1) // 2
+        left: tuple[float, ...] = ()
+        if successes == 0:
+            left = self.rungs[middle + 1 :]
+        elif successes == self.size:
+            left = self.rungs[:middle]
+        return replace(
+            self,
+            rungs=left,
+            attempts=self.attempts + 1,
+            rescued=bool(successes),
+            ungraded=successes is None,
+            last=self.omega,
+        )
+
+
 Climbs = dict[int, Climb]  # by number of the group in the batch of all ranks
 
 
@@ -157,6 +199,12 @@ def rungs(settings: LadderSettings, start: float) -> tuple[float, ...]:
         omega = min(top, omega + settings.rescue_gain * settings.rescue_target)
         climb.append(omega)
     return tuple(climb)
+
+
+def most_attempts(settings: LadderSettings) -> int:
+    """The most that a group can make."""
+    stages = len(stages_of(settings))
+    return stages.bit_length() if settings.rescue_strength == "bisect" else stages
 
 
 @dataclass
@@ -230,5 +278,5 @@ def outcomes(climbs: Iterable[Climb], attempts: int) -> dict[str, int]:
     counts = {str(attempt): 0 for attempt in range(1, attempts + 1)} | {"lost": 0, "unguidable": 0}
     for climb in climbs:
         if not climb.ungraded:
-            counts["unguidable" if not climb.rungs else str(climb.attempts) if climb.rescued else "lost"] += 1
+            counts["unguidable" if not climb.attempts else str(climb.attempts) if climb.rescued else "lost"] += 1
     return counts

@@ -146,6 +146,8 @@ def sample_rollouts(
         ends: tokens that end a rollout.
         most: tokens.
     """
+    if not prompts:
+        return []
     different = list(dict.fromkeys(map(tuple, prompts)))
     behind = [[*ids, -1] for ids in different]  # the tree reads what predicts a token: here, the one to be drawn
     tree = build_tree(behind)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from guided_grpo.data.adaptive import AdaptiveOrder
 from guided_grpo.guidance.allocation import GuidancePlan
 from guided_grpo.guidance.strength import State
+from guided_grpo.train.failures import Trace
 from guided_grpo.train.metrics import MetricSums, RunningVariance
 from guided_grpo.train.resampling import Rescued
 from guided_grpo.train.rescue import ProblemHistory
@@ -32,6 +33,7 @@ class RunState:
     gradient_norms: RunningVariance = field(default_factory=RunningVariance)
     tokens_generated: int = 0
     problems_drawn: int = 0  # by dynamic sampling, beside the batches
+    failures: list[Trace] = field(default_factory=list)  # of failed groups, newest first
     flops: int = 0  # as in flops.py, of all ranks
     stage_flops: int = 0  # those of them that a first stage spent
     trace_tokens: int = 0  # given as guidance or to be imitated, thrown-away rollouts too
@@ -83,7 +85,8 @@ class Batch:
 
     rows: list[Row]  # _b
     plan: GuidancePlan  # _b, of the generation call under way
-    attempt: int = 0  # of that call on the rescue ladder; 0 = first sampling
+    attempt: int = 0  # of that call on the rescue ladder, or its turn from 1 on; 0 = first sampling
+    output: tuple[Any, ...] = ()  # TRL's own, of the last call
     rollouts: list[Rollout] = field(default_factory=list)  # _b
     rewards_BF: torch.Tensor | None = None  # None = not graded yet
     first_accuracy_B: torch.Tensor | None = None  # before the ladder; None = there was none

@@ -4,7 +4,8 @@ The stages of a training generation batch, in order, and the seam of TRL 1.16 th
 
     plan        `_generate_and_score_completions`   who gets how much (controller, allocation, slicing, placement)
     rollout     `_generate_single_turn`             guidance behind the prompt while sampling, in the completion after
-    rescue      `_generate`                         groups that failed are sampled again; rows keep their own prompts
+    rescue      `_generate`                         groups that failed are sampled again; rows keep their own prompts;
+                                                    or rollouts of a group come in turn
     weights     `_generate`                         its `tool_mask` carries w_g
     verdict     `_calculate_rewards`                rewards see guidance + generated
     advantage   `_generate_and_score_completions`   per-arm baseline, credit of guidance
@@ -57,6 +58,7 @@ from guided_grpo.train.checkpoint import load_buffer, load_state, save_buffer, s
 from guided_grpo.train.checks import accuracy_index, check_columns, check_room, check_trainable, rows_by_column
 from guided_grpo.train.config import GuidedGRPOConfig
 from guided_grpo.train.dynamic import filled_batch, further_problem
+from guided_grpo.train.failures import failed_traces, trace_batch
 from guided_grpo.train.flops import Meter
 from guided_grpo.train.forward import Forward, arrange, needed_tokens, why_plain
 from guided_grpo.train.generation import check_whole, one_line, room_for
@@ -79,6 +81,7 @@ from guided_grpo.train.sampling import sample_rollouts, warpers
 from guided_grpo.train.sharding import take_fsdp_on_cpu
 from guided_grpo.train.signals import Sign, Watch
 from guided_grpo.train.state import Batch, RunState
+from guided_grpo.train.turns import sample_in_turns
 from guided_grpo.types import Arm, Row, Strength
 
 # Method of GRPOTrainer → the parameters that we pass through or read.
@@ -236,6 +239,8 @@ class GuidedGRPOTrainer(GRPOTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if not self.model.training:
             return super()._generate_and_score_completions(inputs)
+        if 0 < self.args.failure_buffer <= len(self.run_state.failures):
+            return self._trace_batch()
         first = self._score(inputs)
         if not self.args.dynamic_sampling:
             return first[0]
@@ -252,6 +257,22 @@ class GuidedGRPOTrainer(GRPOTrainer):
         if self.args.imitates:
             self._count_imitated(output)
         return output
+
+    def _trace_batch(self) -> dict[str, Any]:
+        """The newest failures in place of a batch."""
+        run, size = self.run_state, self.args.failure_buffer
+        traces, run.failures = run.failures[:size], run.failures[size:]
+        output = trace_batch(
+            traces,
+            chunks=self.args.steps_per_generation,
+            ranks=self.accelerator.num_processes,
+            rank=self.accelerator.process_index,
+            pad_id=self._tokenizer.pad_token_id,
+            weight=self.args.imitation_weight,
+        )
+        self._trace_tokens += int(output["imitation_factors"].count_nonzero())
+        run.metric_sums.total("imitation/traces", size)
+        return {name: values.to(self.accelerator.device) for name, values in output.items()}
 
     def _further_rows(self, size: int) -> list[dict[str, Any]]:
         """Rows of this rank for one more batch of dynamic sampling."""
@@ -311,6 +332,16 @@ class GuidedGRPOTrainer(GRPOTrainer):
             self._credit(batch, output)
         if self.args.imitates:
             self._imitate(batch, output, local)
+        if self.args.failure_buffer:
+            failed = failed_traces(
+                batch.rows,
+                local.start,
+                rewards_BF[:, self._accuracy_index],
+                self.num_generations,
+                self._guidance_tokenizer.prompt_ids,
+                self._whole_trace,
+            )
+            run.failures = [*gather_object(failed), *run.failures]
         graded = feedback.GradedBatch(
             batch,
             facts_BK,
@@ -381,8 +412,8 @@ class GuidedGRPOTrainer(GRPOTrainer):
             check_room(prompts, batch.plan, self.args, self._room)
         generated: list[list[int]]
         logprobs: Any = None
+        whole = [] if batch is None else [assignment.slice.whole for assignment in batch.plan]
         if batch is not None and self._samples_here:
-            whole = [assignment.slice.whole for assignment in batch.plan]
             sampled = iter(
                 self._sample_rollouts([ids for ids, all_there in zip(prompts, whole, strict=True) if not all_there])
             )
@@ -395,11 +426,10 @@ class GuidedGRPOTrainer(GRPOTrainer):
                 )
             if self.use_transformers_continuous_batching:
                 check_whole(generated, len(prompts), self._ends, self.max_completion_length)
-            if batch is not None and self.args.guidance_rows:  # engines are asked for equally many on all ranks
-                kept = [not assignment.slice.whole for assignment in batch.plan]
-                generated = [ids if keep else [] for ids, keep in zip(generated, kept, strict=True)]
+            if any(whole):  # engines are asked for equally many on all ranks
+                generated = [[] if all_there else ids for ids, all_there in zip(generated, whole, strict=True)]
                 if logprobs is not None:
-                    logprobs = [values if keep else [] for values, keep in zip(logprobs, kept, strict=True)]
+                    logprobs = [[] if all_there else ps for ps, all_there in zip(logprobs, whole, strict=True)]
         if self._has_engine:
             self._meter.add_sampled(prompts, generated)
         if batch is not None and guided:
@@ -465,16 +495,19 @@ class GuidedGRPOTrainer(GRPOTrainer):
             batch.rollouts = rollouts_of(batch.plan, output)
             self._begin_grading(batch)
             return output
-        batch.rollouts, output = self._sample(batch)
-        if self._ladder_is_open():
-            self._climb(batch)
+        if self._ladder_is_open() and self.args.guidance_trigger == "turns":
+            self._take_turns(batch)
         else:
-            self._begin_grading(batch)
-        prompt_ids, completion_ids, tool_mask, completions, logprobs, *rest = output
+            batch.rollouts, batch.output = self._sample(batch)
+            if self._ladder_is_open():
+                self._climb(batch)
+            else:
+                self._begin_grading(batch)
+        prompt_ids, completion_ids, tool_mask, completions, logprobs, *rest = batch.output
         weight = 0.0 if self.args.imitates else self.args.guidance_weight
         if self.args.guidance_credit != "signed" or (self.args.guidance_placement == "prefix" and weight != 1):
             tool_mask = loss_weights(batch.rollouts, weight)
-        if batch.rescued is not None:
+        if batch.first_accuracy_B is not None:  # not all of them are of the last call
             prompt_ids = [rollout.prompt_ids for rollout in batch.rollouts]
             completion_ids = [rollout.completion_ids for rollout in batch.rollouts]
             completions = [rollout.completion for rollout in batch.rollouts]
@@ -497,27 +530,50 @@ class GuidedGRPOTrainer(GRPOTrainer):
             batch.rows, batch.rollouts, batch.rewards_BF, _Resampler(self), self._ladder, self._accuracy_index
         )
         batch.rollouts, batch.rewards_BF = batch.rescued.rollouts_b, self._masked(batch.rescued.rewards_BF)
-        for name in sorted({name for rollout in batch.rollouts for name in rollout.extras}):
-            self._pending_extra_logs[name].extend(rollout.extras.get(name) for rollout in batch.rollouts)
+        self._log_extras(batch)
         sums.total("time/rescue", time.perf_counter() - started)
 
+    def _take_turns(self, batch: Batch) -> None:
+        """Sample and grade the rollouts of each group in turn."""
+        started = time.perf_counter()
+        batch.rollouts, rewards_BF, batch.first_accuracy_B = sample_in_turns(
+            batch.rows,
+            self.args.turn_below or [],
+            self._ladder,
+            self._whole_trace,
+            self._attempt,
+            accuracy=self._accuracy_index,
+            ranks=self.accelerator.num_processes,
+            rank=self.accelerator.process_index,
+        )
+        batch.rewards_BF = self._masked(rewards_BF)
+        self._log_extras(batch)
+        self.run_state.metric_sums.total("time/generate", time.perf_counter() - started)
+
+    def _log_extras(self, batch: Batch) -> None:
+        """What reward functions log of the rollouts that are kept."""
+        for name in sorted({name for rollout in batch.rollouts for name in rollout.extras}):
+            self._pending_extra_logs[name].extend(rollout.extras.get(name) for rollout in batch.rollouts)
+
     def _attempt(self, rows: list[Row], plan: GuidancePlan) -> tuple[list[Rollout], torch.Tensor]:
-        """One more call, graded; TRL's own metrics keep describing the first sampling."""
+        """One more call, graded; TRL's own metrics keep describing the first sampling, or the first turn."""
         outer = self._batch
         assert outer is not None
+        first = not (outer.rollouts or outer.attempt)
         lengths = {name: len(values) for name, values in self._metrics["train"].items()}
         pending = {name: list(values) for name, values in self._pending_metrics.items()}
         self._batch = Batch(rows, plan, attempt=outer.attempt + 1)
         try:
-            rollouts, _ = self._sample(self._batch)
+            rollouts, outer.output = self._sample(self._batch)
             result = self._grade(rows, rollouts)
         finally:
             self._batch = outer
         outer.attempt += 1
-        for name, values in self._metrics["train"].items():
-            del values[lengths.get(name, 0) :]
-        self._pending_metrics.clear()
-        self._pending_metrics.update(pending)
+        if not first:
+            for name, values in self._metrics["train"].items():
+                del values[lengths.get(name, 0) :]
+            self._pending_metrics.clear()
+            self._pending_metrics.update(pending)
         return result
 
     # ---- verdict ----------------------------------------------------------------------------------------------------
@@ -600,10 +656,18 @@ class GuidedGRPOTrainer(GRPOTrainer):
     def _compute_loss(self, model: Any, inputs: Any) -> torch.Tensor:
         shares = self._forward.shared and self.model.training
         with self._forward.reading(needed_tokens(inputs, every_row=self._reads_every_row) if shares else None):
-            loss: torch.Tensor = super()._compute_loss(model, inputs)
+            rewarded = "advantages" in inputs
+            if rewarded:
+                loss: torch.Tensor = super()._compute_loss(model, inputs)
+            else:  # traces alone
+                parts = ((inputs[f"prompt_{part}"], inputs[f"completion_{part}"]) for part in ("ids", "mask"))
+                ids, mask = (torch.cat(pair, dim=1) for pair in parts)
+                width = inputs["completion_ids"].size(1)
+                self._get_per_token_logps_and_entropies(model, ids, mask, width, compute_entropy=True)
+                loss = torch.zeros((), device=ids.device)
             if "imitation_factors" in inputs:
                 loss = loss + self._imitation_loss(inputs)
-        if shares:  # TRL counts the rows that were left out as 0
+        if shares and rewarded:  # TRL counts the rows that were left out as 0
             self._metrics["train"]["entropy"][-1] = self._forward.mean_entropy(self.accelerator)
         return loss
 
