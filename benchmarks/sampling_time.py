@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -94,6 +95,7 @@ def main() -> None:
             if turn:
                 seconds[name].append(took)
                 rates[name].append(sum(map(len, rollouts)) / took)
+            print(f"{turn} {name}: {took:.2f} s, {sum(map(len, rollouts)) / took:.0f} tokens/s", file=sys.stderr)
     for name in ways:
         shown = {
             "tokens a second": [round(f(rates[name])) for f in (statistics.median, min, max)],
