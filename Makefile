@@ -35,7 +35,7 @@ test: lint
 # With the real vLLM, in an environment of its own: it wants other versions. Some minutes; runs without a GPU.
 VLLM := .venv-vllm
 test-vllm: $(VLLM)/.installed
-	VLLM_CPU_OMP_THREADS_BIND=0 $(VLLM)/bin/python -m pytest tests/train/test_vllm.py
+	VLLM_CPU_OMP_THREADS_BIND=0 $(VLLM)/bin/python -m pytest tests/train/test_vllm.py tests/train/test_vllm_server.py
 
 $(VLLM)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VLLM)
