@@ -25,10 +25,13 @@ from trl import SFTConfig, get_peft_config
 from guided_grpo.commands import sft
 from guided_grpo.commands.parsing import TeachingArguments, TrainSettings, tell
 from guided_grpo.commands.policies import context_of, load_model
+from guided_grpo.commands.results import Results
+from guided_grpo.commands.runs import load_rows_of
+from guided_grpo.commands.stopping import best_of, is_below, restore, set_aside
 from guided_grpo.errors import InputError
 from guided_grpo.grading import Grader
 from guided_grpo.settings import describe
-from guided_grpo.store import rundir
+from guided_grpo.store import jsonl, rundir
 from guided_grpo.train.config import GuidedGRPOConfig
 from guided_grpo.train.presets import DEFAULTS, METHODS
 
@@ -137,6 +140,37 @@ def training_behind(settings: TrainSettings, first: Mapping[str, Any] | None) ->
     return training
 
 
+def undo_a_loss(settings: TrainSettings, trainer: Any, grader: Grader) -> bool:
+    """Give the policy back what fine-tuning ended with where METHOD made it clearly worse; whether it did.
+
+    The problems that stopped fine-tuning are asked once more, which counts as a cost. METHOD trained on them too: this
+    finds a collapse, not a small loss.
+
+    Args:
+        settings: of the whole run.
+        trainer: METHOD's, as training ended.
+        grader: of the whole run.
+    """
+    run, output = settings.run, settings.output
+    rows = load_rows_of(run, run.train_data, run.data_limit, require_guidance=True)  # all, as the first stage had them
+    _, asked = set_aside(rows, settings.stage, trainer.args.seed)
+    most = int(settings.training.max_completion_length or 0)
+    results = Results(
+        output, run, asked, trainer, grader, max_tokens=most, template_kwargs=trainer.chat_template_kwargs
+    )
+    with trainer.counted():
+        results.evaluate_during(trainer.state.global_step, {}, rundir.STOPPING)
+    *_, last = jsonl.whole_rows(output / rundir.STOPPING)
+    before = list(jsonl.whole_rows(folder_of(settings) / rundir.STOPPING))
+    best = before[best_of(before)]
+    if not is_below(last, best):
+        return False
+    tell(f"{output}: finishes {last['accuracy']:.1%} of the held-out training problems, {best['accuracy']:.1%} before "
+         f"{settings.training.method}: what fine-tuning ended with is kept")  # fmt: skip
+    restore(trainer.accelerator.unwrap_model(trainer.model), folder_of(settings) / rundir.MODEL)
+    return True
+
+
 def first_policy(settings: TrainSettings, source: str) -> tuple[Any, Any]:
     """What METHOD starts from, and the PEFT config of adapters that are to be made.
 
@@ -151,15 +185,19 @@ def first_policy(settings: TrainSettings, source: str) -> tuple[Any, Any]:
     return PeftModel.from_pretrained(load_model(source, settings), folder, is_trainable=True), None
 
 
-def stages(settings: TrainSettings, first: dict[str, Any], figures: dict[str, Any]) -> list[dict[str, Any]]:
-    """What summary.json says of each stage: steps, FLOPs, tokens, seconds.
+def stages(
+    settings: TrainSettings, first: dict[str, Any], figures: dict[str, Any], *, undone: bool
+) -> list[dict[str, Any]]:
+    """What summary.json says of each stage: steps, FLOPs, tokens, seconds; and whether the second was undone.
 
     Args:
         settings: of the whole run.
         first: the summary of the first stage.
         figures: of the run, whose FLOPs and trace tokens are of both stages.
+        undone: see `undo_a_loss`.
     """
     names = ("method", "steps", "tokens_generated", "train_seconds", "seconds")
     second = {**{name: figures[name] for name in names}, "method": settings.training.method}
     second |= {name: figures[name] - first[name] for name in ("flops", "trace_tokens")}
+    second |= {"undone": True} if undone else {}
     return [{name: value for name, value in first.items() if name != "seed"}, second]

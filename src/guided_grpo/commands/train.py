@@ -22,7 +22,7 @@ from guided_grpo.commands.policies import (
 from guided_grpo.commands.ranks import leaving
 from guided_grpo.commands.results import Results, run_once
 from guided_grpo.commands.runs import claim, go_on, load_rows_of, prepare_resume, progress, save_model
-from guided_grpo.commands.stages import fine_tune, first_policy, stages, training_behind
+from guided_grpo.commands.stages import fine_tune, first_policy, stages, training_behind, undo_a_loss
 from guided_grpo.data.preparing.selection import filter_hard
 from guided_grpo.errors import InputError
 from guided_grpo.grading import Grader, reward_functions
@@ -30,6 +30,7 @@ from guided_grpo.store import jsonl, rundir
 from guided_grpo.train.callbacks import EvaluationCallback
 from guided_grpo.train.card import name_policies
 from guided_grpo.train.checks import check_columns, check_fit
+from guided_grpo.train.presets import METHODS
 from guided_grpo.train.sharding import engine_is_asked
 from guided_grpo.train.trainer import GuidedGRPOTrainer
 
@@ -102,11 +103,13 @@ def _run(settings: TrainSettings, grader: Grader) -> dict[str, Any]:
         go_on(trainer, resume)
     elif state.is_main_process:
         (output / rundir.METRICS).touch()  # a run directory has one
+    guarded = first and first.get("kept") and METHODS[str(settings.training.method)].taught_first
+    undone = bool(guarded) and undo_a_loss(settings, trainer, grader)
     save_model(trainer, output, state)
     results.evaluate("after")
     _write_card(trainer, settings)
     figures = _figures(settings, trainer, time.perf_counter() - started)
-    return results.finish({**figures, "stages": stages(settings, first, figures)} if first else figures)
+    return results.finish({**figures, "stages": stages(settings, first, figures, undone=undone)} if first else figures)
 
 
 def load_data(settings: TrainSettings) -> Dataset:

@@ -736,6 +736,13 @@ class GuidedGRPOTrainer(GRPOTrainer):
         self._trace_tokens = 0
         return loss
 
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count what the policy reads meanwhile: evaluations that decide something are a cost of the method."""
+        with self._meter:
+            yield
+        self.run_state.add_costs(gather_object([(0.0, self._meter.take(), 0)]))
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """TRL's log, with our metrics; a row of metrics.jsonl for every logged training step, and its warnings."""
         trained = "loss" in logs
