@@ -63,7 +63,9 @@ def best_of(rows: Sequence[Mapping[str, Any]]) -> int:
 def is_below(row: Mapping[str, Any], best: Mapping[str, Any]) -> bool:
     """Whether an evaluation is clearly below the best, on the problems that both have a score of."""
     pairs = [pair for pair in zip(best["scores"], row["scores"], strict=True) if None not in pair]
-    return bool(pairs) and difference_interval(*zip(*pairs, strict=True), level=_SURE).high < 0
+    if not pairs:
+        return False
+    return difference_interval([first for first, _ in pairs], [now for _, now in pairs], _SURE).high < 0
 
 
 class EarlyStopping(TrainerCallback):
