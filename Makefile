@@ -27,7 +27,7 @@ lint: install
 
 # For daily work: what needs neither training nor a browser nor an attack in earnest.
 test-fast: install
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses auto
 
 test: lint
 	$(BIN)/python -m pytest
