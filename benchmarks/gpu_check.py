@@ -148,7 +148,8 @@ def words_of(name: str, machine: Machine, folder: Path) -> list[str]:
         "folder": shlex.quote(str(folder)),
         "jobs": "--jobs 2" if machine.gpus else "",
         "ranks": f"--num_processes {len(machine.gpus) or 2}" + ("" if machine.gpus else " --mixed_precision no"),
-        "steps": "--max_steps 2 --per_device_train_batch_size 24" if machine.small else "--max_steps 20",
+        "steps": ("--max_steps 2 --per_device_train_batch_size 24" if machine.small else "--max_steps 20")
+        + ("" if machine.gpus else " --use_cpu true"),  # else bfloat16 is refused
     }
     if stage.figure is accuracies:
         blanks["plan"] = shlex.quote(plan_of(name, folder, small=machine.small))

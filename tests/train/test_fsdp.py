@@ -81,7 +81,7 @@ def test_shards_have_the_gradients_of_one_process(options: dict[str, Any], share
     assert any(r["guidance"] for group in rows(shards, "rollouts.jsonl") for r in group["rollouts"])
     for a, b in zip(rows(one, "metrics.jsonl"), rows(shards, "metrics.jsonl"), strict=True):
         assert b["loss"] == pytest.approx(a["loss"], rel=1e-5, abs=1e-6)
-        assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=1e-5)
+        assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=1e-5 if a["step"] == 1 else 3e-5)  # as below
         assert b.get("rescue/rows") == a.get("rescue/rows")
     ours, same, theirs = (torch.load(folder / "run.pt", weights_only=True) for folder in (one, copies, shards))
     assert sorted(ours["gradients"]) == [1, 2, 3, 4]

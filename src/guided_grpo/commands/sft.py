@@ -37,7 +37,7 @@ from guided_grpo.store import jsonl, rundir
 from guided_grpo.train.config import GuidedGRPOConfig
 from guided_grpo.train.flops import Meter
 from guided_grpo.train.metrics import plain_number
-from guided_grpo.train.sharding import take_fsdp_on_cpu
+from guided_grpo.train.sharding import check_fsdp, take_fsdp_on_cpu
 
 
 @dataclass
@@ -188,6 +188,7 @@ class MeteredTrainer(SFTTrainer):
 
     def create_accelerator_and_postprocess(self) -> None:
         """Transformers', which then also shards on a CPU."""
+        check_fsdp()
         super().create_accelerator_and_postprocess()
         self.is_fsdp_enabled |= take_fsdp_on_cpu(self.accelerator, self.args.fsdp_plugin_args)
 

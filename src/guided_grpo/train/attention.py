@@ -274,7 +274,8 @@ def tree_attention(
         prefix_layout: what looks at what; comes from the model's keyword arguments.
         scaling: of the scores; None = 1/√D.
     """
-    q, k, v = (part[0].transpose(0, 1) for part in (query, key, value))
+    # Under autocast what was rotated or normed comes in float32; Transformers' own kernels have autocast for that.
+    q, k, v = (part[0].transpose(0, 1).to(value.dtype) for part in (query, key, value))
     scale = q.size(-1) ** -0.5 if scaling is None else scaling
     return prefix_layout.attend(q, k, v, scale, module.layer_idx).unsqueeze(0), None
 

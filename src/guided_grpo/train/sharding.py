@@ -38,8 +38,7 @@ def take_fsdp_on_cpu(accelerator: Accelerator, plugin_args: dict[str, Any] | Non
         return False
     plugin = FullyShardedDataParallelPlugin(**(plugin_args or {}))
     if plugin.fsdp_version != 2:
-        fix = "set it to 2, or use a GPU"
-        raise InputError("does not shard on a CPU", field="fsdp_version", value=plugin.fsdp_version, fix=fix)
+        raise _no_fsdp1(plugin.fsdp_version)
     state.fsdp_plugin = plugin
     state.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
     prepare = accelerator._prepare_fsdp2
@@ -54,6 +53,17 @@ def take_fsdp_on_cpu(accelerator: Accelerator, plugin_args: dict[str, Any] | Non
 
     accelerator._prepare_fsdp2 = prepare_summing
     return True
+
+
+def check_fsdp() -> None:
+    """Raise `InputError` for FSDP1 where there is no GPU, before Accelerate ends with a traceback."""
+    asked = os.environ.get("ACCELERATE_USE_FSDP") == "true"
+    if asked and os.environ.get("FSDP_VERSION", "1") == "1" and not torch.accelerator.is_available():
+        raise _no_fsdp1(1)
+
+
+def _no_fsdp1(version: int) -> InputError:
+    return InputError("does not shard on a CPU", field="fsdp_version", value=version, fix="set it to 2, or use a GPU")
 
 
 def engine_is_asked() -> bool:

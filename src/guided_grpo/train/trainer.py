@@ -78,7 +78,7 @@ from guided_grpo.train.rollout import (
     rollouts_of,
 )
 from guided_grpo.train.sampling import sample_rollouts, warpers
-from guided_grpo.train.sharding import take_fsdp_on_cpu
+from guided_grpo.train.sharding import check_fsdp, take_fsdp_on_cpu
 from guided_grpo.train.signals import Sign, Watch
 from guided_grpo.train.state import Batch, RunState
 from guided_grpo.train.turns import sample_in_turns
@@ -208,6 +208,7 @@ class GuidedGRPOTrainer(GRPOTrainer):
 
     def create_accelerator_and_postprocess(self) -> None:
         """Transformers', which then also shards on a CPU."""
+        check_fsdp()
         super().create_accelerator_and_postprocess()
         self.is_fsdp_enabled |= take_fsdp_on_cpu(self.accelerator, self.args.fsdp_plugin_args)
 
