@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
@@ -228,7 +229,9 @@ SMALL = {
 FAMILIES = [Qwen2Config, Qwen3Config, LlamaConfig, GemmaConfig, Olmo2Config, Phi3Config, MistralConfig]
 
 
-def fused_logps(config: Any, *, gather: bool, monkeypatch: pytest.MonkeyPatch) -> tuple[torch.Tensor, torch.Tensor]:
+def fused_logps(
+    config: Any, *, gather: bool, monkeypatch: pytest.MonkeyPatch, autocast: Callable[[], Any] = nullcontext
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probs of a batch by TRL's inputs and by shared prefixes."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").float()
@@ -240,11 +243,12 @@ def fused_logps(config: Any, *, gather: bool, monkeypatch: pytest.MonkeyPatch) -
     needed = inputs["completion_mask"].bool()
     labels = ids.masked_fill(mask == 0, -100)
     labels[:, : -needed.size(1)] = -100
-    plain = model(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True)
+    with autocast():
+        plain = model(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True)
     if gather:  # what devices other than the CPU do
         monkeypatch.setattr(TreeLayout, "reads_by_gathering", staticmethod(lambda device: True))
     with switched(model.config):
-        reading = read_shared(model, ids, mask, needed, nullcontext)
+        reading = read_shared(model, ids, mask, needed, autocast)
     return plain.log_probs[:, -needed.size(1) :], reading.logps_bT
 
 
@@ -253,6 +257,17 @@ def test_families_of_models(family: Any, monkeypatch: pytest.MonkeyPatch) -> Non
     changes = {"sliding_window": None} if family is MistralConfig else {}
     theirs, ours = fused_logps(family(**SMALL, **changes), gather=False, monkeypatch=monkeypatch)
     assert (ours - theirs).abs().max() < 2e-5
+
+
+@pytest.mark.parametrize("gather", [False, True])
+@pytest.mark.parametrize("family", [Qwen2Config, Qwen3Config, GemmaConfig])
+def test_bfloat16(family: Any, gather: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Autocast leaves what was rotated or normed in float32 beside values in bfloat16."""
+    theirs, ours = fused_logps(
+        family(**SMALL), gather=gather, monkeypatch=monkeypatch, autocast=lambda: torch.autocast("cpu", torch.bfloat16)
+    )
+    assert (ours - theirs).abs().mean() < 5e-3 and (ours - theirs).abs().max() < 0.1
+    ours.sum().backward()
 
 
 def test_gathering_the_keys_of_each_path_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
