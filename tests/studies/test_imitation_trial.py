@@ -10,7 +10,7 @@ import yaml
 
 from guided_grpo.cli import main
 from guided_grpo.studies.audit.advice import Advice
-from guided_grpo.studies.audit.imitation import ImitationTrial, imitation_trial, with_imitation
+from guided_grpo.studies.audit.imitation_trial import ImitationTrial, imitation_trial, with_imitation
 
 GUIDE = Advice("guide", "Guidance can help.", ("why",), {"method": "g2rpo-a", "num_generations": 4})
 REFUSED = Advice("no-help", "Guidance cannot help.", ("why",), {})

@@ -44,7 +44,7 @@ from guided_grpo.studies.audit.advice import Advice, advise
 from guided_grpo.studies.audit.against import Comparison, compare, pooled
 from guided_grpo.studies.audit.audit_page import audit_page
 from guided_grpo.studies.audit.estimates import Estimates, Table, estimate
-from guided_grpo.studies.audit.imitation import ImitationTrial, imitation_trial, with_imitation
+from guided_grpo.studies.audit.imitation_trial import ImitationTrial, imitation_trial, with_imitation
 from guided_grpo.studies.audit.trials import (
     AuditProblem,
     GuidanceSetting,
