@@ -40,7 +40,7 @@ def main() -> None:
         sampler = {"use_vllm": True, "vllm_mode": "colocate", "vllm_max_model_length": 128,
                    "vllm_gpu_memory_utilization": 0.1}  # fmt: skip
         if not torch.cuda.is_available():
-            _plain_weights()
+            import unpacked  # noqa: F401 - weights that are packed cannot be updated
     # Plain gradient steps: Adam would blow up the rounding errors of gradients that cancel.
     usual = {"temperature": 1.0, "optim": "sgd", "rollouts_every": 1}
     config = make_config(folder, **{**usual, **sampler, **options})
@@ -73,16 +73,6 @@ def _record_cached(llm: Any, path: Path) -> None:
         return outputs
 
     llm.generate = recorded
-
-
-def _plain_weights() -> None:
-    """vLLM packs weights for the CPU, after which they cannot be updated: keep them as they are."""
-    from vllm.model_executor.layers import utils
-
-    def unpacked(layer: torch.nn.Module, remove_weight: bool) -> None:
-        layer.cpu_linear = torch.nn.functional.linear
-
-    utils.dispatch_cpu_unquantized_gemm = unpacked
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """vLLM's server, where vLLM is installed: guided rows over HTTP, two clients, a server that dies and comes back.
 
-Sampling is greedy, so that the server must answer what Transformers draws. Without CUDA weights reach the server by a
-file (support/server_worker.py); the test of TRL's own transfer needs two GPUs.
+Sampling is greedy, so that the server must answer what Transformers draws. With fewer than two GPUs weights reach the
+server by a file (support/server_worker.py), and on the CPU it reads them as they are (support/unpacked.py).
 """
 
 from __future__ import annotations
@@ -34,13 +34,16 @@ from parts import TINY
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed"),
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(2400),
 ]
 
 HERE = Path(__file__).parents[1] / "support"
 QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1"}
 ENVIRONMENT = {**os.environ, **QUIET, "PYTHONPATH": str(HERE)}
+START, RUN = 900, 900  # seconds that a server has to come up, and a run to end, on a busy machine too
 GPUS = torch.cuda.device_count()
+# TRL's client sends weights from one GPU to another; with fewer than two the trainer stays on the CPU.
+TRAINER = {**ENVIRONMENT, "CUDA_VISIBLE_DEVICES": "0" if GPUS > 1 else ""}
 CPU_BUILD = not any(one.name == "vllm" for one in distributions())
 METHODS: dict[str, dict[str, Any]] = {
     "g2rpo-a": {"method": "g2rpo-a", "guidance_length": 9, "guidance_ratio": 0.5},
@@ -91,10 +94,12 @@ class Server:
         if CPU_BUILD:  # its command line looks for a package of the name vllm
             command, model = words.index("vllm.entrypoints.cli.main"), words.index("serve") + 1
             words[command : model + 1] = ["vllm.entrypoints.openai.api_server", "--model", words[model]]
+            words += ["--worker-extension-cls", "unpacked.Unpacked"]
         environment = {**ENVIRONMENT, "VLLM_SERVER_DEV_MODE": "1"} | ({"CUDA_VISIBLE_DEVICES": "1"} if GPUS > 1 else {})
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(words, env=environment, stdout=log, stderr=log, start_new_session=True)
-        for _ in range(600):
+        until = time.monotonic() + START
+        while time.monotonic() < until:
             if answers(self.url):
                 return
             assert self.process.poll() is None, (self.folder / "server.log").read_text()[-3000:]
@@ -140,7 +145,7 @@ def server(wide: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
 
 def launch(folder: Path, policy: Path, engine: str, options: dict[str, Any]) -> subprocess.Popen[bytes]:
     words = [sys.executable, str(HERE / "server_worker.py"), str(folder), str(policy), engine, json.dumps(options)]
-    return subprocess.Popen(words, env=ENVIRONMENT)
+    return subprocess.Popen(words, env=TRAINER)
 
 
 def lines(folder: Path, name: str) -> list[dict[str, Any]]:
@@ -177,10 +182,11 @@ def test_the_server_answers_what_transformers_draws(
     options = {**METHODS[method], **GREEDY}
     before = server.served()
     for name, engine in (("served", server.url), ("transformers", "transformers")):
-        assert launch(tmp_path / name, wide, engine, options).wait(400) == 0
+        assert launch(tmp_path / name, wide, engine, options).wait(RUN) == 0
     assert_alike(tmp_path / "served", tmp_path / "transformers")
     calls = lines(tmp_path / "served", "calls.jsonl")
-    assert server.served() - before == sum(len(call["read"]) for call in calls)  # counted by the server
+    # The server counts answers: of a prompt without guidance TRL asks for those of the whole group at once.
+    assert server.served() - before == sum(len(call["answered"]) for call in calls)
     if method != "ghpo":  # greedy rollouts of a group are alike there, and teach nothing
         assert_read(tmp_path / "served", tokenizer)
         texts = {
@@ -196,21 +202,21 @@ def test_two_clients_at_once(server: Server, wide: Path, tmp_path: Path) -> None
     runs = {name: {**METHODS[name], **GREEDY, "learning_rate": 0.0} for name in ("g2rpo-a", "auto")}
     before = server.served()
     both = [launch(tmp_path / name / "served", wide, server.url, options) for name, options in runs.items()]
-    assert [process.wait(400) for process in both] == [0, 0]
+    assert [process.wait(RUN) for process in both] == [0, 0]
     asked = sum(len(call["read"]) for name in runs for call in lines(tmp_path / name / "served", "calls.jsonl"))
     assert server.served() - before == asked == 80
     for name, options in runs.items():
-        assert launch(tmp_path / name / "transformers", wide, "transformers", options).wait(400) == 0
+        assert launch(tmp_path / name / "transformers", wide, "transformers", options).wait(RUN) == 0
         assert_alike(tmp_path / name / "served", tmp_path / name / "transformers")
 
 
 def command(folder: Path, policy: Path, *words: str) -> list[str]:
-    device = ["--use_cpu"] if not GPUS else []
+    device = [] if GPUS > 1 else ["--use_cpu"]
     return [
         "train", "--model_name_or_path", str(policy), "--output_dir", str(folder), *device,
-        "--train_data", "chains:steps=3-5,count=40,seed=1", "--method", "g2rpo-a", "--guidance_length", "8",
-        "--guidance_ratio", "0.5", "--per_device_train_batch_size", "8", "--num_generations", "4",
-        "--max_completion_length", "40", "--max_steps", "24", "--learning_rate", "1e-2", "--optim", "sgd", "--top_k", "1",
+        "--train_data", "chains:steps=10-14,count=96,seed=1", "--method", "g2rpo-a", "--guidance_length", "40",
+        "--guidance_ratio", "0.5", "--per_device_train_batch_size", "16", "--num_generations", "4",
+        "--max_completion_length", "96", "--max_steps", "24", "--learning_rate", "1e-2", "--optim", "sgd", "--top_k", "1",
         "--save_strategy", "steps", "--save_steps", "1", "--save_total_limit", "1", "--report_to", "none",
         "--bf16", "false", "--gradient_checkpointing", "false", "--rollouts_every", "1", "--quiet", *words,
     ]  # fmt: skip
@@ -224,7 +230,7 @@ def served_by(url: str) -> list[str]:
 def run_command(words: list[str], worker: bool = True) -> subprocess.CompletedProcess[str]:
     program = [str(HERE / "server_worker.py")] if worker else ["-m", "guided_grpo.cli"]
     return subprocess.run(
-        [sys.executable, *program, *words], env=ENVIRONMENT, capture_output=True, text=True, timeout=400
+        [sys.executable, *program, *words], env=TRAINER, capture_output=True, text=True, timeout=RUN
     )  # fmt: skip
 
 
@@ -242,13 +248,13 @@ def test_a_server_that_dies_ends_the_run_with_one_line_and_the_run_goes_on(tmp_p
     with serving(base, tmp_path) as server:
         words = [*command(run, base), *served_by(server.url)]
         program = [sys.executable, str(HERE / "server_worker.py"), *words]
-        process = subprocess.Popen(program, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(program, env=TRAINER, stderr=subprocess.PIPE, text=True)
         while process.poll() is None and not (
             (run / "metrics.jsonl").exists() and len(lines(run, "metrics.jsonl")) >= 4
         ):
             time.sleep(0.05)
         server.kill()
-        _, errors = process.communicate(timeout=300)  # TRL's client asks again for a minute
+        _, errors = process.communicate(timeout=RUN)  # TRL's client asks again for a minute
         assert process.returncode == 2, errors
         last = one_line(errors, server.url)
         assert "does not answer" in last and "goes on from its last checkpoint" in last
@@ -259,14 +265,14 @@ def test_a_server_that_dies_ends_the_run_with_one_line_and_the_run_goes_on(tmp_p
         server.start()
         done = run_command([*command(run, base), *served_by(server.url)])
         assert done.returncode == 0, done.stderr
-        assert server.served() >= 8 * (24 - reached)
+        assert server.served() >= 16 * (24 - reached)
     assert [row["step"] for row in lines(run, "metrics.jsonl")] == list(range(1, 25))
     assert run_command(command(whole, base)).returncode == 0
     assert_alike(run, whole)
     assert sum(row["grad_norm"] > 0 for row in lines(run, "metrics.jsonl")) > 6
 
 
-@pytest.mark.skipif(GPUS > 0, reason="there is CUDA")
+@pytest.mark.skipif(GPUS > 1, reason="the trainer has CUDA")
 def test_without_cuda_it_is_one_line(server: Server, wide: Path, tmp_path: Path) -> None:
     done = run_command([*command(tmp_path / "run", wide), *served_by(server.url)], worker=False)
     assert done.returncode == 2, done.stderr
@@ -286,7 +292,7 @@ def test_without_a_server_it_is_one_line(wide: Path, tmp_path: Path) -> None:
 def test_weights_over_nccl(server: Server, wide: Path, tmp_path: Path) -> None:
     options = {**METHODS["g2rpo-a"], **GREEDY}
     for name, engine in (("served", server.url), ("transformers", "transformers")):
-        assert launch(tmp_path / name, wide, engine, options).wait(400) == 0
+        assert launch(tmp_path / name, wide, engine, options).wait(RUN) == 0
     assert_alike(tmp_path / "served", tmp_path / "transformers")
     texts = {tuple(one["generated"] for one in row["rollouts"]) for row in lines(tmp_path / "served", "rollouts.jsonl")}
     assert len(texts) > 2, "weights that are never sent would pass"
