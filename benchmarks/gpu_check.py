@@ -112,7 +112,7 @@ TREE, STEP = "benchmarks/tree_attention.py", "benchmarks/step_time.py plain"
 SMALL_TREE, SMALL_STEP = f"{TREE} --groups 2 --tokens 32 --repeats 2", f"{STEP} --pairs 1 --steps 1"
 ZERO = "-m pytest -rs tests/train/test_deepspeed.py -k 'agree_with_one and guided-3'"
 COLOCATED = "-m pytest -rs tests/train/test_vllm.py -k 'log_probs or (samples_what and g2rpo)'"
-SERVED = "-m pytest -rs tests/train/test_vllm_server.py"
+SERVED = "-m pytest -rs tests/train/test_vllm_server.py -k 'nccl or (draws and g2rpo)'"
 STAGES = {
     "quickstart": Stage("GRPO and G²RPO-A on one budget", COMPARE, accuracies, 240),
     "bf16": Stage("guided training in bfloat16", f"{TRAIN} --bf16 true", steps, 150),

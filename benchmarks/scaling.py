@@ -228,10 +228,10 @@ def exchange(options: argparse.Namespace) -> Iterator[tuple[Any, ...]]:
 
 
 def count_messages(ranks: int) -> dict[str, Counter[str]]:
-    """Wrap the collectives of tensors, which those of objects are made of; who calls → calls, bytes in, bytes got."""
+    """Wrap the collectives of tensors, which objects are sent by too; who calls → calls, bytes in, bytes got, ms."""
     from torch.distributed import distributed_c10d
 
-    counts = {name: Counter[str]() for name in ("messages", "put in", "got")}
+    counts: dict[str, Counter[str]] = {name: Counter() for name in ("messages", "put in", "got", "ms")}
 
     def wrap(name: str, place: int) -> None:
         real = getattr(distributed_c10d, name)
@@ -242,7 +242,10 @@ def count_messages(ranks: int) -> dict[str, Counter[str]]:
             counts["messages"][who := caller()] += 1
             counts["put in"][who] += size
             counts["got"][who] += size * (ranks - 1)
-            return real(*arguments, **named)
+            started = time.perf_counter()
+            result = real(*arguments, **named)
+            counts["ms"][who] += 1000 * (time.perf_counter() - started)
+            return result
 
         for module in (distributed_c10d, torch.distributed):
             setattr(module, name, counted)
@@ -350,7 +353,7 @@ SECTIONS: dict[str, tuple[str, tuple[str, ...], Callable[[argparse.Namespace], I
     ),
     "exchange": (
         "A step of 16 rollouts a rank, at most 64 tokens each.",
-        ("method", "ranks", "who", "messages", "bytes put in", "bytes got"),
+        ("method", "ranks", "who", "messages", "bytes put in", "bytes got", "ms, waiting for others included"),
         exchange,
     ),
     "objects": (

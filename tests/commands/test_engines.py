@@ -20,7 +20,7 @@ from guided_grpo.cli import main
 from guided_grpo.embedded.recipes import SHIPPED
 from guided_grpo.store import jsonl
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 SUPPORT = Path(__file__).parents[1] / "support"
 CONFIGS = Path(__file__).parents[2] / "configs" / "accelerate"
@@ -52,7 +52,7 @@ def launch(config: str, folder: Path, command: str, *more: str, options: tuple[s
     environment = {"PYTHONPATH": str(SUPPORT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PATH": path}
     environment |= {"DS_ACCELERATOR": "cpu"} if zero else {}
     return subprocess.run(
-        words, env={**os.environ, **environment}, timeout=400, capture_output=True, text=True, check=False
+        words, env={**os.environ, **environment}, timeout=1200, capture_output=True, text=True, check=False
     )
 
 
