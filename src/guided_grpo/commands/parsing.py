@@ -121,6 +121,11 @@ class StageArguments(TeachingArguments):
         "of a trace's tokens: log-likelihood, or that weighed by their probability (DFT, arXiv 2508.05629); "
         "unset = dft with --method auto, nll with others",
     )
+    sft_rounds: Annotated[int | None, Ge(0)] = setting(
+        None,
+        "further rounds, in which the policy solves the problems that have no whole right trace, behind what they have "
+        "of one, and is taught what came out right; unset = 1 with --method auto, 0 with others",
+    )
     sft_max_length: Annotated[int | None, Ge(1)] = setting(
         None, "tokens; longer traces are left out; unset = what the policy can read"
     )
@@ -285,8 +290,10 @@ def _parse_into(classes: tuple[type, ...], arguments: list[str], prog: str) -> t
         for part in parts:
             if isinstance(part, StageArguments):
                 part.alone = alone
-                part.sft_loss = part.sft_loss or ("dft" if _taught_first(parts) else "nll")
-                part.first = part.sft_epochs > 0 and (first or _taught_first(parts))
+                by_itself = _taught_first(parts)
+                part.sft_loss = part.sft_loss or ("dft" if by_itself else "nll")
+                part.sft_rounds = int(by_itself) if part.sft_rounds is None else part.sft_rounds
+                part.first = part.sft_epochs > 0 and (first or by_itself)
                 if first and not part.first:
                     fix = "use a number above 0, or another method"
                     raise InputError("leaves nothing to fine-tune", field="sft_epochs", value=0, fix=fix)

@@ -18,6 +18,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from annotated_types import Ge
 from datasets import Dataset
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer, get_peft_config
 
@@ -89,16 +90,26 @@ def parse(arguments: list[str]) -> SftSettings:
 
 
 def run(
-    settings: SftSettings, grader: Grader | None = None, claim_first: Callable[[], None] = lambda: None
+    settings: SftSettings,
+    grader: Grader | None = None,
+    claim_first: Callable[[], None] = lambda: None,
+    policy: Callable[[], tuple[Any, Any]] | None = None,
 ) -> dict[str, Any]:
     """Fine-tune as `settings` say, or go on where a killed run of the same settings stopped. Returns the summary.
 
-    As a stage of another run it has that one's `grader`, and calls `claim_first` before it writes anything.
+    As a stage of another run it has that one's `grader`, and calls `claim_first` before it writes anything. Behind
+    another stage it begins with `policy()`, a model and the PEFT config of adapters to be made, and is not asked
+    before training once more.
     """
-    return run_once(settings, lambda its_own: _run(settings, its_own, claim_first), grader)
+    return run_once(settings, lambda its_own: _run(settings, its_own, claim_first, policy), grader)
 
 
-def _run(settings: SftSettings, grader: Grader, claim_first: Callable[[], None]) -> dict[str, Any]:
+def _run(
+    settings: SftSettings,
+    grader: Grader,
+    claim_first: Callable[[], None],
+    policy: Callable[[], tuple[Any, Any]] | None,
+) -> dict[str, Any]:
     state, output, training = PartialState(), settings.output, settings.training
     rows = load_rows_of(settings.run, settings.run.train_data, settings.run.data_limit, require_guidance=True)
     held_out = (
@@ -134,24 +145,25 @@ def _run(settings: SftSettings, grader: Grader, claim_first: Callable[[], None])
     training.include_num_input_tokens_seen = "non_padding"  # counted in every step, logged or not, and over a kill
     keeper = _Keeper(output)
     bar = progress(f"sft seed {training.seed}", quiet=settings.run.quiet)
+    model, adapters = policy() if policy else (load_model(source, settings), get_peft_config(settings.model))
     trainer = MeteredTrainer(
-        model=load_model(source, settings),
+        model=model,
         args=training,
         train_dataset=Dataset.from_list(examples),
         processing_class=tokenizer,
-        peft_config=get_peft_config(settings.model),
+        peft_config=adapters,
         callbacks=[bar, keeper],
+        max_flops=settings.sft.max_flops,
     )
     for theirs in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(theirs)
     tell_precision(trainer)
     answers: dict[str, Any] = {"max_tokens": Decoding().max_tokens, "template_kwargs": template}
     results = Results(output, settings.run, held_out, trainer, grader, **answers)
-    results.begin("before")
+    if policy is None:
+        results.begin("before")
     resume = prepare_resume(output, state)
     trainer.count_from(resume)
-    if settings.sft.max_flops:
-        trainer.add_callback(_Budget(trainer, settings.sft.max_flops))
     stopped: dict[str, Any] = {}
     if asked is None:
         go_on(trainer, resume)
@@ -179,18 +191,35 @@ def _run(settings: SftSettings, grader: Grader, claim_first: Callable[[], None])
 
 
 class MeteredTrainer(SFTTrainer):
-    """TRL's, with what it costs: FLOPs (train/flops.py) and trace tokens, of all ranks and over a kill."""
+    """TRL's, with what it costs: FLOPs (train/flops.py) and trace tokens, of all ranks and over a kill.
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
+    It ends after the step in which `max_flops` are spent, 0 = never, and its rate falls with them where they end it
+    before its epochs do: a rate that is still high leaves a policy that swings from step to step.
+    """
+
+    def __init__(self, *arguments: Any, max_flops: float = 0, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.flops = self.trace_tokens = 0
+        self.max_flops = max_flops
         self._meter = Meter(self.accelerator.unwrap_model(self.model))
+        self.add_callback(_Budget(self))
 
     def create_accelerator_and_postprocess(self) -> None:
         """Transformers', which then also shards on a CPU."""
         check_fsdp()
         super().create_accelerator_and_postprocess()
         self.is_fsdp_enabled |= take_fsdp_on_cpu(self.accelerator, self.args.fsdp_plugin_args)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Transformers', read at the share of the steps or of the FLOPs that is done, the larger."""
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        if self.max_flops and isinstance(scheduler, LambdaLR):
+
+            def at_share(factor: Callable[[int], float]) -> Callable[[int], float]:
+                return lambda step: factor(max(step, int(num_training_steps * min(1, self.flops / self.max_flops))))
+
+            scheduler.lr_lambdas = [at_share(factor) for factor in scheduler.lr_lambdas]
+        return scheduler
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """TRL's, counted."""
@@ -228,13 +257,13 @@ class MeteredTrainer(SFTTrainer):
 
 
 class _Budget(TrainerCallback):
-    """The end after the step in which so many FLOPs are spent."""
+    """The end after the step in which the FLOPs are spent."""
 
-    def __init__(self, trainer: MeteredTrainer, flops: float) -> None:
-        self.trainer, self.flops = trainer, flops
+    def __init__(self, trainer: MeteredTrainer) -> None:
+        self.trainer = trainer
 
     def on_step_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
-        if self.trainer.flops >= self.flops:
+        if 0 < self.trainer.max_flops <= self.trainer.flops:
             control.should_training_stop = control.should_log = True
 
 

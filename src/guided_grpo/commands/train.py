@@ -11,7 +11,8 @@ from accelerate import PartialState
 from datasets import Dataset
 from transformers import PrinterCallback, ProgressCallback
 
-from guided_grpo.commands.parsing import TrainSettings, parse, tell
+from guided_grpo.commands import rounds
+from guided_grpo.commands.parsing import RunArguments, TrainSettings, parse, tell
 from guided_grpo.commands.policies import (
     check_prompts,
     context_of,
@@ -22,7 +23,7 @@ from guided_grpo.commands.policies import (
 from guided_grpo.commands.ranks import leaving
 from guided_grpo.commands.results import Results, run_once
 from guided_grpo.commands.runs import claim, go_on, load_rows_of, prepare_resume, progress, save_model
-from guided_grpo.commands.stages import fine_tune, first_policy, stages, training_behind, undo_a_loss
+from guided_grpo.commands.stages import fine_tune, policy_of, stages, total, training_behind, undo_a_loss
 from guided_grpo.data.preparing.selection import filter_hard
 from guided_grpo.errors import InputError
 from guided_grpo.grading import Grader, reward_functions
@@ -70,12 +71,16 @@ def _run(settings: TrainSettings, grader: Grader) -> dict[str, Any]:
     if settings.stage.alone and engine_is_asked():
         fix = "run guided-grpo sft"
         raise InputError("is no method of train with FSDP or DeepSpeed", field="method", value="sft", fix=fix)
-    first = fine_tune(settings, policy, grader, lambda: claim(settings, state)) if settings.stage.first else None
+    taught = (
+        fine_tune(settings, policy, tokenizer, grader, lambda: claim(settings, state)) if settings.stage.first else []
+    )
     claim(settings, state)
     started = time.perf_counter()
-    training = training_behind(settings, first)
+    training = training_behind(settings, taught)
     training.disable_tqdm = True  # our bar instead
-    model, adapters = first_policy(settings, policy)
+    if len(taught) > 1:
+        rows = load_data(settings, rounds.run_on(settings, len(taught)))
+    model, adapters = policy_of(settings, policy, len(taught))
     trainer = GuidedGRPOTrainer(
         model=model,
         reward_funcs=list(rewards),
@@ -92,29 +97,37 @@ def _run(settings: TrainSettings, grader: Grader) -> dict[str, Any]:
         output, settings.run, held_out, trainer, grader,
         max_tokens=most, template_kwargs=trainer.chat_template_kwargs, observe=trainer.observe_evaluation,
     )  # fmt: skip
-    if first:  # one budget for both stages; a checkpoint has both already
-        trainer.run_state.begin_with(first["flops"], first["trace_tokens"])
-    results.begin("between" if first else "before")
+    if taught:  # one budget for all stages; a checkpoint has them already
+        trainer.run_state.begin_with(total(taught, "flops"), total(taught, "trace_tokens"))
+    results.begin("between" if taught else "before")
     resume = prepare_resume(output, state)
     if settings.run.eval_every:
         during = EvaluationCallback(settings.run.eval_every, lambda step: results.evaluate_during(step, _cost(trainer)))
         trainer.add_callback(during)
-    if not settings.stage.alone:
+    budget = training.max_flops
+    if not (settings.stage.alone or 0 < budget <= total(taught, "flops")):
         go_on(trainer, resume)
     elif state.is_main_process:
         (output / rundir.METRICS).touch()  # a run directory has one
-    guarded = first and first.get("kept") and METHODS[str(settings.training.method)].taught_first
-    undone = bool(guarded) and undo_a_loss(settings, trainer, grader)
+    guarded = taught and taught[-1].get("kept") and METHODS[str(settings.training.method)].taught_first
+    undone = bool(guarded) and undo_a_loss(settings, len(taught), trainer, grader)
     save_model(trainer, output, state)
     results.evaluate("after")
     _write_card(trainer, settings)
     figures = _figures(settings, trainer, time.perf_counter() - started)
-    return results.finish({**figures, "stages": stages(settings, first, figures, undone=undone)} if first else figures)
+    return results.finish(
+        {**figures, "stages": stages(settings, taught, figures, undone=undone)} if taught else figures
+    )
 
 
-def load_data(settings: TrainSettings) -> Dataset:
-    """The training rows; at least one with a trace where the method guides, or fine-tuning comes first."""
-    run = settings.run
+def load_data(settings: TrainSettings, run: RunArguments | None = None) -> Dataset:
+    """The training rows; at least one with a trace where the method guides, or fine-tuning comes first.
+
+    Args:
+        settings: of the run.
+        run: says which rows; None = as the settings do.
+    """
+    run = run or settings.run
     needs_traces = settings.training.needs_traces or settings.stage.first
     rows = load_rows_of(run, run.train_data, run.data_limit, require_guidance=needs_traces)
     if run.sample_filter == "keep":

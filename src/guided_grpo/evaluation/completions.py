@@ -235,6 +235,7 @@ def _records(
                 "tokens": len(response.ids),
                 "ended": response.ended,
                 "seconds": cost["seconds"],
+                **({"graded": submission.response} if request.prefix_ids else {}),
                 **request.facts,
             }
         )

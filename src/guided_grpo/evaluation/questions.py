@@ -92,6 +92,20 @@ def evaluate(
     are left out; a problem with none left counts in no accuracy.
     """
     requests = requests_of(problems, tokenizer, template_kwargs or {})
+    return answer(model, tokenizer, requests, grader, decoding, label=label, bars=bars).figures()
+
+
+def answer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[Request],
+    grader: Grader,
+    decoding: Decoding,
+    *,
+    label: str,
+    bars: bool = False,
+) -> CompletionRun:
+    """`evaluate` for prompts that are token ids already, some of them behind a beginning; all records, on all ranks."""
     run, state = CompletionRun(len(requests), decoding, {}), PartialState()
     rank, ranks = state.process_index, state.num_processes
     was_training, devices = model.training, [model.device] if model.device.type == "cuda" else []
@@ -103,4 +117,4 @@ def evaluate(
     finally:
         model.train(was_training)
     run.records = sorted(gather_object(run.records), key=lambda record: record["batch"])
-    return run.figures()
+    return run

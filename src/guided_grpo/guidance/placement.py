@@ -247,6 +247,10 @@ class GuidanceTokenizer:
         ]
         return list(ids)
 
+    def without_opening(self, prompt: Prompt, response: str) -> str:
+        """A response as a trace: what `slice` and `whole` put in front of it again is taken away."""
+        return response.removeprefix(opening(self._rendered(prompt_text(prompt)), self.tokenizer, self.thinking))
+
     def _opened(self, rendered: str, piece: Slice) -> Slice:
         # With the opening of a thinking block in front, where the policy would have written one.
         start = opening(rendered, self.tokenizer, self.thinking)
