@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,21 @@ def test_flops_by_hand_and_a_budget_of_them(policy_folder: Path, policy: Any, tm
     assert (summary["steps"], summary["flops"], summary["trace_tokens"]) == (3, 3 * step, 3 * sum(taught))
     [row] = jsonl.whole_rows(tmp_path / "run" / "metrics.jsonl")
     assert (row["step"], row["flops/total"]) == (3, 3 * step)
+
+
+def test_the_rate_falls_with_the_flops(policy_folder: Path, tmp_path: Path) -> None:
+    """By hand: four batches of the 50 that the schedule is made for are paid; after n of them n/4 of it is over."""
+    settings = {**settings_of(policy_folder, tmp_path / "run"), "per_device_train_batch_size": 24, "max_steps": 50}
+    settings |= {"eval_data": None, "lr_scheduler_type": "cosine", "warmup_steps": 0, "logging_steps": 1}
+    one = 0.25
+    for name in ("one", "run"):  # a budget of 1 pays for one batch
+        settings |= {"output_dir": str(tmp_path / name), "max_flops": 4 * one}
+        (tmp_path / "sft.yaml").write_text(yaml.safe_dump(settings))
+        assert main(["sft", "--config", str(tmp_path / "sft.yaml")]) == 0
+        one = json.loads((tmp_path / name / "summary.json").read_text())["flops"]
+    rates = [row["learning_rate"] for row in jsonl.whole_rows(tmp_path / "run" / "metrics.jsonl")]
+    shares = [int(50 * n / 4) / 50 for n in (0, 1, 2, 3)]  # in whole steps, before each
+    assert rates == pytest.approx([1e-3 * (1 + math.cos(math.pi * share)) / 2 for share in shares], abs=1e-12)
 
 
 @pytest.mark.slow
