@@ -137,6 +137,20 @@ def test_bad_fields_end_with_one_line(policy_folder: Path, tmp_path: Path, capsy
     assert not (tmp_path / "run").exists()
 
 
+def test_the_config_of_a_run_starts_another_one(
+    policy_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "sft.yaml").write_text(yaml.safe_dump({**settings_of(policy_folder, tmp_path / "one"), "max_steps": 1}))
+    assert main(["sft", "--config", str(tmp_path / "sft.yaml")]) == 0
+    written = tmp_path / "one" / "config.yaml"
+    assert main(["sft", "--config", str(written), "--output_dir", str(tmp_path / "two")]) == 0
+    one, two = (yaml.safe_load((tmp_path / name / "config.yaml").read_text()) for name in ("one", "two"))
+    assert {**one, "output_dir": None} == {**two, "output_dir": None}
+    capsys.readouterr()
+    assert main(["train", "--config", str(written), "--output_dir", str(tmp_path / "three")]) == 2
+    assert "field 'command': 'sft' is not this one; fix: use guided-grpo sft" in capsys.readouterr().err
+
+
 def test_flops_by_hand_and_a_budget_of_them(policy_folder: Path, policy: Any, tmp_path: Path) -> None:
     """All 24 demonstrations in one batch: 6·N for each place of it, padding included, and the end where 2.5 are spent."""
     size = sum(parameter.numel() for parameter in policy.parameters())  # tied: the table is the head, and counts once

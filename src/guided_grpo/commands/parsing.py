@@ -263,6 +263,10 @@ def _parse_into(classes: tuple[type, ...], arguments: list[str], prog: str) -> t
         parser.set_defaults_with_config(bf16=False)  # TRL's default asks for it, whatever the machine
     path, words = config_path(arguments)
     fields = {} if path is None else read_config(path, parser)
+    command = fields.pop("command", None)  # in the config.yaml of a run
+    if command and prog != f"guided-grpo {command}":
+        fix = f"use guided-grpo {command}"
+        raise InputError("is not this one", file=path, field="command", value=command, fix=fix)
     os.environ.update({name: str(value) for name, value in fields.pop("env", {}).items()})
     mapping, words = take_map(words)
     if mapping and any(word.startswith("--data_mapping") for word in words):
@@ -348,7 +352,7 @@ def config_path(arguments: list[str]) -> tuple[Path | None, list[str]]:
 def read_config(path: Path, parser: TrlParser) -> dict[str, Any]:
     """The fields of a config. Raises InputError, with its line, for one that `parser` does not know."""
     fields = read_yaml(path)
-    known = {action.dest for action in parser._actions} | {"env"}
+    known = {action.dest for action in parser._actions} | {"env", "command"}
     for key in fields:
         if key not in known:
             lines = path.read_text(encoding="utf-8").splitlines()

@@ -109,7 +109,8 @@ def _run(settings: TrainSettings, grader: Grader) -> dict[str, Any]:
         go_on(trainer, resume)
     elif state.is_main_process:
         (output / rundir.METRICS).touch()  # a run directory has one
-    guarded = taught and taught[-1].get("kept") and METHODS[str(settings.training.method)].taught_first
+    guarded = trainer.state.global_step and taught and taught[-1].get("kept")
+    guarded = guarded and METHODS[str(settings.training.method)].taught_first
     undone = bool(guarded) and undo_a_loss(settings, len(taught), trainer, grader)
     save_model(trainer, output, state)
     results.evaluate("after")

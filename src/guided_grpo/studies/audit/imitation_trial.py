@@ -1,6 +1,6 @@
 """Whether to imitate the traces first: what a few steps of fine-tuning did to success on problems that were not taught.
 
-    success rises                              auto         fine-tuning while it pays, then guidance
+    success rises                              auto         fine-tuning while it pays, then what the policy finishes
     it does not, and guidance raises success   auto-guide   guidance alone
     neither                                    what the audit says without the trial
 
@@ -70,8 +70,9 @@ def with_imitation(advice: Advice, trial: ImitationTrial, group: int) -> Advice:
     if trial.pays:
         reasons = (
             trial.words,
-            "Expected order on equal compute: auto and sft, then auto-guide, then grpo. auto begins with the same "
-            "fine-tuning, ends it where held-out success falls, and goes on with guidance.",
+            "Expected order on equal compute: auto, ahead of sft where problems have no whole right trace and level "
+            "with it where all have one; then auto-guide, then grpo. auto begins with the same fine-tuning, ends it "
+            "where held-out success falls, and has the policy finish the traces that are not whole.",
         )
         settings = {"method": "auto", "num_generations": size}
         return replace(advice, verdict="imitate", headline="Imitate first: train with auto.", reasons=reasons,
