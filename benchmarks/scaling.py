@@ -222,7 +222,7 @@ def exchange(options: argparse.Namespace) -> Iterator[tuple[Any, ...]]:
     for ranks in options.processes:
         launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}")
         printed = child("ranks", str(options.steps), *options.methods, launcher=launcher)
-        for method, rows in (json.loads(line) for line in printed.splitlines() if line.startswith("[")):
+        for method, rows in (json.loads(line) for line in printed.splitlines() if line.startswith('["')):
             for row in rows:
                 yield method, ranks, *row
 
