@@ -26,7 +26,7 @@ from guided_grpo.cli import main
 from guided_grpo.commands import results
 from guided_grpo.commands.parsing import TeachingArguments, parse
 from guided_grpo.commands.stages import sft_settings
-from guided_grpo.commands.stopping import best_of, is_below, restore, set_aside
+from guided_grpo.commands.stopping import best_of, is_below, kept_of, restore, set_aside
 from guided_grpo.data.sources import load_rows
 from guided_grpo.errors import InputError
 from guided_grpo.store import jsonl
@@ -318,6 +318,20 @@ def test_below_the_best_is_what_problems_agree_on() -> None:
 def test_the_best_of_equal_evaluations_is_the_last() -> None:
     assert best_of([{"accuracy": value} for value in (0.0, 0.5, 0.25, 0.5, 0.0)]) == 3
     assert best_of([{"accuracy": 0.0}]) == 0
+
+
+def test_kept_is_the_last_that_is_not_below() -> None:
+    """All eight problems alike, so that a fall of an eighth is within ± .132 and one of a quarter is not."""
+
+    def kept(*accuracies: float) -> int:
+        return kept_of([{"accuracy": value, "scores": [value] * 8} for value in accuracies])
+
+    assert kept(0.0, 0.5, 0.4375, 0.25, 0.46875, 0.25) == 4  # 5 is below, and 3 does not end the row
+    assert kept(0.0, 0.5, 0.25) == 1
+    assert kept(0.0, 0.5, 0.4375, 0.75, 0.5) == 3  # a new best leaves what was near the old one
+    assert kept(0.5, 0.46875, 0.5) == 2  # of equal ones the last
+    assert kept(0.5, 0.46875, 0.4375) == 0  # fine-tuning was no better than none
+    assert kept(0.46875, 0.5, 0.4375) == 1  # near the best, and worse than none
 
 
 def test_what_is_set_aside_is_not_taught() -> None:

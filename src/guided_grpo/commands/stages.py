@@ -29,7 +29,7 @@ from guided_grpo.commands.parsing import TeachingArguments, TrainSettings, tell
 from guided_grpo.commands.policies import context_of, load_model
 from guided_grpo.commands.results import Results
 from guided_grpo.commands.runs import load_rows_of
-from guided_grpo.commands.stopping import best_of, is_below, restore, set_aside
+from guided_grpo.commands.stopping import is_below, kept_of, restore, set_aside
 from guided_grpo.errors import InputError
 from guided_grpo.grading import Grader
 from guided_grpo.settings import describe
@@ -199,10 +199,10 @@ def undo_a_loss(settings: TrainSettings, count: int, trainer: Any, grader: Grade
         results.evaluate_during(trainer.state.global_step, {}, rundir.STOPPING)
     *_, last = jsonl.whole_rows(output / rundir.STOPPING)
     before = list(jsonl.whole_rows(folder_of(settings, count) / rundir.STOPPING))
-    best = before[best_of(before)]
-    if not is_below(last, best):
+    kept = before[kept_of(before)]
+    if not is_below(last, kept):
         return False
-    tell(f"{output}: finishes {last['accuracy']:.1%} of the held-out training problems, {best['accuracy']:.1%} before "
+    tell(f"{output}: finishes {last['accuracy']:.1%} of the held-out training problems, {kept['accuracy']:.1%} before "
          f"{settings.training.method}: what fine-tuning ended with is kept")  # fmt: skip
     restore(trainer.accelerator.unwrap_model(trainer.model), folder_of(settings, count) / rundir.MODEL)
     return True

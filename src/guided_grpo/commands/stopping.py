@@ -1,10 +1,13 @@
 """Fine-tuning until unguided accuracy falls: held-out training problems are asked now and then, the best policy stays.
 
     best  = the evaluation with the highest accuracy, of equal ones the last; step 0 counts
-    stop  = after `patience` evaluations in a row that are clearly below it: the paired difference over the problems has
-            an 80 % interval apart from 0. While the rate is high, accuracy goes up and down by more than it will fall.
+    below = clearly below the best: the paired difference over the problems has an 80 % interval apart from 0. While the
+            rate is high, accuracy goes up and down by more than it will fall.
+    stop  = after `patience` evaluations in a row that are below
+    kept  = the last one that is not below, and above step 0: later policies have seen more, at a lower rate, and the
+            highest of a few noisy figures is mostly a lucky one. Step 0 itself where that is the best.
 
-What decides is in stopping.jsonl alone, so that a resumed run decides alike. The best policy is the checkpoint of its
+What decides is in stopping.jsonl alone, so that a resumed run decides alike. The kept policy is the checkpoint of its
 step, which is saved when it is found; only that one and the newest stay.
 """
 
@@ -60,6 +63,14 @@ def best_of(rows: Sequence[Mapping[str, Any]]) -> int:
     return max(range(len(rows)), key=lambda place: (rows[place]["accuracy"], place))
 
 
+def kept_of(rows: Sequence[Mapping[str, Any]]) -> int:
+    """The place of the evaluation whose policy is kept."""
+    best = best_of(rows)
+    later = range(best, len(rows)) if best else (0,)
+    near = (n for n in later if rows[n]["accuracy"] > rows[0]["accuracy"] and not is_below(rows[n], rows[best]))
+    return max(near, default=best)
+
+
 def is_below(row: Mapping[str, Any], best: Mapping[str, Any]) -> bool:
     """Whether an evaluation is clearly below the best, on the problems that both have a score of."""
     pairs = [pair for pair in zip(best["scores"], row["scores"], strict=True) if None not in pair]
@@ -69,7 +80,7 @@ def is_below(row: Mapping[str, Any], best: Mapping[str, Any]) -> bool:
 
 
 class EarlyStopping(TrainerCallback):
-    """Asks, stops and keeps the best policy of one fine-tuning run; all ranks decide alike.
+    """Asks, stops and keeps a policy of one fine-tuning run; all ranks decide alike.
 
     Args:
         results: asks the held-out problems.
@@ -87,9 +98,9 @@ class EarlyStopping(TrainerCallback):
         return list(jsonl.whole_rows(self.path))
 
     @property
-    def best(self) -> dict[str, Any]:
-        """The best of them."""
-        return self.rows[best_of(self.rows)]
+    def kept(self) -> dict[str, Any]:
+        """That of the policy that is kept."""
+        return self.rows[kept_of(self.rows)]
 
     @property
     def over(self) -> bool:
@@ -101,11 +112,11 @@ class EarlyStopping(TrainerCallback):
 
     def summary(self) -> dict[str, Any]:
         """What summary.json says of the policy that is kept."""
-        best = self.best
-        return {"step": best["step"], **{name: best[name] for name in ("accuracy", "interval", "problems", "samples")}}
+        kept = self.kept
+        return {"step": kept["step"], **{name: kept[name] for name in ("accuracy", "interval", "problems", "samples")}}
 
     def train(self, resume: Path | None) -> None:
-        """Train, from the checkpoint `resume` where there is one, and leave the best policy in the trainer."""
+        """Train, from the checkpoint `resume` where there is one, and leave the kept policy in the trainer."""
         if resume is None:
             self.trainer.save_model(str(self.results.output / START))
             if self.results.state.is_main_process:
@@ -113,11 +124,11 @@ class EarlyStopping(TrainerCallback):
             self.results.state.wait_for_everyone()
             self._ask(0)
         go_on(self.trainer, resume)
-        best = self.best
-        if best["step"] != self.trainer.state.global_step:
-            restore(self.trainer.accelerator.unwrap_model(self.trainer.model), self._folder(best["step"]))
-        tell(f"{self.results.output}: keeps step {best['step']} of {self.trainer.state.global_step}, which finishes "
-             f"{best['accuracy']:.1%} of {best['problems']} held-out training problems")  # fmt: skip
+        kept = self.kept
+        if kept["step"] != self.trainer.state.global_step:
+            restore(self.trainer.accelerator.unwrap_model(self.trainer.model), self._folder(kept["step"]))
+        tell(f"{self.results.output}: keeps step {kept['step']} of {self.trainer.state.global_step}, which finishes "
+             f"{kept['accuracy']:.1%} of {kept['problems']} held-out training problems")  # fmt: skip
 
     def on_step_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
         every = self.settings.sft_every or ceil(state.max_steps / 10)
@@ -125,12 +136,12 @@ class EarlyStopping(TrainerCallback):
         if state.global_step % every and not last:
             return
         self._ask(state.global_step)
-        control.should_save = control.should_save or self.best["step"] == state.global_step
+        control.should_save = control.should_save or self.kept["step"] == state.global_step
         control.should_training_stop = control.should_training_stop or self.over
 
     def on_save(self, args: Any, state: Any, control: Any, **named: Any) -> None:
         if state.is_world_process_zero:  # the new one is whole: whoever marks it is called before this
-            kept = {self._folder(self.best["step"]), self._folder(state.global_step)}
+            kept = {self._folder(self.kept["step"]), self._folder(state.global_step)}
             for folder in rundir.checkpoints(self.results.output):
                 if folder not in kept:
                     shutil.rmtree(folder)
