@@ -36,6 +36,7 @@ from guided_grpo.settings import describe
 from guided_grpo.store import jsonl, rundir
 from guided_grpo.train.config import GuidedGRPOConfig
 from guided_grpo.train.presets import DEFAULTS, METHODS
+from guided_grpo.train.sharding import engine_is_asked
 
 FOLDER = "sft"
 RATE_BEHIND = 1 / 2  # of the first round's rate: it starts from what that one has learned
@@ -117,9 +118,14 @@ def fine_tune(
         tokenizer: of the policy.
         grader: of the whole run.
         claim: called before anything is written.
+
+    Raises `InputError` where a policy in pieces could not be asked.
     """
     state, budget = PartialState(), settings.training.max_flops
     count = settings.stage.sft_rounds or 0
+    if count and engine_is_asked():
+        fix = "use 0 with FSDP and DeepSpeed"
+        raise InputError("asks a policy that is not sharded", field="sft_rounds", value=count, fix=fix)
     if count and not rounds.problems_of(settings, 2, grader).open:
         count = 0
     share = budget / (1 + count)
