@@ -10,7 +10,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from guided_grpo.data.curriculum import OrderedRepeatSampler
-from guided_grpo.train.trainer import SEAMS
+from guided_grpo.train.seams import SEAMS
 
 
 def test_trl_is_the_minor_version_whose_internals_are_used() -> None:
