@@ -42,16 +42,12 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from hashlib import blake2b
-from typing import TYPE_CHECKING
 
 from guided_grpo.guidance.keys import problem_key
+from guided_grpo.guidance.lengths import LengthSettings, Pair, State
 from guided_grpo.guidance.slicing import step_ends
 from guided_grpo.types import Row, StepFeedback
 
-if TYPE_CHECKING:
-    from guided_grpo.guidance.strength import State, StrengthSettings
-
-Pair = tuple[float, float]  # bounds of bisect; p̄ and s of withdraw
 UNSEEN = "unseen"  # what stands for a problem that was never seen
 HINT_END = 0.6  # T_h of binomial-cosine
 WITHDRAWAL_END = 0.9
@@ -60,7 +56,7 @@ SUCCESS_MEMORY = 0.7  # of p̄
 _ROUNDING = 1e-9  # 0.7 of 10 is 7, whatever floats say
 
 
-def draw(settings: StrengthSettings, *parts: int | str) -> float:
+def draw(settings: LengthSettings, *parts: int | str) -> float:
     """A number in [0, 1) that the run's seed and `parts` determine; 0 is the seed of settings that have none."""
     text = ":".join(map(str, (getattr(settings, "seed", 0), *parts)))
     return (int.from_bytes(blake2b(text.encode(), digest_size=8).digest()) >> 11) / 2**53
@@ -71,7 +67,7 @@ def cosine(start: float, end: float, done: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * min(done, 1.0))) / 2
 
 
-def binomial_cosine(settings: StrengthSettings, state: State, row: Row) -> float:
+def binomial_cosine(settings: LengthSettings, state: State, row: Row) -> float:
     """A share of the trace; of no row its mean, as in all of these rules."""
     hint_end = HINT_END if settings.guidance_end is None else settings.guidance_end
     if state.progress >= hint_end:
@@ -84,19 +80,19 @@ def binomial_cosine(settings: StrengthSettings, state: State, row: Row) -> float
     return given / segments
 
 
-def _segments(settings: StrengthSettings, row: Row) -> int:
+def _segments(settings: LengthSettings, row: Row) -> int:
     trace = row.get("guidance")
     return min(settings.guidance_segments, len(step_ends(trace))) if trace else settings.guidance_segments
 
 
-def uniform(settings: StrengthSettings, state: State, row: Row) -> float:
+def uniform(settings: LengthSettings, state: State, row: Row) -> float:
     """Between a falling lower end and ℓ0."""
     low = cosine(settings.guidance_length, settings.guidance_final, state.progress)
     place = draw(settings, problem_key(row), state.updates) if row else 0.5
     return _between((low, settings.guidance_length), place)
 
 
-def random_cut(settings: StrengthSettings, state: State, row: Row) -> float:
+def random_cut(settings: LengthSettings, state: State, row: Row) -> float:
     """One of the problem's cuts, or nothing."""
     ends = (settings.guidance_final, settings.guidance_length)
     if not row:
@@ -114,22 +110,22 @@ def random_cut(settings: StrengthSettings, state: State, row: Row) -> float:
     return length
 
 
-def bisect(settings: StrengthSettings, state: State, row: Row) -> float:
+def bisect(settings: LengthSettings, state: State, row: Row) -> float:
     """ρ, between the bounds of the problem."""
     if not row:
         return _between(_bounds(settings, state, UNSEEN), 0.5)
     return _given(settings, state, problem_key(row))
 
 
-def _given(settings: StrengthSettings, state: State, problem: int) -> float:
+def _given(settings: LengthSettings, state: State, problem: int) -> float:
     return _between(_bounds(settings, state, str(problem)), draw(settings, problem, state.updates))
 
 
-def _bounds(settings: StrengthSettings, state: State, key: str) -> Pair:
+def _bounds(settings: LengthSettings, state: State, key: str) -> Pair:
     return state.problems.get(key, state.problems.get(UNSEEN, (0.0, settings.guidance_length)))
 
 
-def observe_bisect(settings: StrengthSettings, state: State, feedback: StepFeedback) -> State:
+def observe_bisect(settings: LengthSettings, state: State, feedback: StepFeedback) -> State:
     """The bounds of a batch's problems after it, and M."""
     moved = {}
     for problem, rate in success_rates(feedback).items():
@@ -149,18 +145,18 @@ def cut_down(bounds: Pair, given: float, *, failed: bool) -> Pair:
     return (given, bounds[1]) if failed else (0.0, given)
 
 
-def withdraw(settings: StrengthSettings, state: State, row: Row) -> float:
+def withdraw(settings: LengthSettings, state: State, row: Row) -> float:
     """s of the problem, below the cap."""
     _, share = _standing(settings, state, str(problem_key(row)) if row else UNSEEN)
     return min(share, cap(settings, state.progress))
 
 
-def _standing(settings: StrengthSettings, state: State, key: str) -> Pair:
+def _standing(settings: LengthSettings, state: State, key: str) -> Pair:
     start = (settings.guidance_target, settings.guidance_length)
     return state.problems.get(key, state.problems.get(UNSEEN, start))
 
 
-def cap(settings: StrengthSettings, progress: float) -> float:
+def cap(settings: LengthSettings, progress: float) -> float:
     """The most that withdraw gives: cap_t, or `guidance_max` where that is less."""
     start, end = settings.guidance_hold, WITHDRAWAL_END if settings.guidance_end is None else settings.guidance_end
     most = 1.0 if settings.guidance_max is None else min(settings.guidance_max, 1.0)
@@ -169,7 +165,7 @@ def cap(settings: StrengthSettings, progress: float) -> float:
     return most if progress <= start else min(most, (end - progress) / (end - start))
 
 
-def observe_withdraw(settings: StrengthSettings, state: State, feedback: StepFeedback) -> State:
+def observe_withdraw(settings: LengthSettings, state: State, feedback: StepFeedback) -> State:
     """p̄ and s of a batch's problems after it, and of the problem that was never seen."""
     rates = success_rates(feedback)
     if not rates:

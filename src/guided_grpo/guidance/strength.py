@@ -37,83 +37,30 @@ from __future__ import annotations
 import itertools
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Annotated, Any
-
-from annotated_types import Ge, Interval
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated
 
 from guided_grpo.errors import InputError
 from guided_grpo.guidance import per_problem
 from guided_grpo.guidance.keys import problem_key, tier_key
-from guided_grpo.guidance.slicing import UNITS
+from guided_grpo.guidance.lengths import LengthSettings, State
 from guided_grpo.settings import AxisGroup, OneOf, axis
-from guided_grpo.types import Row, StepFeedback, Strength, Unit
+from guided_grpo.types import Row, StepFeedback, Strength
 
 LEAST_LEFT = 0.02  # share of a trace that left never gives
 
 
 @dataclass
-class StrengthSettings(AxisGroup):
-    """How much guidance, over time. Lengths are in `guidance_unit`."""
+class StrengthChoice(AxisGroup):
+    """Which rule."""
 
     guidance_strength: Annotated[str, OneOf(STRENGTHS)] = axis("none", "over time; none = only what the ladder gives")
-    guidance_unit: Annotated[Unit, OneOf(UNITS)] = axis("tokens", "what a length counts, of the trace")
-    guidance_length: Annotated[float, Ge(0)] = axis(3072.0, "initial length ℓ0; upper end of what is drawn")
-    guidance_min: Annotated[float | None, Ge(0)] = axis(
-        None, "lower clamp of the controllers; unset = 1, or 0.01 of the trace"
-    )
-    guidance_max: Annotated[float | None, Ge(0)] = axis(None, "upper clamp of the controllers; unset = none")
-    guidance_final: Annotated[float, Ge(0)] = axis(
-        0.0, "final length of rdp, final p of binomial-cosine; lower end of uniform and random-cut"
-    )
-    guidance_power: float = axis(2.0, "β > 1 of concave")
-    guidance_decay: float = axis(0.5, "γ in (0, 1) of stepwise")
-    guidance_interval: Annotated[int, Ge(1)] = axis(10, "s of stepwise, optimizer steps")
-    guidance_history: Annotated[int, Ge(1)] = axis(2, "T of ratio, generation batches")
-    guidance_target: Annotated[float, Interval(ge=0, le=1)] = axis(
-        0.5, "guided success that setpoint, left and withdraw hold; τ of bisect"
-    )
-    guidance_gain: float = axis(0.5, "η of setpoint, left and withdraw")
-    guidance_milestones: Annotated[list[int] | None, Ge(0)] = axis(
-        [100], "optimizer steps from which strength steps has its next level"
-    )
-    guidance_levels: Annotated[list[float] | None, Ge(0)] = axis([0.25], "lengths of steps from its milestones on")
-    guidance_segments: Annotated[int, Ge(1)] = axis(5, "L of binomial-cosine; a trace has at most its steps")
-    guidance_end: Annotated[float | None, Interval(gt=0, le=1)] = axis(
-        None, "share of the run from which binomial-cosine (unset = 0.6) and withdraw (0.9) give nothing"
-    )
-    guidance_hold: Annotated[float, Interval(ge=0, le=1)] = axis(
-        2 / 3, "share of the run after which the cap of withdraw falls"
-    )
-    guidance_cuts: Annotated[int, Ge(0)] = axis(3, "cuts of a problem by random-cut; 0 = a new one at every visit")
-    guidance_plain: Annotated[float, Interval(ge=0, le=1)] = axis(
-        0.25, "share of visits that random-cut leaves without guidance"
-    )
 
 
-@dataclass(frozen=True)
-class State:
-    """Where a controller stands: current length, the rewards it still needs, generation batches and steps so far."""
-
-    length: float
-    rewards: tuple[float, ...] = ()  # newest last
-    updates: int = 0  # generation batches fed
-    optimizer_step: int = 0  # t
-    progress: float = 0.0  # t/T
-    left: Mapping[str, float] = field(default_factory=dict)  # a, b, c of left, by "all", "tier …", "problem …"
-    problems: Mapping[str, per_problem.Pair] = field(default_factory=dict)  # of bisect and withdraw, by problem_key
-
-    def to_json(self) -> dict[str, Any]:
-        """A dict for `json.dumps`; floats survive exactly."""
-        problems = {key: list(pair) for key, pair in self.problems.items()}
-        return {**vars(self), "rewards": list(self.rewards), "left": dict(self.left), "problems": problems}
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> State:
-        """The inverse of `to_json`."""
-        problems = {key: (first, second) for key, (first, second) in data.get("problems", {}).items()}
-        return cls(**{**data, "rewards": tuple(data["rewards"]), "problems": problems})
+@dataclass
+class StrengthSettings(LengthSettings, StrengthChoice):
+    """How much guidance, over time."""
 
 
 @dataclass(frozen=True)
@@ -125,48 +72,48 @@ class Controller:
     strength: Callable[[State, Row], Strength]
 
 
-LengthRule = Callable[[StrengthSettings, State, Row], float]
-UpdateRule = Callable[[StrengthSettings, State, StepFeedback], State]
+LengthRule = Callable[[LengthSettings, State, Row], float]
+UpdateRule = Callable[[LengthSettings, State, StepFeedback], State]
 
 
-def _nothing(settings: StrengthSettings, state: State, row: Row) -> float:
+def _nothing(settings: LengthSettings, state: State, row: Row) -> float:
     return 0.0
 
 
-def _constant(settings: StrengthSettings, state: State, row: Row) -> float:
+def _constant(settings: LengthSettings, state: State, row: Row) -> float:
     return settings.guidance_length
 
 
-def _linear(settings: StrengthSettings, state: State, row: Row) -> float:
+def _linear(settings: LengthSettings, state: State, row: Row) -> float:
     return settings.guidance_length * (1 - state.progress)
 
 
-def _concave(settings: StrengthSettings, state: State, row: Row) -> float:
+def _concave(settings: LengthSettings, state: State, row: Row) -> float:
     return settings.guidance_length * float((1 - state.progress) ** settings.guidance_power)
 
 
-def _stepwise(settings: StrengthSettings, state: State, row: Row) -> float:
+def _stepwise(settings: LengthSettings, state: State, row: Row) -> float:
     return settings.guidance_length * settings.guidance_decay ** (state.optimizer_step // settings.guidance_interval)
 
 
-def _rdp(settings: StrengthSettings, state: State, row: Row) -> float:
+def _rdp(settings: LengthSettings, state: State, row: Row) -> float:
     return settings.guidance_final + (settings.guidance_length - settings.guidance_final) * (1 - state.progress)
 
 
-def _steps(settings: StrengthSettings, state: State, row: Row) -> float:
+def _steps(settings: LengthSettings, state: State, row: Row) -> float:
     passed = bisect_right(settings.guidance_milestones or [], state.optimizer_step)
     return (settings.guidance_length, *(settings.guidance_levels or []))[passed]
 
 
-def _tracked(settings: StrengthSettings, state: State, row: Row) -> float:
+def _tracked(settings: LengthSettings, state: State, row: Row) -> float:
     return state.length
 
 
-def _unchanged(settings: StrengthSettings, state: State, feedback: StepFeedback) -> State:
+def _unchanged(settings: LengthSettings, state: State, feedback: StepFeedback) -> State:
     return state
 
 
-def _ratio(settings: StrengthSettings, state: State, feedback: StepFeedback) -> State:
+def _ratio(settings: LengthSettings, state: State, feedback: StepFeedback) -> State:
     past, now = state.rewards, feedback.reward
     rewards = (*past, now)[-settings.guidance_history :]
     if not past or now <= 0 or sum(past) <= 0:
@@ -174,7 +121,7 @@ def _ratio(settings: StrengthSettings, state: State, feedback: StepFeedback) -> 
     return replace(state, rewards=rewards, length=_clamp(settings, state.length * (sum(past) / len(past)) / now))
 
 
-def _ratio_official(settings: StrengthSettings, state: State, feedback: StepFeedback) -> State:
+def _ratio_official(settings: LengthSettings, state: State, feedback: StepFeedback) -> State:
     rewards = (*state.rewards, feedback.reward)
     if len(rewards) < 3:
         return replace(state, rewards=rewards)
@@ -184,7 +131,7 @@ def _ratio_official(settings: StrengthSettings, state: State, feedback: StepFeed
     return replace(state, rewards=(), length=float(int(_clamp(settings, state.length * before / now))))
 
 
-def _setpoint(settings: StrengthSettings, state: State, feedback: StepFeedback) -> State:
+def _setpoint(settings: LengthSettings, state: State, feedback: StepFeedback) -> State:
     if not feedback.guided_count:
         return state
     guided = feedback.guided_sum / feedback.guided_count
@@ -198,18 +145,18 @@ def _keys(problem: int, tier: int) -> tuple[str, ...]:
     return ("all", *([f"tier {tier}"] if tier else []), f"problem {problem}")
 
 
-def _log_left(settings: StrengthSettings, state: State, keys: Sequence[str]) -> float:
+def _log_left(settings: LengthSettings, state: State, keys: Sequence[str]) -> float:
     start = math.log(max(1 - settings.guidance_length, LEAST_LEFT))
     return start + sum(state.left.get(key, 0.0) for key in keys)
 
 
-def _given(settings: StrengthSettings, state: State, row: Row) -> float:
+def _given(settings: LengthSettings, state: State, row: Row) -> float:
     keys = _keys(problem_key(row), tier_key(row)) if row else ("all",)
     left = math.exp(_log_left(settings, state, keys))
     return 1 - min(max(left, LEAST_LEFT), 1.0)
 
 
-def _left(settings: StrengthSettings, state: State, feedback: StepFeedback) -> State:
+def _left(settings: LengthSettings, state: State, feedback: StepFeedback) -> State:
     errors: dict[str, list[float]] = {}
     for group in feedback.problems:
         if not group.rollouts:
@@ -224,14 +171,14 @@ def _left(settings: StrengthSettings, state: State, feedback: StepFeedback) -> S
     return replace(state, left={**state.left, **moved})
 
 
-def least_length(settings: StrengthSettings) -> float:
+def least_length(settings: LengthSettings) -> float:
     """`guidance_min`, or what stands for it: never 0, since a length that is multiplied would stay there."""
     if settings.guidance_min is not None:
         return settings.guidance_min
     return 0.01 if settings.guidance_unit.startswith("ratio") else 1.0
 
 
-def _clamp(settings: StrengthSettings, length: float) -> float:
+def _clamp(settings: LengthSettings, length: float) -> float:
     top = math.inf if settings.guidance_max is None else settings.guidance_max
     return min(max(length, least_length(settings)), top)
 

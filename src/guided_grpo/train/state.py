@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from guided_grpo.data.adaptive import AdaptiveOrder
 from guided_grpo.guidance.allocation import GuidancePlan
-from guided_grpo.guidance.strength import State
+from guided_grpo.guidance.lengths import State
 from guided_grpo.train.failures import Trace
 from guided_grpo.train.metrics import MetricSums, RunningVariance
 from guided_grpo.train.resampling import Rescued
