@@ -21,14 +21,26 @@ from guided_grpo.train.state import RunState
 _STATE, _BUFFER = "guidance_state.json", "rollouts.rank{rank}.pt"
 
 
-def save_buffer(folder: Path, rank: int, buffer: Any) -> None:
-    """Write this rank's part; None = it is not in the middle of a batch."""
-    torch.save(buffer, folder / _BUFFER.format(rank=rank))
+def save_state(
+    folder: Path, run: RunState, buffer: Any, *, main: bool, micro_step: int, trl_metrics: dict[str, list[float]]
+) -> None:
+    """Write what belongs to TRL's checkpoint in `folder`; all ranks call it, and then it is whole.
 
-
-def save_state(folder: Path, run: RunState, *, micro_step: int, trl_metrics: dict[str, list[float]]) -> None:
-    """Write what is equal on all ranks; one of them calls it."""
-    rundir.write_json(folder / _STATE, {**run.state_dict(), "micro_step": micro_step, "trl_metrics": trl_metrics})
+    Args:
+        folder: the checkpoint.
+        run: equal on all ranks.
+        buffer: micro-batches of this rank; None = it is not in the middle of a batch.
+        main: whether this rank writes what is equal on all of them.
+        micro_step: TRL's.
+        trl_metrics: since the last row of the log.
+    """
+    process = PartialState()
+    torch.save(buffer, folder / _BUFFER.format(rank=process.process_index))
+    if main:
+        rundir.write_json(folder / _STATE, {**run.state_dict(), "micro_step": micro_step, "trl_metrics": trl_metrics})
+    process.wait_for_everyone()
+    if main:
+        rundir.mark_complete(folder)
 
 
 def load_state(folder: Path, run: RunState) -> tuple[int, dict[str, list[float]]]:
@@ -45,9 +57,10 @@ def load_state(folder: Path, run: RunState) -> tuple[int, dict[str, list[float]]
     return state["micro_step"], state["trl_metrics"]
 
 
-def load_buffer(folder: Path, rank: int, device: torch.device) -> Any:
+def load_buffer(folder: Path, device: torch.device) -> Any:
     """This rank's part; None after a change of the number of ranks: then TRL samples anew, on all of them."""
-    if len(list(folder.glob(_BUFFER.format(rank="*")))) != PartialState().num_processes:
+    process = PartialState()
+    if len(list(folder.glob(_BUFFER.format(rank="*")))) != process.num_processes:
         return None
     place = "cpu" if device.type == "cpu" else device  # among several processes it is cpu:0, which torch cannot load to
-    return torch.load(folder / _BUFFER.format(rank=rank), map_location=place, weights_only=True)
+    return torch.load(folder / _BUFFER.format(rank=process.process_index), map_location=place, weights_only=True)

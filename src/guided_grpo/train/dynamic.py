@@ -73,6 +73,12 @@ def further_problem(rows: Dataset, place: int, seed: int) -> dict[str, Any]:
     return dict(rows[int(_order(len(rows), seed + 7919 * (epoch + 1))[offset])])
 
 
+def further_rows(rows: Dataset, first: int, groups: int, group_size: int, seed: int) -> list[dict[str, Any]]:
+    """A row for each rollout of the problems from number `first` on."""
+    problems = [further_problem(rows, place, seed) for place in range(first, first + groups)]
+    return [{**row} for row in problems for _ in range(group_size)]
+
+
 @lru_cache(maxsize=2)  # a batch may end one epoch and begin the next; of 10⁷ rows an order takes a second and 80 MB
 def _order(rows: int, seed: int) -> torch.Tensor:
     import torch  # here, so that what names the methods loads without it

@@ -14,7 +14,7 @@ import torch
 from guided_grpo.guidance.strength import Controller
 from guided_grpo.train.metrics import count_batch, count_first_sampling, count_rescue, count_transition
 from guided_grpo.train.rescue import difficult_groups, most_attempts, successes_P
-from guided_grpo.train.rollout import FACTS, problem_feedback
+from guided_grpo.train.rollout import FACTS, got_guidance, problem_feedback
 from guided_grpo.train.state import Batch, RunState
 from guided_grpo.types import StepFeedback
 
@@ -48,13 +48,42 @@ class GradedBatch:
     @property
     def guided_B(self) -> torch.Tensor:
         """Which rollouts got guidance."""
-        return self.facts_BK[:, FACTS.index("guidance_tokens")] > 0
+        return got_guidance(self.facts_BK)
 
     @property
     def first_accuracy_B(self) -> torch.Tensor:
         """The accuracy reward before any rescue."""
         first = self.batch.first_accuracy_B
         return self.accuracy_B if first is None else first
+
+
+def learn(
+    run: RunState,
+    controller: Controller,
+    graded: GradedBatch,
+    config: GuidedGRPOConfig,
+    *,
+    optimizer_step: int,
+    most_steps: int,
+    form_B: torch.Tensor | None,
+) -> None:
+    """Count a batch, and let everything that follows the rewards know of it.
+
+    Args:
+        run: gets it.
+        controller: of the method's strength.
+        graded: the batch.
+        config: the method and the budgets.
+        optimizer_step: t at the next generation.
+        most_steps: T in steps; 0 or less = unknown.
+        form_B: the format reward, where it ends the cold start of the ladder.
+    """
+    length = controller.strength(run.controller, {}).amount if config.guided else 0.0
+    count(run, graded, length=length, guidance_trained=config.guidance_in_loss)
+    progress = share_done(run, config, optimizer_step, most_steps)
+    update_controller(run, controller, graded, optimizer_step=optimizer_step, progress=progress)
+    if form_B is not None and config.rescue_cold_format is not None:
+        run.cold_start_over |= bool(form_B.nanmean() >= config.rescue_cold_format)
 
 
 def count(run: RunState, graded: GradedBatch, *, length: float, guidance_trained: bool) -> None:

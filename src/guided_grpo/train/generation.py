@@ -1,4 +1,4 @@
-"""Engines that sample for the trainer: Transformers' continuous batching, and vLLM's server.
+"""Stage 3a, who samples a generation call: this process (sampling.py), TRL, or an engine that TRL asks.
 
 Continuous batching (Transformers 5.23) holds its cache and one dense attention mask, tokens of a pass × tokens that can
 be read, as static tensors. On a CPU TRL lets it take half of the machine's memory for them, of which nearly all is the
@@ -7,18 +7,104 @@ mask, and writes the mask from end to end before each call. `room_for` asks for 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from guided_grpo.errors import InputError
+from guided_grpo.guidance.allocation import GuidancePlan
+from guided_grpo.train.checks import check_room
+from guided_grpo.train.rollout import completions_for_training, logprobs_for_training, prompts_for_sampling
 
 if TYPE_CHECKING:
     from guided_grpo.train.config import GuidedGRPOConfig
+    from guided_grpo.train.flops import Meter
+
+Ids = list[list[int]]
+Here = Callable[[Ids], Ids]  # prompts → responses
+Ask = Callable[[Ids, int], tuple[Ids, Any]]  # the same with log-probs or None, n responses to every n-th prompt
 
 PAGE = 16  # tokens of a page of the cache: prompts share whole pages
 PASS = 512  # tokens read in one pass, more where there are more rollouts
 _SPARE = 1.25  # of the pages: below 15 % of free ones no further rollout begins
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Samples the calls of a run, guidance behind the prompts, and hands back completions that begin with it.
+
+    Args:
+        config: of the run.
+        room: tokens of context for prompt and guidance.
+        ends: ids that end a response.
+        engine: whether TRL asks an engine; what one reads is counted by the call.
+        meter: counts it.
+    """
+
+    config: GuidedGRPOConfig
+    room: float
+    ends: set[int]
+    engine: bool
+    meter: Meter
+
+    def sample(
+        self, prompts: Ids, plan: GuidancePlan, *, guided: bool, number: int, here: Here | None, ask: Ask
+    ) -> tuple[Ids, Any]:
+        """Completions and their log-probs, None where who samples gives none.
+
+        Args:
+            prompts: ids of each rollout's prompt.
+            plan: of the same rollouts; empty = an evaluation.
+            guided: whether any rank's plan may give guidance: all must ask an engine in one and the same way.
+            number: responses that an engine may draw at once, where there is no guidance.
+            here: samples in this process; None = `ask`.
+            ask: TRL's own.
+        """
+        if guided:  # rollouts of a group differ: an engine must not draw n of them from the first one's prompt
+            prompts, number = prompts_for_sampling(prompts, plan), 1
+            check_room(prompts, plan, self.config, self.room)
+        whole = [assignment.slice.whole for assignment in plan]  # nothing is left to sample of these
+        logprobs = None
+        if here is not None:
+            sampled = iter(here([ids for ids, all_there in zip(prompts, whole, strict=True) if not all_there]))
+            generated = [[] if all_there else next(sampled) for all_there in whole]
+        else:
+            generated, logprobs = self._asked(prompts, number, ask)
+            if any(whole):  # engines are asked for equally many on all ranks
+                generated = _without(generated, whole)
+                logprobs = None if logprobs is None else _without(logprobs, whole)
+        if self.engine:
+            self.meter.add_sampled(prompts, generated)
+        if guided:
+            return completions_for_training(generated, plan), logprobs_for_training(logprobs, plan)
+        return generated, logprobs
+
+    def _asked(self, prompts: Ids, number: int, ask: Ask) -> tuple[Ids, Any]:
+        batching = self.config.use_transformers_continuous_batching
+        with one_line(self.config), self.meter.paused() if batching else nullcontext():
+            generated, logprobs = ask(prompts, number)
+        if batching:
+            check_whole(generated, len(prompts), self.ends, int(self.config.max_completion_length or 0))
+        return generated, logprobs
+
+
+def samples_here(config: GuidedGRPOConfig, *, shared: bool, engine: bool, sharded: bool, device: str) -> bool:
+    """Whether `sample_rollouts` samples: on a CPU, where each rank holds the whole policy.
+
+    Args:
+        config: of the run.
+        shared: whether the policy can read shared prefixes.
+        engine: whether TRL asks an engine.
+        sharded: whether ranks hold parts of the policy.
+        device: type of the device.
+    """
+    settings = config.generation_kwargs or config.cache_implementation or config.repetition_penalty != 1
+    return shared and device == "cpu" and not (engine or sharded or settings or config.bf16 or config.fp16)
+
+
+def _without(values: list[Any], whole: Sequence[bool]) -> list[Any]:
+    return [[] if all_there else value for value, all_there in zip(values, whole, strict=True)]
 
 
 def room_for(prompts: Sequence[Sequence[int]], most: int, asked: dict[str, Any]) -> dict[str, Any]:

@@ -113,7 +113,6 @@ def imitation_loss(
     *,
     ranks: int,
     accumulated: int,
-    longest: int,
 ) -> torch.Tensor:
     """The term of a micro-batch, scaled as TRL scales a loss over the tokens of the generation batch.
 
@@ -124,11 +123,10 @@ def imitation_loss(
         entropies_bT: H, shape (b, T).
         ranks: processes, whose gradients are averaged.
         accumulated: micro-batches of the optimizer step.
-        longest: tokens of the longest response.
     """
     factors = inputs["imitation_factors"]
     if settings.loss_type == "dr_grpo" and settings.imitation_is_joint:
-        normaliser = len(factors) * longest * accumulated
+        normaliser = len(factors) * int(settings.max_completion_length) * accumulated
     else:
         normaliser = inputs["imitation_items"].clamp(min=1.0) / ranks * accumulated / settings.steps_per_generation
     return imitation_sum(settings, logps_bT, entropies_bT, factors) / normaliser

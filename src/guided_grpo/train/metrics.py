@@ -32,8 +32,10 @@ Every step, in metrics.jsonl and in the tracker, beside TRL's own:
 from __future__ import annotations
 
 import math
+import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from guided_grpo.train.advantage import zero_groups
@@ -62,6 +64,13 @@ class MetricSums:
     def total(self, name: str, amount: float) -> None:
         """Add to a metric that is logged as a sum."""
         self._totals[name] += amount
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Add the seconds that it takes."""
+        started = time.perf_counter()
+        yield
+        self.total(name, time.perf_counter() - started)
 
     def latest(self, name: str, value: float) -> None:
         """Set a metric of which the last value is logged."""
@@ -200,6 +209,18 @@ class RunningVariance:
     def load_state_dict(self, state: Sequence[float]) -> None:
         """The inverse of `state_dict`."""
         self.count, self.mean, self.squares = int(state[0]), float(state[1]), float(state[2])
+
+
+@contextmanager
+def not_logged(metrics: dict[str, list[float]], pending: dict[str, list[float]]) -> Iterator[None]:
+    """What is added meanwhile to TRL's metrics, and to those of reward functions that it takes later, goes again."""
+    lengths = {name: len(values) for name, values in metrics.items()}
+    before = {name: list(values) for name, values in pending.items()}
+    yield
+    for name, values in metrics.items():
+        del values[lengths.get(name, 0) :]
+    pending.clear()
+    pending.update(before)
 
 
 def plain_number(value: Any) -> Any:

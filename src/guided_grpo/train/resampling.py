@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from guided_grpo.guidance.allocation import Assignment, GuidancePlan, assign
 from guided_grpo.guidance.keys import problem_key
@@ -35,19 +35,24 @@ if TYPE_CHECKING:
     import torch
 
 
-class Resampler(Protocol):
-    """What sampling again needs of a trainer."""
+Attempt = Callable[[list[Row], GuidancePlan], "tuple[list[Rollout], torch.Tensor]"]
+
+
+@dataclass(frozen=True)
+class Resampler:
+    """What sampling again needs of a trainer.
+
+    Args:
+        ranks: processes.
+        rank: this one.
+        gather: the lists of all ranks, in rank order, on each of them.
+        attempt: samples and grades; rollouts of this rank, and the rewards of all ranks, shape (ranks · rows, F).
+    """
 
     ranks: int
     rank: int
-
-    def gather(self, values: list[Any]) -> list[Any]:
-        """The lists of all ranks, in rank order, on each of them."""
-        ...
-
-    def attempt(self, rows_b: list[Row], plan: GuidancePlan) -> tuple[list[Rollout], torch.Tensor]:
-        """Sample and grade: rollouts of this rank, and the rewards of all ranks, shape (ranks · len(rows_b), F)."""
-        ...
+    gather: Callable[[list[Any]], list[Any]]
+    attempt: Attempt
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,28 @@ def rollouts_of(plan: GuidancePlan, output: tuple[Any, ...]) -> list[Rollout]:
     ]
 
 
+def columns_of(
+    rollouts: Sequence[Rollout], output: tuple[Any, ...], *, weight: float | None, mixed: bool
+) -> tuple[Any, ...]:
+    """The inverse of `rollouts_of`, for the loss.
+
+    Args:
+        rollouts: of this rank.
+        output: TRL's, of the last call.
+        weight: w_g, of guidance tokens in the loss; None = TRL's own mask stays.
+        mixed: whether some rollouts are not of that call.
+    """
+    prompt_ids, completion_ids, tool_mask, completions, logprobs, *rest = output
+    if weight is not None:
+        tool_mask = loss_weights(rollouts, weight)
+    if mixed:
+        prompt_ids = [rollout.prompt_ids for rollout in rollouts]
+        completion_ids = [rollout.completion_ids for rollout in rollouts]
+        completions = [rollout.completion for rollout in rollouts]
+        logprobs = None if logprobs is None else [rollout.logprobs for rollout in rollouts]
+    return (prompt_ids, completion_ids, tool_mask, completions, logprobs, *rest)
+
+
 def prompts_for_sampling(prompt_ids: Sequence[Sequence[int]], plan: GuidancePlan) -> list[list[int]]:
     """Prompt ids with the guidance prefix behind them."""
     return [[*ids, *assignment.slice.ids] for ids, assignment in zip(prompt_ids, plan, strict=True)]
@@ -113,6 +135,11 @@ def rollout_facts(rows: Sequence[Row], rollouts: Sequence[Rollout], ends: set[in
         )
         for row, rollout in zip(rows, rollouts, strict=True)
     ]
+
+
+def got_guidance(facts_BK: torch.Tensor) -> torch.Tensor:
+    """Which rollouts got guidance, by their facts."""
+    return facts_BK[:, FACTS.index("guidance_tokens")] > 0
 
 
 def problem_feedback(

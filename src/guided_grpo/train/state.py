@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from guided_grpo.data.adaptive import AdaptiveOrder
+from guided_grpo.data.curriculum import Hardness
 from guided_grpo.guidance.allocation import GuidancePlan
 from guided_grpo.guidance.lengths import State
+from guided_grpo.guidance.strength import Controller
 from guided_grpo.train.failures import Trace
 from guided_grpo.train.metrics import MetricSums, RunningVariance
 from guided_grpo.train.resampling import Rescued
@@ -19,6 +21,8 @@ from guided_grpo.types import Row
 
 if TYPE_CHECKING:
     import torch
+
+    from guided_grpo.train.config import GuidedGRPOConfig
 
 
 @dataclass
@@ -56,6 +60,15 @@ class RunState:
         self.metric_sums.latest("flops/total", self.flops)
         self.metric_sums.latest("tokens/traces_total", self.trace_tokens)
 
+    def log_row(self, gradient_norm: float | None) -> dict[str, float]:
+        """Our metrics since the last row of the log."""
+        row = self.metric_sums.reduce()
+        if gradient_norm is not None:
+            norms = self.gradient_norms
+            norms.add(float(gradient_norm))
+            row.update({"grad_norm/mean": norms.mean, "grad_norm/variance": norms.variance})
+        return row
+
     def state_dict(self) -> dict[str, Any]:
         """Of every field that is there."""
         return {name: _plain(part) for name, part in vars(self).items() if part is not None}
@@ -79,15 +92,32 @@ def _plain(part: Any) -> Any:
     return part.state_dict() if hasattr(part, "state_dict") else part
 
 
+def new_run(
+    config: GuidedGRPOConfig, controller: Controller, hardness: Hardness | None, reward_names: Sequence[str]
+) -> RunState:
+    """The state before the first step; `hardness` of the problems where the curriculum follows the policy."""
+    form, order = config.format_reward, None
+    if hardness is not None:
+        order = AdaptiveOrder(hardness, config.curriculum_target, config.curriculum_gain)
+    watch = Watch(f"rewards/{form}/mean" if form in reward_names else None)
+    return RunState(controller.init(), ProblemHistory(config), watch, order)
+
+
 @dataclass
 class Batch:
     """A training batch of this rank on its way through the stages; b = its rollouts, B = those of all ranks."""
 
     rows: list[Row]  # _b
     plan: GuidancePlan  # _b, of the generation call under way
+    first: int = 0  # global index of rows[0]
     attempt: int = 0  # of that call on the rescue ladder, or its turn from 1 on; 0 = first sampling
     output: tuple[Any, ...] = ()  # TRL's own, of the last call
     rollouts: list[Rollout] = field(default_factory=list)  # _b
     rewards_BF: torch.Tensor | None = None  # None = not graded yet
     first_accuracy_B: torch.Tensor | None = None  # before the ladder; None = there was none
     rescued: Rescued | None = None  # None = no ladder, or its cold start
+
+    @property
+    def local(self) -> slice:
+        """Its rows among those of all ranks."""
+        return slice(self.first, self.first + len(self.rows))

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Annotated
 from annotated_types import Interval
 
 from guided_grpo.errors import InputError
-from guided_grpo.guidance.allocation import Assignment, GuidancePlan
+from guided_grpo.guidance.allocation import Assignment
 from guided_grpo.guidance.slicing import Slice
 from guided_grpo.settings import AxisGroup, axis
 from guided_grpo.train.rollout import Rollout
@@ -36,9 +36,7 @@ if TYPE_CHECKING:
     import torch
 
     from guided_grpo.train.config import GuidedGRPOConfig
-    from guided_grpo.train.resampling import Ladder
-
-Attempt = Callable[[list[Row], GuidancePlan], "tuple[list[Rollout], torch.Tensor]"]  # as `Resampler.attempt`
+    from guided_grpo.train.resampling import Ladder, Resampler
 
 
 @dataclass
@@ -86,11 +84,8 @@ def sample_in_turns(
     below: Sequence[float],
     ladder: Ladder,
     whole_of: Callable[[Row], Slice],
-    attempt: Attempt,
-    *,
+    resampler: Resampler,
     accuracy: int,
-    ranks: int,
-    rank: int,
 ) -> tuple[list[Rollout], torch.Tensor, torch.Tensor]:
     """Rollouts of this rank; rewards of all ranks, shape (B, F); accuracy of the first turn, NaN elsewhere, shape (B,).
 
@@ -101,10 +96,8 @@ def sample_in_turns(
         below: τ of each turn but the first.
         ladder: ω of these turns, and what a rollout gets of it.
         whole_of: a trace as a rollout; empty = there is none that fits.
-        attempt: samples and grades.
+        resampler: samples and grades.
         accuracy: column of the reward that decides.
-        ranks: processes.
-        rank: this one.
     """
     import torch
 
@@ -114,7 +107,7 @@ def sample_in_turns(
 
     def assignment(place: int, turn: int) -> Assignment:
         row, (group, seat) = rows_b[place], divmod(place, group_size)
-        earlier_b = rewards_RbF[rank, group * group_size : group * group_size + turns[turn].start, accuracy]
+        earlier_b = rewards_RbF[resampler.rank, group * group_size : group * group_size + turns[turn].start, accuracy]
         omega = omega_of(earlier_b, stages[turn - 1], below[turn - 1])
         plain = Assignment(stage=turn)
         if not omega:
@@ -130,11 +123,11 @@ def sample_in_turns(
         if not places:
             continue
         plan = tuple(assignment(place, turn) if turn else Assignment() for place in places)
-        sampled, rewards_JF = attempt([rows_b[place] for place in places], plan)
+        sampled, rewards_JF = resampler.attempt([rows_b[place] for place in places], plan)
         rollouts.update(zip(places, sampled, strict=True))
         if not turn:
-            rewards_RbF = rewards_JF.new_full((ranks, size, rewards_JF.size(1)), math.nan)
-        rewards_RbF[:, places] = rewards_JF.view(ranks, len(places), -1)
+            rewards_RbF = rewards_JF.new_full((resampler.ranks, size, rewards_JF.size(1)), math.nan)
+        rewards_RbF[:, places] = rewards_JF.view(resampler.ranks, len(places), -1)
         if not turn:
             first_B = rewards_RbF[:, :, accuracy].flatten().clone()  # later turns are written into the other
     return [rollouts[place] for place in range(size)], rewards_RbF.flatten(0, 1), first_B
