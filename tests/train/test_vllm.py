@@ -6,84 +6,54 @@ Sampling is greedy, so that both must draw the same tokens, and go on doing so w
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from guided_grpo.embedded.pretraining import new_policy
-from parts import TINY
+from vllm_runs import (
+    ENVIRONMENT,
+    GREEDY,
+    METHODS,
+    WORKER,
+    assert_alike,
+    assert_weights_were_sent,
+    lines,
+    needs_vllm,
+    wide_policy,
+    worker_words,
+)
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed"),
-    pytest.mark.timeout(900),
-]
+pytestmark = needs_vllm(900)
 
-HERE = Path(__file__).parents[1] / "support"
-QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1"}
 EAGER = '{"dtype": "float32", "max_model_len": 256, "enforce_eager": true, "enable_chunked_prefill": false}'
 
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
-    """An untrained policy whose heads are as wide as vLLM's attention wants on a CPU."""
-    folder = tmp_path_factory.mktemp("wide")
-    new_policy(replace(TINY, hidden_size=64), tokenizer).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return wide_policy(tmp_path_factory.mktemp("wide"), tokenizer)
 
 
-def launch(folder: Path, policy: Path, engine: str, options: dict[str, Any]) -> list[dict[str, Any]]:
-    subprocess.run(
-        [sys.executable, str(HERE / "vllm_worker.py"), str(folder), str(policy), engine, json.dumps(options)],
-        check=True,
-        env={**os.environ, **QUIET, "PYTHONPATH": str(HERE)},
-        timeout=400,
-    )
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+def run(folder: Path, policy: Path, engine: str, options: dict[str, Any]) -> list[dict[str, Any]]:
+    words = worker_words("vllm_worker.py", folder, policy, engine, options)
+    subprocess.run(words, check=True, env=WORKER, timeout=400)
+    return lines(folder, "metrics.jsonl")
 
 
-def rollouts(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "rollouts.jsonl").read_text().splitlines()]
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"method": "g2rpo-a", "guidance_length": 9, "guidance_ratio": 0.5},
-        {"method": "auto", "guidance_allocation": "spread"},
-        {"method": "ghpo", "hint_template": "{problem}{hint}", "rescue_cold_start": 0},
-    ],
-    ids=lambda options: options["method"],
-)
-def test_training_samples_what_transformers_samples(options: dict[str, Any], wide: Path, tmp_path: Path) -> None:
-    """Greedy. There vLLM's log-probs are those of a policy of one choice, so the loss is not corrected by them."""
-    options = {"top_k": 1, "learning_rate": 1.0, "vllm_importance_sampling_correction": False, **options}
-    mine = launch(tmp_path / "vllm", wide, "vllm", options)
-    theirs = launch(tmp_path / "transformers", wide, "transformers", options)
-    for a, b in zip(rollouts(tmp_path / "vllm"), rollouts(tmp_path / "transformers"), strict=True):
-        for name in ("guidance", "generated", "arm"):
-            assert [one[name] for one in a["rollouts"]] == [one[name] for one in b["rollouts"]]
-    for a, b in zip(mine, theirs, strict=True):
-        for name in ("tokens/generated", "guidance/length", "rescue/calls", "rescue/tokens"):
-            assert a.get(name) == pytest.approx(b.get(name))
-        assert a["loss"] == pytest.approx(b["loss"], abs=1e-5)
-        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3, abs=1e-4)
-    if options["method"] != "ghpo":  # greedy rollouts of a group are alike there, and teach nothing
-        texts = {tuple(one["generated"] for one in row["rollouts"]) for row in rollouts(tmp_path / "vllm")}
-        assert len(texts) > 2, "weights that are never sent would pass"
+@pytest.mark.parametrize("method", METHODS)
+def test_training_samples_what_transformers_samples(method: str, wide: Path, tmp_path: Path) -> None:
+    for engine in ("vllm", "transformers"):
+        run(tmp_path / engine, wide, engine, {**GREEDY, **METHODS[method]})
+    assert_alike(tmp_path / "vllm", tmp_path / "transformers")
+    if method != "ghpo":  # greedy rollouts of a group are alike there, and teach nothing
+        assert_weights_were_sent(tmp_path / "vllm")
 
 
 def test_log_probs_stand_where_their_tokens_do(wide: Path, tmp_path: Path) -> None:
     """vLLM's log-probs, behind the guidance, against those of the trained policy: a shift by one gives ratios of 1/20."""
-    options = {"method": "g2rpo-a", "guidance_length": 9, "guidance_ratio": 0.5, "learning_rate": 1.0}
-    for row in launch(tmp_path, wide, "vllm", options):
+    for row in run(tmp_path, wide, "vllm", {**METHODS["g2rpo-a"], "learning_rate": 1.0}):
         assert row["sampling/sampling_logp_difference/max"] < 0.05
         for name in ("min", "max"):  # of whole responses
             assert row[f"sampling/importance_sampling_ratio/{name}"] == pytest.approx(1.0, abs=0.1)
@@ -98,18 +68,16 @@ def beginning(a: list[int], b: list[int]) -> int:
 @pytest.mark.parametrize("caching", [True, False])
 def test_guided_rows_hit_the_prefix_cache(caching: bool, tokenizer: Any, tmp_path: Path) -> None:
     """Two problems in all, so each step asks for the prompts of the one before: what old weights left must be gone."""
-    policy = new_policy(replace(TINY, hidden_size=64), tokenizer)
-    policy.config.max_position_embeddings = 1024
-    policy.save_pretrained(tmp_path / "policy")
-    tokenizer.save_pretrained(tmp_path / "policy")
+    policy = wide_policy(tmp_path / "policy", tokenizer, max_position_embeddings=1024)
     options: dict[str, Any] = {
         "method": "g2rpo-a", "guidance_length": 200, "guidance_ratio": 0.5, "problems": 2, "steps": (70, 80),
         "vllm_max_model_length": 1024, "max_steps": 3, "engine": {} if caching else {"enable_prefix_caching": False},
     }  # fmt: skip
-    launch(tmp_path, tmp_path / "policy", "vllm", options)
-    calls = [json.loads(line) for line in (tmp_path / "engine.jsonl").read_text().splitlines()]
+    run(tmp_path, policy, "vllm", options)
+    calls = lines(tmp_path, "engine.jsonl")
     assert len(calls) == 3
-    guidance = [len(one["guidance"]) for row in rollouts(tmp_path) for one in row["rollouts"]]  # a character, a token
+    groups = [row["rollouts"] for row in lines(tmp_path, "rollouts.jsonl")]
+    guidance = [len(one["guidance"]) for group in groups for one in group]  # a character, a token
     assert min(guidance) == 0 and max(guidance) >= 128
     for call in calls:
         block, ids = call["block"], [request["ids"] for request in call["requests"]]
@@ -128,7 +96,7 @@ def evaluate(policy: Path, output: Path, *words: str) -> list[dict[str, Any]]:
     subprocess.run(
         [sys.executable, "-m", "guided_grpo.cli", *base, "--output", str(output), *words],
         check=True,
-        env={**os.environ, **QUIET},
+        env=ENVIRONMENT,
         timeout=400,
     )
     found = [json.loads(line) for line in (output / "completions.jsonl").read_text().splitlines()[1:]]

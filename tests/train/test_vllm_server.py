@@ -6,7 +6,6 @@ server by a file (support/server_worker.py), and on the CPU it reads them as the
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -17,9 +16,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from importlib.metadata import distributions
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,30 +24,27 @@ import pytest
 import torch
 from trl.scripts.vllm_serve import ScriptArguments, build_command
 
-from guided_grpo.embedded.pretraining import new_policy
 from guided_grpo.embedded.recipes import EMBEDDED, SHIPPED
-from parts import TINY
+from vllm_runs import (
+    GREEDY,
+    HERE,
+    METHODS,
+    WORKER,
+    assert_alike,
+    assert_weights_were_sent,
+    lines,
+    needs_vllm,
+    wide_policy,
+    worker_words,
+)
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed"),
-    pytest.mark.timeout(2400),
-]
+pytestmark = needs_vllm(2400)
 
-HERE = Path(__file__).parents[1] / "support"
-QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1"}
-ENVIRONMENT = {**os.environ, **QUIET, "PYTHONPATH": str(HERE)}
 START, RUN = 900, 900  # seconds that a server has to come up, and a run to end, on a busy machine too
 GPUS = torch.cuda.device_count()
 # TRL's client sends weights from one GPU to another; with fewer than two the trainer stays on the CPU.
-TRAINER = {**ENVIRONMENT, "CUDA_VISIBLE_DEVICES": "0" if GPUS > 1 else ""}
+TRAINER = {**WORKER, "CUDA_VISIBLE_DEVICES": "0" if GPUS > 1 else ""}
 CPU_BUILD = not any(one.name == "vllm" for one in distributions())
-METHODS: dict[str, dict[str, Any]] = {
-    "g2rpo-a": {"method": "g2rpo-a", "guidance_length": 9, "guidance_ratio": 0.5},
-    "auto": {"method": "auto", "guidance_allocation": "spread"},
-    "ghpo": {"method": "ghpo", "hint_template": "{problem}{hint}", "rescue_cold_start": 0},
-}
-GREEDY = {"top_k": 1, "learning_rate": 1.0, "vllm_importance_sampling_correction": False}
 
 
 def free_port() -> int:
@@ -95,7 +89,7 @@ class Server:
             command, model = words.index("vllm.entrypoints.cli.main"), words.index("serve") + 1
             words[command : model + 1] = ["vllm.entrypoints.openai.api_server", "--model", words[model]]
             words += ["--worker-extension-cls", "unpacked.Unpacked"]
-        environment = {**ENVIRONMENT, "VLLM_SERVER_DEV_MODE": "1"} | ({"CUDA_VISIBLE_DEVICES": "1"} if GPUS > 1 else {})
+        environment = {**WORKER, "VLLM_SERVER_DEV_MODE": "1"} | ({"CUDA_VISIBLE_DEVICES": "1"} if GPUS > 1 else {})
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(words, env=environment, stdout=log, stderr=log, start_new_session=True)
         until = time.monotonic() + START
@@ -130,11 +124,7 @@ def serving(policy: Path, folder: Path) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
-    """An untrained policy whose heads are as wide as vLLM's attention wants on a CPU."""
-    folder = tmp_path_factory.mktemp("wide")
-    new_policy(replace(TINY, hidden_size=64), tokenizer).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return wide_policy(tmp_path_factory.mktemp("wide"), tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -144,23 +134,7 @@ def server(wide: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
 
 
 def launch(folder: Path, policy: Path, engine: str, options: dict[str, Any]) -> subprocess.Popen[bytes]:
-    words = [sys.executable, str(HERE / "server_worker.py"), str(folder), str(policy), engine, json.dumps(options)]
-    return subprocess.Popen(words, env=TRAINER)
-
-
-def lines(folder: Path, name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
-
-
-def assert_alike(mine: Path, theirs: Path) -> None:
-    for a, b in zip(lines(mine, "rollouts.jsonl"), lines(theirs, "rollouts.jsonl"), strict=True):
-        for name in ("guidance", "generated", "arm", "stage"):
-            assert [one.get(name) for one in a["rollouts"]] == [one.get(name) for one in b["rollouts"]], name
-    for a, b in zip(lines(mine, "metrics.jsonl"), lines(theirs, "metrics.jsonl"), strict=True):
-        for name in ("tokens/generated", "guidance/length", "rescue/calls", "rescue/tokens"):
-            assert a.get(name) == pytest.approx(b.get(name)), name
-        assert a["loss"] == pytest.approx(b["loss"], abs=1e-5)
-        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3, abs=1e-4)
+    return subprocess.Popen(worker_words("server_worker.py", folder, policy, engine, options), env=TRAINER)
 
 
 def assert_read(folder: Path, tokenizer: Any) -> None:
@@ -189,10 +163,7 @@ def test_the_server_answers_what_transformers_draws(
     assert server.served() - before == sum(len(call["answered"]) for call in calls)
     if method != "ghpo":  # greedy rollouts of a group are alike there, and teach nothing
         assert_read(tmp_path / "served", tokenizer)
-        texts = {
-            tuple(one["generated"] for one in row["rollouts"]) for row in lines(tmp_path / "served", "rollouts.jsonl")
-        }
-        assert len(texts) > 2, "weights that are never sent would pass"
+        assert_weights_were_sent(tmp_path / "served")
     else:
         assert len(calls) > 5
 
@@ -294,5 +265,4 @@ def test_weights_over_nccl(server: Server, wide: Path, tmp_path: Path) -> None:
     for name, engine in (("served", server.url), ("transformers", "transformers")):
         assert launch(tmp_path / name, wide, engine, options).wait(RUN) == 0
     assert_alike(tmp_path / "served", tmp_path / "transformers")
-    texts = {tuple(one["generated"] for one in row["rollouts"]) for row in lines(tmp_path / "served", "rollouts.jsonl")}
-    assert len(texts) > 2, "weights that are never sent would pass"
+    assert_weights_were_sent(tmp_path / "served")
