@@ -96,6 +96,7 @@ def test_goes_on_and_says_what_failed(
     assert "good: not run: 1 s are over" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_stage_that_hangs_is_ended_with_what_it_started(
     gpu_check: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

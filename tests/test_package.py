@@ -51,6 +51,7 @@ def call(python: Path, folder: Path, *words: str) -> subprocess.CompletedProcess
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_everything_travels(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {name.removeprefix("guided_grpo/") for name in archive.namelist() if name.startswith("guided_grpo/")}

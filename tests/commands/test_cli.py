@@ -142,6 +142,7 @@ def test_the_group_size_is_written_at_its_default_too(tmp_path: Path) -> None:
         rundir.check(tmp_path, {**fields, "num_generations": 12}, frozenset())
 
 
+@pytest.mark.slow
 def test_every_shipped_comparison_names_runs_that_are_read() -> None:
     from guided_grpo.commands.compare import _read_plan, _selected, _words
     from guided_grpo.studies.comparison.search import points, read_search
@@ -215,6 +216,7 @@ def test_gsm8k_with_a_chat_template(thinking: bool, start: str, gsm8k_policy: Pa
         assert plain.startswith(first_line)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_ghpo_on_gsm8k_puts_hints_in_the_users_turn(
     gsm8k_policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -252,6 +254,7 @@ def test_ghpo_on_gsm8k_puts_hints_in_the_users_turn(
         assert any(message[-1] == {"role": "user", "content": turn} for prompts in seen for message in prompts)
 
 
+@pytest.mark.slow
 def test_evaluation_during_training_is_kept_and_watched(
     policy_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -70,6 +70,7 @@ def write_plan(folder: Path, **changes: Any) -> list[str]:
     return ["compare", "--config", str(path), "--quiet"]
 
 
+@pytest.mark.slow
 def test_each_variant_trains_with_what_its_own_search_found(
     scripted: Scripted, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -107,6 +108,7 @@ def test_each_variant_trains_with_what_its_own_search_found(
     ) in text
 
 
+@pytest.mark.slow
 def test_a_search_that_was_cut_off_goes_on_and_the_plan_shows_it(
     scripted: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -492,6 +492,7 @@ def test_auto_begins_with_fine_tuning_unless_told_not_to(policy_folder: Path, tm
         parsed(tmp_path, settings, "--method", "sft", "--sft_epochs", "0")
 
 
+@pytest.mark.slow
 def test_fine_tuning_alone_is_a_method_of_train(policy_folder: Path, tmp_path: Path) -> None:
     """The policy that its one stage keeps is the policy of the run."""
     run = tmp_path / "run"
@@ -505,6 +506,7 @@ def test_fine_tuning_alone_is_a_method_of_train(policy_folder: Path, tmp_path: P
     assert yaml.safe_load((run / "config.yaml").read_text())["method"] == "sft"
 
 
+@pytest.mark.slow
 def test_auto_does_not_guide_by_traces_that_could_not_be_imitated(
     policy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -524,6 +526,7 @@ def test_auto_does_not_guide_by_traces_that_could_not_be_imitated(
     assert capsys.readouterr().err.count("these traces do not guide either") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("after", "undone"), [(0.25, True), (0.5, False)])
 def test_auto_keeps_what_fine_tuning_had_where_the_rest_lost_it(
     after: float, undone: bool, policy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -191,6 +191,7 @@ def test_preparing_what_was_prepared_changes_nothing(tmp_path: Path, capsys: pyt
     assert [row["trace"] for row in jsonl(tmp_path / "two" / "rows.jsonl")] == ["solution", "solution"]
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_no_set_and_the_next_one_starts_anew(tmp_path: Path) -> None:
     source, out = sums(tmp_path / "a.jsonl", 60_000), tmp_path / "set"
     command = [sys.executable, "-m", "guided_grpo.cli", "data", "prepare", "--output", str(out), "--source"]
@@ -208,6 +209,7 @@ def test_a_killed_run_leaves_no_set_and_the_next_one_starts_anew(tmp_path: Path)
     assert not partial.parent.exists()
 
 
+@pytest.mark.slow
 def test_an_interrupt_cleans_up(tmp_path: Path) -> None:
     source, out = sums(tmp_path / "a.jsonl", 60_000), tmp_path / "set"
     command = [
@@ -406,6 +408,7 @@ def test_the_recipe_of_the_paper_on_records_of_its_schema(tmp_path: Path, capsys
     assert all(row["guidance"][: row["guidance_limit"]].startswith("Double") for row in rows)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not GSM8K.is_dir(), reason=f"the GSM8K fixtures are not at {GSM8K}")
 def test_gsm8k_through_every_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Train against test as the benchmark: every record is a row or a reject, and the rejects are the originals."""

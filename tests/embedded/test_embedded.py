@@ -142,6 +142,7 @@ def run_settings(model: str, *more: str) -> Any:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", POLICIES)
 def test_each_policy_comes_with_the_package(name: str) -> None:
     """By its recipe, in float32, ready to load, and with what the recipe teaches."""

@@ -129,6 +129,7 @@ def test_numbers_of_other_classes_and_references_with_nan(pool: SandboxPool) -> 
     ]
 
 
+@pytest.mark.slow
 def test_a_job_has_a_budget_and_its_first_failure_ends_it(pool: SandboxPool) -> None:
     tests = parse_tests([{"input": f"{n}\n", "output": "1"} for n in range(60)])
     cpu = time.process_time()

@@ -251,6 +251,7 @@ def test_penalties_of_trl_see_what_was_generated() -> None:
     assert [function.__name__ for function in (repetition, overlong, tags)] == ["repetition", "overlong", "tags"]
 
 
+@pytest.mark.slow
 def test_a_run_on_programs(sandbox: None, gsm8k_policy: Path, tmp_path: Path) -> None:
     """A guided half that gets the whole program, in the real trainer and sandbox: it is right, the other half is not."""
     solution = "```python\nn = int(input())\nprint(2 * n)\n```\n"
@@ -276,6 +277,7 @@ def test_a_run_on_programs(sandbox: None, gsm8k_policy: Path, tmp_path: Path) ->
     assert evaluation["after"]["accuracy"] == 0
 
 
+@pytest.mark.slow
 def test_a_run_whose_graders_fail_ends_with_one_line(
     sandbox: None, policy_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -339,7 +339,7 @@ def test_reward_functions_by_name() -> None:
 
 
 @needs_gsm8k
-@pytest.mark.parametrize(("name", "count"), [("train", 7473), ("test", 1319)])
+@pytest.mark.parametrize(("name", "count"), [pytest.param("train", 7473, marks=pytest.mark.slow), ("test", 1319)])
 def test_every_gsm8k_gold_accepts_itself_and_no_neighbour(name: str, count: int) -> None:
     golds = [json.loads(line)["answer"].split("####")[1].strip() for line in (GSM8K / f"{name}.jsonl").open()]
     assert len(golds) == count
@@ -350,6 +350,7 @@ def test_every_gsm8k_gold_accepts_itself_and_no_neighbour(name: str, count: int)
         assert check_maths(f"#### {other}", gold).status is Status.WRONG
 
 
+@pytest.mark.slow
 @needs_gsm8k
 def test_agrees_with_every_label_of_the_gsm8k_model_solutions() -> None:
     """5,276 solutions by four models, 2,001 of them labelled right; the golds are those of test.jsonl."""

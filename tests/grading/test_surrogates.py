@@ -51,6 +51,7 @@ def answering(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setattr(TransformersEngine, "sample", sample)
 
 
+@pytest.mark.slow
 def test_eval_keeps_it_in_answers_and_goes_on_from_them(
     policy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -82,6 +83,7 @@ def test_eval_keeps_it_in_the_error_of_a_program(
     assert all(HALF in record["reason"] for record in records)
 
 
+@pytest.mark.slow
 def test_train_keeps_it_in_rollouts_and_the_report_shows_the_rest(
     policy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

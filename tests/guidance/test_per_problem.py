@@ -298,7 +298,8 @@ def test_a_draw_is_the_same_in_another_process() -> None:
 
 
 def test_draws_are_spread_evenly() -> None:
-    found = [draw(StrengthSettings(), number, 1) for number in range(4000)]
+    settings = StrengthSettings()
+    found = [draw(settings, number, 1) for number in range(4000)]
     assert min(found) >= 0 and max(found) < 1
     assert all(count / 4000 == pytest.approx(0.1, abs=0.02) for count in Counter(int(10 * u) for u in found).values())
     assert math.isclose(sum((u - 0.5) ** 2 for u in found) / 4000, 1 / 12, rel_tol=0.05)

@@ -43,6 +43,7 @@ def test_what_it_turns_the_advice_into() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_the_audit_tries_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """On the real policy: the trial is a run directory of its own, its figures are the audit's, and it runs once."""
     words = [

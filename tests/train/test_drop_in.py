@@ -38,6 +38,7 @@ def test_precision_follows_the_machine(tmp_path: Path) -> None:
     assert GuidedGRPOConfig(str(tmp_path), bf16=False).bf16 is False
 
 
+@pytest.mark.slow
 def test_streamed_rows_are_guided_like_those_of_a_whole_data_set(policy: Any, tokenizer: Any, tmp_path: Path) -> None:
     ids: dict[str, Any] = {}
     for name, rows in (("whole", chain_rows()), ("streamed", streamed())):

@@ -126,6 +126,7 @@ def test_a_step_by_hand(forward: str, policy: Any, tokenizer: Any, tmp_path: Pat
     assert row["flops/total"] == trainer.run_state.flops == expected
 
 
+@pytest.mark.slow
 def test_the_reference_policy_is_read_too(policy: Any, policy_folder: Path, tokenizer: Any, tmp_path: Path) -> None:
     totals = []
     for beta in (0.0, 0.1):
@@ -140,6 +141,7 @@ def test_the_reference_policy_is_read_too(policy: Any, policy_folder: Path, toke
     assert with_it - without == 2 * size_of(policy) * update
 
 
+@pytest.mark.slow
 def test_training_stops_after_the_step_that_spends_the_flops(policy: Any, tokenizer: Any, tmp_path: Path) -> None:
     common: dict[str, Any] = {"method": "linear", "guidance_length": 12, "guidance_ratio": 0.5, "max_steps": 50}
     budget = 4.5 * 6 * size_of(policy) * 8 * 20
@@ -155,6 +157,7 @@ def test_training_stops_after_the_step_that_spends_the_flops(policy: Any, tokeni
     assert traces[-1] == sum(row["guidance/tokens"] for row in rows) == trainer.run_state.trace_tokens > 0
 
 
+@pytest.mark.slow
 def test_flops_survive_a_kill(policy: Any, tokenizer: Any, tmp_path: Path) -> None:
     common: dict[str, Any] = {"method": "fixed", "guidance_length": 6, "guidance_ratio": 0.5}
     first = make_trainer(

@@ -202,6 +202,7 @@ def test_lora_with_reference(policy: Any, tokenizer: Any, tmp_path: Path) -> Non
     assert metrics(tmp_path)[1]["guidance/ratio"] == 0.5
 
 
+@pytest.mark.slow
 def test_pad_that_is_eos_masks_nothing(policy: Any, tokenizer: Any, tmp_path: Path) -> None:
     """A short trace is never padded, so sharing pad and eos changes no number."""
     shared = copy.deepcopy(tokenizer)
@@ -226,6 +227,7 @@ def test_rows_without_a_trace_train_unguided_and_are_counted(policy: Any, tokeni
     assert (row["guidance/ratio"], row["guidance/missing"]) == (0.25, 0.5)
 
 
+@pytest.mark.slow
 def test_format_reward_knows_what_the_template_opened(tmp_path: Path) -> None:
     """Chat prompts whose template pre-fills <think>: the response cannot hold the opening tag, and is not blamed for it."""
     seen: dict[str, list[Any]] = {}
@@ -267,6 +269,7 @@ def test_arm_baseline_replaces_the_advantages(policy: Any, tokenizer: Any, tmp_p
     assert row["advantage/std"] > 0.1
 
 
+@pytest.mark.slow
 def test_training_stops_on_its_token_budget(policy: Any, tokenizer: Any, tmp_path: Path) -> None:
     trainer = make_trainer(policy, tokenizer, make_config(tmp_path, **GUIDED, max_steps=50, max_generated_tokens=200))
     trainer.train()
@@ -275,6 +278,7 @@ def test_training_stops_on_its_token_budget(policy: Any, tokenizer: Any, tmp_pat
     assert total[-1] == sum(row["tokens/generated"] for row in metrics(tmp_path)) == trainer.run_state.tokens_generated
 
 
+@pytest.mark.slow
 def test_schedules_end_with_the_steps_or_with_the_token_budget(policy: Any, tokenizer: Any, tmp_path: Path) -> None:
     common = {**GUIDED, "method": "linear", "guidance_length": 12}
     make_trainer(policy, tokenizer, make_config(tmp_path / "steps", **common, max_steps=4)).train()
@@ -287,6 +291,7 @@ def test_schedules_end_with_the_steps_or_with_the_token_budget(policy: Any, toke
     assert [row["guidance/length"] for row in rows] == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_training_stops_on_its_seconds_and_schedules_end_with_them(policy: Any, tokenizer: Any, tmp_path: Path) -> None:
     common = {**GUIDED, "method": "linear", "guidance_length": 12, "max_steps": 400}
     trainer = make_trainer(policy, tokenizer, make_config(tmp_path, **common, max_train_seconds=1.0))
@@ -300,6 +305,7 @@ def test_training_stops_on_its_seconds_and_schedules_end_with_them(policy: Any, 
     assert [row["guidance/length"] for row in rows] == pytest.approx([12 * (1 - s) for s in known])
 
 
+@pytest.mark.slow
 def test_seconds_count_whole_steps_and_survive_a_kill(policy: Any, tokenizer: Any, tmp_path: Path) -> None:
     """Two micro-batches a step; only every second step is in the log, which then holds means."""
     common = {**GUIDED, "gradient_accumulation_steps": 2, "save_strategy": "steps", "save_steps": 2}
