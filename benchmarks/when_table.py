@@ -19,7 +19,7 @@ from guided_grpo.studies.comparison.measured import Measured, load
 from guided_grpo.studies.comparison.summary import paired
 
 CELLS = ("today", "few", "fewest", "wrong", "slip", "cut", "renamed", "merged", "answers")
-OWN_GRPO = ("lengths", "skills", "today-long", "cut-long")  # cells of another base or budget
+OWN_GRPO = ("lengths", "skills")  # cells of another base
 COLOURS = {
     "grpo": "#8c8c8c", "sft-1": "#9ecae1", "sft-2": "#6baed6", "sft": "#4c78a8", "sft+grpo": "#72b7b2",
     "auto-guide": "#f58518", "auto-nll": "#eca3a3", "sft-dft": "#1f3d66", "sft-dft+grpo": "#2a7f62", "auto": "#d62728",
