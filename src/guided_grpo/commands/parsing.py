@@ -119,7 +119,7 @@ class StageArguments(TeachingArguments):
     sft_loss: Annotated[str | None, OneOf(("nll", "dft"))] = setting(
         None,
         "of a trace's tokens: log-likelihood, or that weighed by their probability (DFT, arXiv 2508.05629); "
-        "unset = dft with --method auto, nll with others",
+        "unset = nll; with --method auto dft, and nll where that does not raise held-out accuracy",
     )
     sft_rounds: Annotated[int | None, Ge(0)] = setting(
         None,
@@ -131,6 +131,7 @@ class StageArguments(TeachingArguments):
     )
     first: bool = field(default=False, init=False)  # whether there is a stage: the method says it
     alone: bool = field(default=False, init=False)  # whether nothing comes after it
+    tries_losses: bool = field(default=False, init=False)  # whether nll follows where dft brings nothing
 
 
 @dataclass(frozen=True)
@@ -171,6 +172,7 @@ class TrainSettings(Settings):
     def to_json(self) -> dict[str, Any]:
         """What config.yaml holds: of the stage only where there is one."""
         stage = {item.name: getattr(self.stage, item.name) for item in describe(StageArguments)}
+        stage |= {"sft_loss": None} if self.stage.tries_losses else {}
         return {**super().to_json(), **(stage if self.stage.first else {}), "method": self.method}
 
 
@@ -295,6 +297,7 @@ def _parse_into(classes: tuple[type, ...], arguments: list[str], prog: str) -> t
             if isinstance(part, StageArguments):
                 part.alone = alone
                 by_itself = _taught_first(parts)
+                part.tries_losses = by_itself and part.sft_loss is None
                 part.sft_loss = part.sft_loss or ("dft" if by_itself else "nll")
                 part.sft_rounds = int(by_itself) if part.sft_rounds is None else part.sft_rounds
                 part.first = part.sft_epochs > 0 and (first or by_itself)

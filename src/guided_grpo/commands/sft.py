@@ -45,6 +45,9 @@ from guided_grpo.train.sharding import check_fsdp, take_fsdp_on_cpu
 class SftArguments(TeachingArguments):
     """What of the traces is taught, and when that is enough."""
 
+    sft_trial: Annotated[int, Ge(0)] = setting(
+        0, "end after so many evaluations, none of them clearly above the untouched policy; 0 = off"
+    )
     guidance_thinking: str = again(PlacementSettings, "guidance_thinking")
     max_flops: Annotated[float, Ge(0)] = again(GuidedGRPOConfig, "max_flops")
     chat_template_kwargs: dict | str | None = setting(  # type: ignore[type-arg]  # the parser wants a bare dict
@@ -57,7 +60,7 @@ class SftArguments(TeachingArguments):
 
 
 _COSTS = "costs.json"  # in a checkpoint
-_STOPPING = ("sft_patience", "sft_every", "sft_held_out")
+_STOPPING = ("sft_patience", "sft_every", "sft_held_out", "sft_trial")
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,7 @@ def _run(
         stopping = EarlyStopping(Results(output, settings.run, asked, trainer, grader, **answers), settings.sft)
         trainer.add_callback(stopping)
         stopping.train(resume)
-        stopped = {"kept": stopping.summary()}
+        stopped = {"kept": stopping.summary()} | ({"hopeless": True} if stopping.hopeless else {})
     save_model(trainer, output, state)
     results.evaluate("after")
     return results.finish(
