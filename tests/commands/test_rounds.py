@@ -265,39 +265,3 @@ def test_a_policy_in_pieces_is_not_asked(
     assert train(tmp_path, settings_of(tmp_path, sft_patience=0)) == 2
     assert "field 'sft_rounds': 1 asks a policy that is not sharded; fix: use 0 with" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.slow
-def test_log_likelihood_follows_where_dft_teaches_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The second evaluation ends the trial; it is paid from the budget, and `sft_loss: dft` does without."""
-    measure = results.evaluate
-
-    def evaluate(*positional: Any, label: str, **named: Any) -> dict[str, Any]:
-        figures = measure(*positional, label=label, **named)
-        accuracy = 0.25 if label.startswith("step ") else figures["accuracy"]
-        return {**figures, "accuracy": accuracy, "scores": [accuracy] * len(figures["scores"])}
-
-    monkeypatch.setattr(results, "evaluate", evaluate)
-    settings = settings_of(tmp_path, method="auto", sft_epochs=4, sft_every=2, sft_rounds=0, max_flops=1e12)
-    assert train(tmp_path, settings) == 0
-    run = tmp_path / "run"
-    tried, taught, summary = (read(run / name / "summary.json") for name in ("sft-dft", "sft", "."))
-    assert (tried["steps"], tried["hopeless"]) == (4, True) and "hopeless" not in taught and taught["steps"] > 4
-    losses = [yaml.safe_load((run / name / "config.yaml").read_text()) for name in ("sft-dft", "sft")]
-    assert [one.get("loss_type") for one in losses] == ["dft", None]  # nll is TRL's default
-    assert losses[1]["max_flops"] == 1e12 - tried["flops"]
-    first, last = summary["stages"]
-    assert first["flops"] == tried["flops"] + taught["flops"] and first["tried"]["steps"] == 4
-    assert summary["flops"] == first["flops"] + last["flops"]
-    capsys.readouterr()
-    assert train(tmp_path, settings) == 0 and "is finished" in capsys.readouterr().err
-    (run / "summary.json").unlink()  # a kill before the end: no second trial
-    assert train(tmp_path, settings) == 0
-    again = read(run / "summary.json")
-    assert all(again[name] == summary[name] for name in ("steps", "flops", "tokens_generated"))
-
-    settings |= {"sft_loss": "dft", "output_dir": str(tmp_path / "other")}
-    assert train(tmp_path, settings) == 0
-    assert not (tmp_path / "other" / "sft-dft").exists()

@@ -169,6 +169,29 @@ def test_flops_by_hand_and_a_budget_of_them(policy_folder: Path, policy: Any, tm
     assert (row["step"], row["flops/total"]) == (3, 3 * step)
 
 
+def test_a_floor_is_a_share_of_log_likelihood(policy_folder: Path, tmp_path: Path) -> None:
+    """λ·nll + (1 − λ)·dft, in the loss and in a first step of plain gradient descent; λ = 1 is TRL's nll to the bit."""
+    settings = {**settings_of(policy_folder, tmp_path), "eval_data": None, "max_steps": 1, "logging_steps": 1}
+    settings |= {"optim": "sgd", "max_grad_norm": 0.0, "warmup_steps": 0, "learning_rate": 0.1, "save_strategy": "no"}
+    found = {}
+    for name, more in {
+        "nll": {}, "dft": {"loss_type": "dft"}, "all": {"loss_type": "dft", "sft_floor": 1.0},
+        "quarter": {"loss_type": "dft", "sft_floor": 0.25},
+    }.items():  # fmt: skip
+        (tmp_path / "sft.yaml").write_text(yaml.safe_dump({**settings, **more, "output_dir": str(tmp_path / name)}))
+        assert main(["sft", "--config", str(tmp_path / "sft.yaml")]) == 0
+        [row] = jsonl.whole_rows(tmp_path / name / "metrics.jsonl")
+        [file] = (tmp_path / name / "model").glob("*.safetensors")
+        found[name] = row["loss"], load_file(file)
+    assert found["all"][0] == found["nll"][0]
+    assert found["quarter"][0] == pytest.approx(0.25 * found["nll"][0] + 0.75 * found["dft"][0], rel=1e-6)
+    for key, quarter in found["quarter"][1].items():
+        assert torch.equal(found["all"][1][key], found["nll"][1][key])
+        expected = 0.25 * found["nll"][1][key] + 0.75 * found["dft"][1][key]
+        assert torch.allclose(quarter, expected, atol=1e-6, rtol=0)
+        assert key.endswith("norm.weight") or not torch.allclose(quarter, found["dft"][1][key], atol=1e-6, rtol=0)
+
+
 def test_the_rate_falls_with_the_flops(policy_folder: Path, tmp_path: Path) -> None:
     """By hand: four batches of the 50 that the schedule is made for are paid; after n of them n/4 of it is over."""
     settings = {**settings_of(policy_folder, tmp_path / "run"), "per_device_train_batch_size": 24, "max_steps": 50}

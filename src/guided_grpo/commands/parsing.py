@@ -35,6 +35,7 @@ VOLATILE = frozenset(
 )  # fmt: skip
 UNGUIDED = "grpo"
 STAGE = "sft+"  # in front of a method: fine-tuning first
+FLOOR = 0.05  # of a token's weight in the fine-tuning of `auto`
 ALONE = "sft"  # in place of a method: fine-tuning, and nothing after it
 
 
@@ -96,6 +97,9 @@ class TeachingArguments:
     sft_check: bool = setting(
         True, "grade the traces first: wrong ones are not taught, those without an answer without an end"
     )
+    sft_floor: Annotated[float, Interval(ge=0, le=1)] = setting(
+        0.0, "λ of dft as it begins, which falls to 0: a token weighs λ + (1 − λ)·its probability"
+    )
     sft_patience: Annotated[int, Ge(0)] = setting(
         0, "end after so many evaluations in a row clearly below the best, whose policy is kept; 0 = off"
     )
@@ -119,19 +123,23 @@ class StageArguments(TeachingArguments):
     sft_loss: Annotated[str | None, OneOf(("nll", "dft"))] = setting(
         None,
         "of a trace's tokens: log-likelihood, or that weighed by their probability (DFT, arXiv 2508.05629); "
-        "unset = nll; with --method auto dft, and nll where that does not raise held-out accuracy",
+        "unset = dft with --method auto, nll with others",
     )
     sft_rounds: Annotated[int | None, Ge(0)] = setting(
         None,
         "further rounds, in which the policy solves the problems that have no whole right trace, behind what they have "
         "of one, and is taught what came out right; unset = 1 with --method auto, 0 with others",
     )
+    sft_floor: Annotated[float | None, Interval(ge=0, le=1)] = setting(  # type: ignore[assignment]  # None until parsed
+        None,
+        "λ of dft as it begins, which falls to 0: a token weighs λ + (1 − λ)·its probability; unset = "
+        f"{FLOOR:g} with --method auto, 0 with others",
+    )
     sft_max_length: Annotated[int | None, Ge(1)] = setting(
         None, "tokens; longer traces are left out; unset = what the policy can read"
     )
     first: bool = field(default=False, init=False)  # whether there is a stage: the method says it
     alone: bool = field(default=False, init=False)  # whether nothing comes after it
-    tries_losses: bool = field(default=False, init=False)  # whether nll follows where dft brings nothing
 
 
 @dataclass(frozen=True)
@@ -172,7 +180,6 @@ class TrainSettings(Settings):
     def to_json(self) -> dict[str, Any]:
         """What config.yaml holds: of the stage only where there is one."""
         stage = {item.name: getattr(self.stage, item.name) for item in describe(StageArguments)}
-        stage |= {"sft_loss": None} if self.stage.tries_losses else {}
         return {**super().to_json(), **(stage if self.stage.first else {}), "method": self.method}
 
 
@@ -297,8 +304,8 @@ def _parse_into(classes: tuple[type, ...], arguments: list[str], prog: str) -> t
             if isinstance(part, StageArguments):
                 part.alone = alone
                 by_itself = _taught_first(parts)
-                part.tries_losses = by_itself and part.sft_loss is None
                 part.sft_loss = part.sft_loss or ("dft" if by_itself else "nll")
+                part.sft_floor = (FLOOR if by_itself else 0.0) if part.sft_floor is None else part.sft_floor
                 part.sft_rounds = int(by_itself) if part.sft_rounds is None else part.sft_rounds
                 part.first = part.sft_epochs > 0 and (first or by_itself)
                 if first and not part.first:

@@ -45,9 +45,6 @@ from guided_grpo.train.sharding import check_fsdp, take_fsdp_on_cpu
 class SftArguments(TeachingArguments):
     """What of the traces is taught, and when that is enough."""
 
-    sft_trial: Annotated[int, Ge(0)] = setting(
-        0, "end after so many evaluations, none of them clearly above the untouched policy; 0 = off"
-    )
     guidance_thinking: str = again(PlacementSettings, "guidance_thinking")
     max_flops: Annotated[float, Ge(0)] = again(GuidedGRPOConfig, "max_flops")
     chat_template_kwargs: dict | str | None = setting(  # type: ignore[type-arg]  # the parser wants a bare dict
@@ -60,7 +57,7 @@ class SftArguments(TeachingArguments):
 
 
 _COSTS = "costs.json"  # in a checkpoint
-_STOPPING = ("sft_patience", "sft_every", "sft_held_out", "sft_trial")
+_STOPPING = ("sft_patience", "sft_every", "sft_held_out")
 
 
 @dataclass(frozen=True)
@@ -157,6 +154,7 @@ def _run(
         peft_config=adapters,
         callbacks=[bar, keeper],
         max_flops=settings.sft.max_flops,
+        floor=settings.sft.sft_floor,
     )
     for theirs in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(theirs)
@@ -175,7 +173,7 @@ def _run(
         stopping = EarlyStopping(Results(output, settings.run, asked, trainer, grader, **answers), settings.sft)
         trainer.add_callback(stopping)
         stopping.train(resume)
-        stopped = {"kept": stopping.summary()} | ({"hopeless": True} if stopping.hopeless else {})
+        stopped = {"kept": stopping.summary()}
     save_model(trainer, output, state)
     results.evaluate("after")
     return results.finish(
@@ -198,10 +196,17 @@ class MeteredTrainer(SFTTrainer):
 
     It ends after the step in which `max_flops` are spent, 0 = never, and its rate falls with them where they end it
     before its epochs do: a rate that is still high leaves a policy that swings from step to step.
+
+    With `loss_type: dft` and a floor a token weighs λ + (1 − λ)·π, π its probability: λ of log-likelihood, the rest of
+    DFT (arXiv 2508.05629). λ falls from the floor to 0 over the run: what is new is learned first, slips go last.
     """
 
-    def __init__(self, *arguments: Any, max_flops: float = 0, **named: Any) -> None:
+    def __init__(self, *arguments: Any, max_flops: float = 0, floor: float = 0, **named: Any) -> None:
         super().__init__(*arguments, **named)
+        if floor and self.args.loss_type == "dft":
+            self.args.loss_type = "nll"  # TRL's sum of log-probs, which come weighed
+            weigh = _Weigh(lambda: floor * (1 - self.share))
+            self.accelerator.unwrap_model(self.model).register_forward_hook(weigh)
         self.flops = self.trace_tokens = 0
         self.max_flops = max_flops
         self._meter = Meter(self.accelerator.unwrap_model(self.model))
@@ -212,6 +217,13 @@ class MeteredTrainer(SFTTrainer):
         check_fsdp()
         super().create_accelerator_and_postprocess()
         self.is_fsdp_enabled |= take_fsdp_on_cpu(self.accelerator, self.args.fsdp_plugin_args)
+
+    @property
+    def share(self) -> float:
+        """Of the steps or of the FLOPs that is done, the larger."""
+        spent = self.flops / self.max_flops if self.max_flops else 0.0
+        steps = self.state.global_step / max(1, self.state.max_steps)
+        return float(min(1.0, max(steps, spent)))
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Transformers', read at the share of the steps or of the FLOPs that is done, the larger."""
@@ -257,6 +269,18 @@ class MeteredTrainer(SFTTrainer):
         """Count on from what a checkpoint has spent; None = from nothing."""
         costs = (rundir.read_json(checkpoint / _COSTS) if checkpoint else None) or {}
         self.flops, self.trace_tokens = costs.get("flops", 0), costs.get("trace_tokens", 0)
+
+
+class _Weigh:
+    """Weighs the log-probs that a model gives to its loss; `floor()` is λ now."""
+
+    def __init__(self, floor: Callable[[], float]) -> None:
+        self.floor = floor
+
+    def __call__(self, model: Any, arguments: Any, output: Any) -> None:
+        logps, floor = getattr(output, "log_probs", None), self.floor()
+        if logps is not None and torch.is_grad_enabled():
+            output.log_probs = logps * (floor + (1 - floor) * logps.exp()).detach()
 
 
 class _Budget(TrainerCallback):

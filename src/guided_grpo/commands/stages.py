@@ -1,7 +1,6 @@
 """`--method sft+METHOD`: fine-tuning on the traces, then METHOD from the policy that it ends with, as one run.
 
     OUTPUT/sft/     the first stage: an ordinary run directory of `guided-grpo sft`
-    OUTPUT/sft-dft/ a trial of DFT that raised nothing, before OUTPUT/sft/ went on with log-likelihood
     OUTPUT/sft-2/   further rounds, where there are any (`rounds.py`)
     OUTPUT/         METHOD's, as always, with an optimizer of its own
 
@@ -28,7 +27,6 @@ from trl import SFTConfig, get_peft_config
 from guided_grpo.commands import rounds, sft
 from guided_grpo.commands.parsing import TeachingArguments, TrainSettings, tell
 from guided_grpo.commands.policies import context_of, load_model
-from guided_grpo.commands.ranks import from_main
 from guided_grpo.commands.results import Results
 from guided_grpo.commands.runs import load_rows_of
 from guided_grpo.commands.stopping import is_below, kept_of, restore, set_aside
@@ -41,8 +39,6 @@ from guided_grpo.train.presets import DEFAULTS, METHODS
 from guided_grpo.train.sharding import engine_is_asked
 
 FOLDER = "sft"
-FAILED = "sft-dft"
-TRIAL = 2  # evaluations until DFT must have raised something
 RATE_BEHIND = 1 / 2  # of the first round's rate: it starts from what that one has learned
 
 # Fields that say where and how precisely is computed, what is kept and who is told: the same in both stages.
@@ -71,7 +67,6 @@ def sft_settings(settings: TrainSettings, source: str, number: int = 1, flops: f
     Raises `InputError` where a batch cannot be shared by the processes.
     """
     stage, training, later = settings.stage, settings.training, number > 1
-    failed = stage.tries_losses and (settings.output / FAILED).exists()
     share, rest = divmod(stage.sft_batch_size, PartialState().num_processes)
     if rest:
         fix = f"use a multiple of {PartialState().num_processes}"
@@ -81,7 +76,7 @@ def sft_settings(settings: TrainSettings, source: str, number: int = 1, flops: f
     config = SFTConfig(
         **{name: getattr(training, name) for name in _SHARED},
         output_dir=str(folder_of(settings, number)),
-        loss_type="nll" if failed else stage.sft_loss,
+        loss_type=stage.sft_loss,
         learning_rate=stage.sft_learning_rate * (RATE_BEHIND if later else 1),
         lr_scheduler_type="cosine_with_min_lr",
         lr_scheduler_kwargs={"min_lr_rate": 0.1},
@@ -102,7 +97,6 @@ def sft_settings(settings: TrainSettings, source: str, number: int = 1, flops: f
         model=settings.model,
         sft=sft.SftArguments(
             **taught,
-            sft_trial=TRIAL if stage.tries_losses and not (failed or later) else 0,
             guidance_thinking=training.guidance_thinking,
             max_flops=training.max_flops if flops is None else flops,
             chat_template_kwargs=training.chat_template_kwargs,
@@ -135,7 +129,7 @@ def fine_tune(
     if count and not rounds.problems_of(settings, 2, grader).open:
         count = 0
     share = budget / (1 + count)
-    summaries = [_first_round(settings, source, share, grader, claim)]
+    summaries = [sft.run(sft_settings(settings, source, flops=share), grader, claim)]
     for number in range(2, 2 + count):
         _free()
         kept, spent = summaries[-1].get("kept"), sum(summary["flops"] for summary in summaries)
@@ -159,27 +153,6 @@ def fine_tune(
         rundir.write_json(path, {"before": first["before"], "between": last["after"], "after": None})
     state.wait_for_everyone()
     return summaries
-
-
-def _first_round(
-    settings: TrainSettings, source: str, flops: float, grader: Grader, claim: Callable[[], None]
-) -> dict[str, Any]:
-    """Fine-tuning on the traces as they are; by log-likelihood from the start, where a trial of DFT raised nothing."""
-    folder, aside = folder_of(settings), settings.output / FAILED
-    tried = from_main(rundir.read_json(aside / rundir.SUMMARY))
-    if tried is None:
-        tried = sft.run(sft_settings(settings, source, flops=flops), grader, claim)
-        if not tried.get("hopeless"):
-            return tried
-        tell(f"{folder}: tokens weighed by their probability taught nothing; again, by log-likelihood")
-        if PartialState().is_main_process:
-            folder.rename(aside)
-        PartialState().wait_for_everyone()
-        _free()
-    left = max(flops - tried["flops"], 1) if flops else 0
-    summary = sft.run(sft_settings(settings, source, flops=left), grader)
-    spent = {name: summary[name] + tried[name] for name in ("flops", "trace_tokens", "seconds")}
-    return {**summary, **spent, "tried": {name: tried[name] for name in ("steps", "flops", "kept")}}
 
 
 def _free() -> None:

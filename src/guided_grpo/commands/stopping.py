@@ -3,7 +3,7 @@
     best  = the evaluation with the highest accuracy, of equal ones the last; step 0 counts
     below = clearly below the best: the paired difference over the problems has an 80 % interval apart from 0. While the
             rate is high, accuracy goes up and down by more than it will fall.
-    stop  = after `patience` evaluations in a row that are below; after `trial` of which none is clearly above step 0
+    stop  = after `patience` evaluations in a row that are below
     kept  = the last one that is not below, and above step 0: later policies have seen more, at a lower rate, and the
             highest of a few noisy figures is mostly a lucky one. Step 0 itself where that is the best.
 
@@ -84,10 +84,10 @@ class EarlyStopping(TrainerCallback):
 
     Args:
         results: asks the held-out problems.
-        settings: `SftArguments`: when, and how long it waits.
+        settings: when, and how long it waits.
     """
 
-    def __init__(self, results: Results, settings: Any) -> None:
+    def __init__(self, results: Results, settings: TeachingArguments) -> None:
         self.results, self.settings = results, settings
         self.trainer: Any = results.trainer  # counts what it costs
         self.path = results.output / rundir.STOPPING
@@ -103,17 +103,9 @@ class EarlyStopping(TrainerCallback):
         return self.rows[kept_of(self.rows)]
 
     @property
-    def hopeless(self) -> bool:
-        """Whether the trial is over, and brought nothing."""
-        rows, trial = self.rows, self.settings.sft_trial
-        return 0 < trial < len(rows) and not any(is_below(rows[0], row) for row in rows)
-
-    @property
     def over(self) -> bool:
         """Whether it has waited long enough."""
         rows, patience = self.rows, self.settings.sft_patience
-        if self.hopeless:
-            return True
         place = best_of(rows)
         last = rows[place + 1 :][-patience:]
         return len(last) == patience and all(is_below(row, rows[place]) for row in last)

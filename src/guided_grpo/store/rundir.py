@@ -13,7 +13,6 @@ eval.json        unguided accuracy before and after, and between two stages
 summary.json     written last: the run is finished
 report.html      `guided-grpo report`
 sft/             the run directory of the fine-tuning that came first (--method sft+METHOD)
-sft-dft/         the same, a trial that taught nothing, where log-likelihood followed it
 traces-2.jsonl   its second round: the rows that the policy finished (traces-2.json: what that cost) }
 sft-2/           and its run directory                                                               }
 """
