@@ -34,10 +34,10 @@ config that was written for another method, guidance fields of the file give way
 values of its own, and a line says which.
 
 What of `auto` is ours: the control of what is *left* of a trace, by log-integrators of batch, tier
-and problem; a round that finishes traces from their beginnings; the combination. Others came before
-with control per problem (AdaBack, SEELE, AdaPrefix-GRPO, SAGE), with no push down of guidance
-(ADHint, StepHint), with fine-tuning weighed by probability (DFT) and with fine-tuning on the policy's
-own right solutions (STaR, rejection sampling).
+and problem; a round that finishes traces from their beginnings; the floor under the weights of DFT;
+the combination. Others came before with control per problem (AdaBack, SEELE, AdaPrefix-GRPO, SAGE),
+with no push down of guidance (ADHint, StepHint), with fine-tuning weighed by probability (DFT) and
+with fine-tuning on the policy's own right solutions (STaR, rejection sampling).
 """
 # Axis group → the module whose rule reads it.
 GROUPS: dict[str, tuple[type, str]] = {
