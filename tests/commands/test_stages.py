@@ -31,7 +31,7 @@ from guided_grpo.data.sources import load_rows
 from guided_grpo.errors import InputError
 from guided_grpo.store import jsonl
 from guided_grpo.studies.comparison.measured import load
-from guided_grpo.train import trainer
+from guided_grpo.train import records
 from parts import small_run
 
 Weights = dict[str, torch.Tensor]
@@ -182,7 +182,7 @@ def kill(monkeypatch: pytest.MonkeyPatch, dies: Callable[[Path, Any], bool], *, 
 
         return act
 
-    for module in (jsonl, trainer):
+    for module in (jsonl, records):
         monkeypatch.setattr(module, "append_rows", dying(append))
     monkeypatch.setattr(results.rundir, "write_json", dying(write))
 
