@@ -39,7 +39,7 @@ def test_what_two_ranks_send() -> None:
     printed = child("ranks", "2", "grpo", "g2rpo-a", launcher=launcher)
     plain, guided = ({who: values for who, *values in rows} for _, rows in printed)
     for counts in (plain, guided):
-        assert counts["ours: learn"] == [2, 16 * (10 * 8 + 4), 16 * (10 * 8 + 4)]  # messages, bytes put in, bytes got
+        assert counts["ours: learn"][:3] == [2, 16 * (10 * 8 + 4), 16 * (10 * 8 + 4)]  # messages, bytes put in, got
     assert set(guided) == set(plain)  # guidance and controllers send nothing of their own
     for who in plain:
         assert guided[who][0] == plain[who][0], who
