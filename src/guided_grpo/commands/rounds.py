@@ -159,12 +159,6 @@ def run_on(settings: TrainSettings, number: int) -> RunArguments:
     return dataclasses.replace(settings.run, train_data=str(path_of(settings, number)), **ours)
 
 
-def rows_of(settings: TrainSettings, number: int) -> Dataset:
-    """The rows of a round."""
-    run = run_on(settings, number)
-    return load_rows_of(run, run.train_data, None)
-
-
 def _order(settings: TrainSettings, problems: Problems, number: int) -> list[int]:
     """The open problems in the order of asking: any part of them is a fair one. None that stopping asks, untaught."""
     held_out: set[str] = set()

@@ -219,11 +219,14 @@ class MeteredTrainer(SFTTrainer):
         self.is_fsdp_enabled |= take_fsdp_on_cpu(self.accelerator, self.args.fsdp_plugin_args)
 
     @property
+    def spent(self) -> float:
+        """Share of the FLOPs, at most 1; 0 without a limit."""
+        return float(min(1, self.flops / self.max_flops)) if self.max_flops else 0.0
+
+    @property
     def share(self) -> float:
         """Of the steps or of the FLOPs that is done, the larger."""
-        spent = self.flops / self.max_flops if self.max_flops else 0.0
-        steps = self.state.global_step / max(1, self.state.max_steps)
-        return float(min(1.0, max(steps, spent)))
+        return float(min(1.0, max(self.state.global_step / max(1, self.state.max_steps), self.spent)))
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Transformers', read at the share of the steps or of the FLOPs that is done, the larger."""
@@ -231,7 +234,7 @@ class MeteredTrainer(SFTTrainer):
         if self.max_flops and isinstance(scheduler, LambdaLR):
 
             def at_share(factor: Callable[[int], float]) -> Callable[[int], float]:
-                return lambda step: factor(max(step, int(num_training_steps * min(1, self.flops / self.max_flops))))
+                return lambda step: factor(max(step, int(num_training_steps * self.spent)))
 
             scheduler.lr_lambdas = [at_share(factor) for factor in scheduler.lr_lambdas]
         return scheduler
