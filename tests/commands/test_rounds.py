@@ -141,7 +141,7 @@ def test_who_is_asked_behind_what(tmp_path: Path, tokenizer: Any) -> None:
     settings = parsed(tmp_path, settings_of(tmp_path, sft_patience=0))
     rows = write_data(tmp_path / "rows.jsonl")
     with Grader() as grader:
-        problems = rounds.problems_of(settings, 2, grader)
+        problems = rounds.problems_of(settings, grader)
     assert problems.open == [place for place in range(COUNT) if place % 8 >= 2]
     guide = GuidanceTokenizer(tokenizer, {}, "auto", leak=True)
     requests = list(rounds._requests(problems, problems.open, guide))
@@ -162,15 +162,15 @@ def test_a_budget_decides_how_many_are_asked(tmp_path: Path, tokenizer: Any) -> 
     model = load_model(policy_source("embedded", field="model_name_or_path"), settings)
     size = sum(parameter.numel() for parameter in model.parameters())
     with Grader() as grader:
-        problems = rounds.problems_of(settings, 2, grader)
+        problems = rounds.problems_of(settings, grader)
         order = rounds._order(settings, problems, 2)
         requests = list(rounds._requests(problems, order, GuidanceTokenizer(tokenizer, {}, "auto", leak=True)))
         costs = [2 * size * (len(request.prompt_ids) + 8) for request in requests[:5]]
-        made = rounds.make_traces(settings, 2, grader, model, tokenizer, 3 * sum(costs))
+        made = rounds.make_traces(settings, 2, problems, grader, model, tokenizer, 3 * sum(costs))
         assert made["asked"] == 5
         (tmp_path / "run" / "traces-2.json").unlink()
         assert rounds.made_traces(settings, 2) is None
-        made = rounds.make_traces(settings, 2, grader, model, tokenizer, 3 * sum(costs) - 3)
+        made = rounds.make_traces(settings, 2, problems, grader, model, tokenizer, 3 * sum(costs) - 3)
         assert made["asked"] == 4 and rounds.made_traces(settings, 2) == made
 
 

@@ -62,42 +62,44 @@ class Problems:
         return [place for place, trace in enumerate(self.traces) if trace is None]
 
 
-def problems_of(settings: TrainSettings, number: int, grader: Grader) -> Problems:
-    """What a round begins with: the given traces, and those of the round before.
+def problems_of(settings: TrainSettings, grader: Grader) -> Problems:
+    """What the first of the rounds begins with: the traces of the data, graded.
 
     Args:
         settings: of the whole run.
-        number: of the round; 2 is the first.
         grader: of the whole run.
     """
     run, stage = settings.run, settings.stage
     rows = list(load_rows_of(run, run.train_data, run.data_limit, require_guidance=True))
     worth: list[Worth] = grade_traces(rows, stage.sft_answer, grader) if stage.sft_check else ["whole"] * len(rows)
-    if number > 2:
-        traces = [row["guidance"] for row in jsonl.whole_rows(path_of(settings, number - 1))]
-    else:
-        traces = [
-            row["guidance"] + answer_text(stage.sft_answer, row) if row["guidance"] and each == "whole" else None
-            for row, each in zip(rows, worth, strict=True)
-        ]
+    traces = [
+        row["guidance"] + answer_text(stage.sft_answer, row) if row["guidance"] and each == "whole" else None
+        for row, each in zip(rows, worth, strict=True)
+    ]
     return Problems(rows, worth, traces)
 
 
+def problems_behind(settings: TrainSettings, number: int, problems: Problems) -> Problems:
+    """The same with the traces of a round that was made."""
+    traces = [row["guidance"] for row in jsonl.whole_rows(path_of(settings, number))]
+    return dataclasses.replace(problems, traces=traces)
+
+
 def make_traces(
-    settings: TrainSettings, number: int, grader: Grader, model: Any, tokenizer: Any, flops: float
+    settings: TrainSettings, number: int, problems: Problems, grader: Grader, model: Any, tokenizer: Any, flops: float
 ) -> dict[str, Any]:
     """Ask the open problems and write the rows of a round; how many were asked and solved, and what that cost.
 
     Args:
         settings: of the whole run.
-        number: of the round.
+        number: of the round; 2 is the first.
+        problems: what it begins with; those that are solved get their trace.
         grader: of the whole run.
         model: what the stage before ended with.
         tokenizer: of the policy.
         flops: of the whole round; 0 = no limit.
     """
     state, started, training = PartialState(), time.perf_counter(), settings.training
-    problems = problems_of(settings, number, grader)
     guide = GuidanceTokenizer(tokenizer, training.chat_template_kwargs or {}, training.guidance_thinking, leak=True)
     decoding = Decoding(
         samples=1,

@@ -126,11 +126,13 @@ def fine_tune(
     if count and engine_is_asked():
         fix = "use 0 with FSDP and DeepSpeed"
         raise InputError("asks a policy that is not sharded", field="sft_rounds", value=count, fix=fix)
-    if count and not rounds.problems_of(settings, 2, grader).open:
+    problems = rounds.problems_of(settings, grader) if count else None
+    if problems is None or not problems.open:
         count = 0
     share = budget / (1 + count)
     summaries = [sft.run(sft_settings(settings, source, flops=share), grader, claim)]
     for number in range(2, 2 + count):
+        assert problems is not None
         _free()
         kept, spent = summaries[-1].get("kept"), sum(summary["flops"] for summary in summaries)
         left = min(share * number, budget) - spent
@@ -139,7 +141,8 @@ def fine_tune(
         begin = partial(policy_of, settings, source, number - 1)
         made = rounds.made_traces(settings, number)
         if made is None:
-            made = rounds.make_traces(settings, number, grader, begin()[0], tokenizer, max(left, 0))
+            made = rounds.make_traces(settings, number, problems, grader, begin()[0], tokenizer, max(left, 0))
+        problems = rounds.problems_behind(settings, number, problems)
         if not made["solved"] or (budget and left <= made["flops"]):
             break
         flops = left - made["flops"] if budget else 0
