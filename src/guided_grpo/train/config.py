@@ -61,7 +61,8 @@ class GuidedGRPOConfig(Axes, GRPOConfig):
         self.rescue_stages = list(stages_of(self))
         self._check_lengths()
         check_stages(self)
-        check_turns(self)
+        if self.guidance_trigger == "turns":
+            check_turns(self.turn_below, self.rescue_stages)
         check_hint_template(self.hint_template)
         self._check_combinations()
 

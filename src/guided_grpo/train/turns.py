@@ -35,7 +35,6 @@ from guided_grpo.types import Row
 if TYPE_CHECKING:
     import torch
 
-    from guided_grpo.train.config import GuidedGRPOConfig
     from guided_grpo.train.resampling import Ladder, Resampler
 
 
@@ -48,15 +47,13 @@ class TurnSettings(AxisGroup):
     )
 
 
-def check_turns(config: GuidedGRPOConfig) -> None:
-    """Raise `InputError` where turns do not go with their thresholds, or with the batch."""
-    if config.guidance_trigger != "turns":
-        return
-    if len(config.turn_below or []) != len(config.rescue_stages or []):
+def check_turns(below: Sequence[float] | None, stages: Sequence[float] | None) -> None:
+    """Raise `InputError` where the guided turns are not as many as their thresholds."""
+    if len(below or []) != len(stages or []):
         raise InputError(
-            f"is no list of one threshold for each of rescue_stages {config.rescue_stages}",
+            f"is no list of one threshold for each of rescue_stages {stages}",
             field="turn_below",
-            value=config.turn_below,
+            value=below,
             fix="write both alike, such as turn_below: [0.5, 0.7, 0.9] and rescue_stages: [0.2, 0.5, 1.0]",
         )
 
