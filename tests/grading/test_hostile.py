@@ -22,7 +22,7 @@ from guided_grpo.types import Status
 HERE = Path(__file__).parent
 PROGRAMS = [
     row
-    for name in ("hostile_programs.yaml", "fresh_programs.yaml")
+    for name in ("hostile_programs.yaml", "fresh_programs.yaml", "third_programs.yaml")
     for row in yaml.safe_load((HERE / name).read_text(encoding="utf-8"))
 ]
 LEFT_PROGRAMS = {
@@ -53,10 +53,7 @@ def test_programs(pool: SandboxPool, row: dict[str, Any]) -> None:
 
 ANSWERS = [json.loads(line) for line in (HERE / "hostile_answers.jsonl").open(encoding="utf-8")]
 LEFT_ANSWERS = {  # answer, and what is between the braces
-    (r"y=\frac{1}{x}", "xy=1"),  # their sides differ by a factor that is no constant
     ("2", r"\text{two}"),  # number words are not read
-    (r"\frac12", r"\text{one half}"),
-    ("2", r"2\text{ (exactly)}"),  # doubted by the same rule as "probably"
     ("1+2+\\cdots+10", "55"),  # no gold answer: refused when it is loaded
     (r"A\cup B", r"B\cup A"),  # the same
 }
@@ -77,8 +74,6 @@ def test_ordinary_answers() -> None:
 FRESH = [json.loads(line) for line in (HERE / "fresh_answers.jsonl").open(encoding="utf-8")]
 LEFT_FRESH = {
     (r"-2\le m\le 2", r"m^2\le4"),  # an inequality that is still to be solved
-    (r"\text{even}", r"\text{even function}"),  # a word more
-    ("5", r"5\text{ (by symmetry)}"),  # doubted by the same rule as "probably"
 }
 
 
@@ -90,6 +85,57 @@ def test_fresh_answers() -> None:
     assert not [row for row, verdict in graded if verdict.status is Status.CORRECT and not row["correct"]]
     assert {(row["answer"], verdict.extracted) for row, verdict in graded
             if row["correct"] and verdict.status is not Status.CORRECT} == LEFT_FRESH  # fmt: skip
+
+
+THIRD = [json.loads(line) for line in (HERE / "third_answers.jsonl").open(encoding="utf-8")]
+LEFT_THIRD = {
+    ("19", r"\text{nineteen}"),  # whole numbers in words are not read: the labels we were given call them wrong
+    ("-8", r"\text{negative eight}"),
+    ("10", r"\text{ten}"),
+    ("10", "10 (2 x 5)"),  # brackets that may be a factor
+    ("3x-4y+12=0", r"3x - 4y + 12 = 0 \text{ (the tangent line)}"),  # a bracket whose words are not known
+    (r"1\le k\le 6", r"(k-1)(k-6)\le0"),  # an inequality that is still to be solved
+    (r"1\le k\le 6", r"k^2-7k+6\le0"),
+}
+DEBATED_THIRD = {("3.14", r"3.14\%")}  # labelled wrong, though a percent sign is a unit of what is over 1
+
+
+@pytest.mark.slow
+def test_third_answers() -> None:
+    with MathsPool(1) as maths:
+        verdicts = maths.check([(row["completion"], row["answer"]) for row in THIRD])
+    graded = list(zip(THIRD, verdicts, strict=True))
+    for label, left in ((True, LEFT_THIRD), (False, DEBATED_THIRD)):
+        assert {(row["answer"], verdict.extracted) for row, verdict in graded
+                if row["correct"] is label and (verdict.status is Status.CORRECT) is not label} == left  # fmt: skip
+
+
+@pytest.mark.parametrize(("gold", "right", "wrong"), [
+    ("42", r"42\text{ (by periodicity)}", r"42\text{ (by 2)}"), ("42", "42, as claimed", "42, as a lower bound"), ("42", r"42\text{ since }6\cdot7=42", r"42\text{ since }n=1\text{ or }n=2"),
+    ("42", r"42\text{ because all others repeat}", r"42\text{ because I guessed}"), ("42", "42 (due to symmetry)", "42 (mod 7)"), ("42", r"42\ (=6\cdot7)", r"42\ (=6\cdot 8)"), ("42", r"42\text{ (from part b)}", r"42\text{ (from }50)"),
+    ("42", r"42\text{ by Lemma 3}", r"42\text{ by }3"), ("42", r"42\text{ (exactly)}", r"42\text{ (at most)}"), ("42", r"n=42\text{ is the unique solution}", r"n=42\text{ is not the solution}"), ("42", r"42\text{ (by the sine rule)}", r"42\text{ (by symmetry), }43"),
+    ("42", r"42\text{ as required}", r"42\text{ (if }n\text{ is even)}"), ("42", "42, by Vieta's formulas", "42, by symmetry, and 41"), (r"\sqrt{11}", r"\sqrt{11}\ (\text{approximately }3.317)", r"\sqrt{11}\ (\text{approximately }3.3)\text{ or }4"), ("1,2", r"1,2\text{ by inspection}", r"1\text{ by inspection}"),
+    (r"\text{proof by induction}", r"\text{Proof by induction}", r"\text{proof by contradiction}"), ("B", r"B, by elimination", "B or C, by elimination"), (r"\text{No}", r"\text{No (by parity)}", r"\text{Yes (by parity)}"),
+    (r"\text{odd}", r"\text{an odd function}", r"\text{an odd prime}"), (r"\text{even}", r"\text{even integer}", r"\text{even or odd}"), (r"\text{even}", r"g\text{ is even}", r"g\text{ is not even}"), (r"\text{acute triangle}", r"\text{acute}", r"\text{acute angle}"),
+    (r"\text{convergent}", r"\text{a convergent series}", r"\text{conditionally convergent series}"), (r"\text{increasing}", r"\text{increasing sequence}", r"\text{increasing or constant sequence}"), (r"\text{scalene}", r"\triangle PQR\text{ is scalene}", r"\triangle PQR\text{ is not scalene}"),
+    (r"\text{circle}", r"\text{It is a circle.}", r"\text{It is not a circle.}"), (r"\text{infinitely many}", r"\text{infinitely many roots}", r"\text{finitely many roots}"), (r"\text{no solution}", r"\text{no such integer exists}", r"\text{such an integer exists}"), (r"\text{April 9}", r"\text{the 9th of April}", r"\text{the 19th of April}"),
+    (r"\frac34", r"\text{three quarters}", r"\text{three thirds}"), ("2.5", r"\text{two and a half}", r"\text{two and a third}"), ("-6", r"\text{negative }6", r"\text{not }-6"), (r"\frac23", r"\text{two-thirds}", r"\text{three halves}"),
+    ("x+3", "3+x", "|x+3|"), ("5-x", "-(x-5)", "|x-5|"), ("x-10", r"\frac{(x-10)^2}{x-10}", "-|x-10|"), ("2-x", "-x+2", r"\sqrt{(x-2)^2}"), ("x", r"\sqrt[3]{x^3}", r"\max(x,-9)"), (r"\lfloor\sqrt{m}\rfloor", r"\text{floor}(\sqrt{m})", r"\lfloor m\rfloor"), (r"\lceil x/2\rceil", r"\text{ceil}(x/2)", r"\lfloor x/2\rfloor+1"),
+    ("a+b", "b+a", "|a+b+9|-9"), (r"\frac{1}{10-x}", r"-\frac{1}{x-10}", r"\frac{1}{|x-10|}"),
+    ("xy=6", r"y=\frac6x", r"xy=-6"), (r"y=\frac{1}{x^2}", "x^2y=1", "x^3y=x"), ("y=x", "2x=2y", "y^2=xy"), (r"pV=12", r"V=\frac{12}{p}", r"p=\frac{V}{12}"),
+    ("4:45\\text{ p.m.}", "16:45", "15:45"), ("13:10", "1:10 PM", "1:10 AM"), (r"\frac{3}{10}", "3:10", "10:3"), ("8.5\\times10^{3}", "8.5 x 10^3", "8.5 x 10^{-3}"), (r"\$7.25", r"7\text{ dollars and }25\text{ cents}", r"7\text{ dollars and }52\text{ cents}"),
+    (r"2.4\text{ million}", r"2.4\text{ million people}", r"2.4\text{ billion people}"), (r"30\%", r"30\%\text{ of the class}", r"30\%\text{ or less of the class}"), (r"30\%", r"\text{a }30\%\text{ rise}", r"\text{a }3\%\text{ rise}"),
+    ("2-5i", r"\overline{2+5i}", r"\overline{2-5i}"), (r"\overline{ab}", r"\overline{ab}", "ab+1"), (r"\sqrt2", r"\frac{1}{\cos 45^\circ}", r"\frac{1}{\cos 45}"), (r"3e^{i\pi/3}", r"3e^{i 60^\circ}", r"3e^{i 30^\circ}"), (r"\frac{\pi}{10}", r"18\text{ degrees}", r"18\text{ radians}"),
+    (r"\begin{pmatrix}4\\6\end{pmatrix}", r"[4,6]^T", "[4,6]"), (r"\begin{pmatrix}4\\6\end{pmatrix}", r"4\mathbf i+6\mathbf j", r"6\mathbf i+4\mathbf j"), (r"\binom83", "8C3", "3C8"),
+    (r"(-\infty,1)\cup(2,\infty)", "x<1, x>2", "x>1, x<2"), (r"\emptyset", r"\emptyset", "x<1, x>2"), (r"x\ge0", r"\text{all nonnegative real numbers}", r"\text{all positive real numbers}"), (r"(-\infty,0)", r"\text{the negative reals}", r"\text{the negative integers}"), (r"\mathbb{R}", r"\text{any real number}", r"x\in\mathbb{R}, x\ne3"),
+    ("y=Ce^{x}", "y=Ke^{x}", "y=xe^{x}"), ("P(t)=Ce^{2t}", "P(t)=Ae^{2t}", "P(t)=2e^{2t}"), ("2C", "C+C", "2A"), (r"\frac{1}{x-4}", r"\frac{1}{x-4},\ x\ne4", r"\frac{1}{x-4}, x=4"), ("x^2", r"x^2\text{ for all real }x", r"x^2\text{ for }x>0\text{ and }-x^2\text{ else}"), ("2n-1", r"2n-1, n\ge1", r"2n-1, n=1"),
+    ("f(x)=3x", r"f: x\mapsto 3x", r"f: x\mapsto 3"), ("321_5", r"321\text{ in base }5", r"321\text{ in base }6"),
+])  # fmt: skip
+def test_causes_of_the_third_answers(gold: str, right: str, wrong: str) -> None:
+    assert [check_maths(f"\\boxed{{{text}}}", gold).status is Status.CORRECT for text in (right, wrong)] == [
+        True,
+        False,
+    ]
 
 
 @pytest.mark.parametrize(("gold", "right", "wrong"), [

@@ -99,14 +99,15 @@ _REWRITES = tuple(
         (r"\\?\$|[€£¥]|\\(?:pounds|euro)(?![a-zA-Z])", ""),
         (r"(?<!\\)\bsqrt\s*(?=\()|(?<=\d)sqrt\s*(?=\()", r"\\sqrt"),
         (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
-        (r"\\degree(?![a-zA-Z])|\^\s*\{?\s*\\circ(?![a-zA-Z])\s*\}?", "^{\\\\circ}"),
+        (r"\\degree(?![a-zA-Z])|\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z]))", "^{\\\\circ}"),
         (r"\\(?:text|mathrm)\s*\{\s*(\^\{\\circ\}\s*[CF]?)\s*\}", r"\1"),
+        (r"(?<=\d)\s*(\\text\s*\{\s*)?degrees?\s*(?(1)\})$", "^{\\\\circ}"),
         (r"\^\{\\circ\}\s*(?:\\(?:text|mathrm|textrm)\s*\{\s*[CF]\s*\}|[CF]\b)", "^{\\\\circ}"),
         (r"(?<=\d)\s*(\\(?:text|mathrm|textrm)\s*\{\s*)?(?:per\s?cent\b|\\?%)\s*(?(1)\})(?=\s*$)", "%"),
         (r"(?<=\d)\s*per\s?cent\b", "%"),
         (r"_\{(\w)\}", r"_\1"),
         (
-            r"\\(?:mathrm|textrm|text|operatorname)\s*\{\s*([ei]|ln|lg|log|exp|sin|cos|tan|cot|arc(?:sin|cos|tan))\s*\}(?=\W|\d|$)",
+            r"\\(?:mathrm|textrm|text|operatorname)\s*\{\s*([ei]|ln|lg|log|exp|sin|cos|tan|cot|floor|ceil|arc(?:sin|cos|tan))\s*\}(?=\W|\d|$)",
             r" \\fn\1 ",
         ),
         (r"\\fn([ei])\b", r"\1"),
@@ -123,15 +124,25 @@ _REWRITES = tuple(
         (r"\\lbrace(?![a-zA-Z])", r"\\{"),
         (r"\\rbrace(?![a-zA-Z])", r"\\}"),
         (r"(?<=[\w)}])\s?\*\*\s?(?=[\w({-])", "^"),
+        (r"(?<=\d)\s*[xX]\s*(?=10\s*\^)", r"\\times "),  # 2.5 x 10^{-4}
         (r":=", "="),
+        (r"^([a-zA-Z])\s*:\s*([a-z])\s*(?:\\mapsto(?![a-zA-Z])|\|->)\s*", r"\1(\2)="),
+        (r"(?<=[a-zA-Z])\.(?=\s*\}\s*$)", ""),
         (r"(?<![a-zA-Z])([aApP])\.\s?[mM]\b\.?", r"\1m"),
         (r"(\d\.)\((\d+)\)", r"\1\\overline{\2}"),
-        (r"_\{\((\d+)\)\}|(?<=\w)\s*(?:\\text\s*\{\s*)?\(?base\s*\}?\s*(\d+)\s*\)?\s*\}?$", r"_{\1\2}"),
+        (r"_\{\((\d+)\)\}|(?<=\w)\s*(?:\\text\s*\{\s*)?\(?(?:in )?base\s*\}?\s*(\d+)\s*\)?\s*\}?$", r"_{\1\2}"),
         (r"\\text\s*\{\s*infinity\s*\}|\binfinity\b", r"\\infty"),
         (
-            r"(?<![a-zA-Z\\])C\((\d+),\s*(\d+)\)|(?:\{\})?(?:\^|_)\{?(\d+)\}?C_\{?(\d+)\}?"
+            r"(?<![a-zA-Z\\])(?:\\mathrm\{C\}|C)\((\d+),\s*(\d+)\)|(?:\{\})?(?:\^|_)\{?(\d+)\}?C_\{?(\d+)\}?"
             r"|(?<![\w\\}])C_\{?(\d+)\}?\^\{?(\d+)\}?(?=[^a-zA-Z]*$)",
             r"\\binom{\1\3\5}{\2\4\6}",
+        ),
+        (r"^\\text\s*\{\s*an?\s*\}\s*(?=\d)", ""),
+        (r"^(\d{1,3})\s?C\s?(\d{1,3})$", r"\\binom{\1}{\2}"),
+        (  # 24 dollars and 50 cents
+            r"^(?:\\text\s*\{\s*)?(\d+)\s*(?:\\text\s*\{\s*)?dollars?(?:,? and|,)?\s*\}?\s*"
+            r"(\d\d)\s*(?:\\text\s*\{\s*)?cents?\s*\}?$",
+            r"\1.\2",
         ),
         (r"^<([^<>]*,[^<>]*)>$", r"(\1)"),
         (r"\\langle(?![a-zA-Z])", "("),
@@ -258,8 +269,8 @@ def clean(text: str, *, thousands: bool = True) -> str:
     text = re.sub(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ]+", lambda match: f"^{{{match[0].translate(_RAISED)}}}", text)
     text = re.sub(r"[₀₁₂₃₄₅₆₇₈₉]+", lambda match: f"_{{{match[0].translate(_LOWERED)}}}", text).translate(_SYMBOLS)
     text = re.sub(
-        r"\\(?:mathbf|hat|vec|boldsymbol|bm)\s*\{\s*(?:\\mathbf\s*\{)?\\?([ijk])(?:math)?\s*\}?\s*\}",
-        r"\\unit_\1 ",
+        r"\\(?:mathbf|hat|vec|boldsymbol|bm)(?:\s*\{\s*(?:\\mathbf\s*\{)?\\?([ijk])(?:math)?\s*\}?\s*\}|\s+([ijk])\b)",
+        r"\\unit_\1\2 ",
         text,
     )
     text = _unwrap(re.sub(r"\*\*(?=\s*$)|^\s*\*\*", "", _BOLD.sub(r"\1", text)))

@@ -5,6 +5,7 @@ By lines and regular expressions alone: what a policy wrote is never parsed in t
 
 from __future__ import annotations
 
+import builtins
 import re
 
 from guided_grpo.grading.answers import THINK_CLOSE
@@ -25,6 +26,7 @@ _PYTHON = re.compile(r"(?:i?py(?:thon)?|pypy)[\d.]{0,9}|")
 _TAGS = re.compile(r"\A\s*<(?:answer|code)>\n?|</(?:answer|code)>\s*\Z")
 _QUOTED = re.compile(r"^> ?(?=[ \t]*(?:`{3}|~{3}))", re.MULTILINE)  # a quotation that holds a block
 _DEFINED = re.compile(r"^(?:async def|def|class)[ \t]+(\w+)", re.MULTILINE)
+_BUILTINS = frozenset(dir(builtins))
 
 
 def declared_code(response: str) -> str | None:
@@ -48,7 +50,19 @@ def declared_code(response: str) -> str | None:
     defining = [code for _, code in programs if _DEFINES.search(code)]
     best = [code for code in defining if not _only_tests(code)] or defining
     best = best or [code for language, code in programs if language] or [code for _, code in programs]
-    return best[-1] if best else None
+    return _with_helpers(best) if best else None
+
+
+def _with_helpers(blocks: list[str]) -> str:
+    """The last block, behind those before it that define a function or a class that it uses and does not define."""
+    code = blocks[-1]
+    for block in reversed(blocks[:-1]):
+        helps, has = set(_DEFINED.findall(block)), set(_DEFINED.findall(code))
+        if helps & has:  # another try at the same program
+            continue
+        if any(re.search(rf"(?<![\w.]){name}\s*[(.,)\]:]", code) for name in helps - _BUILTINS):
+            code = f"{block}\n{code}"
+    return code
 
 
 def _blocks(text: str, *, docstrings: bool) -> list[tuple[str, str]] | None:

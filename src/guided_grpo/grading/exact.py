@@ -79,7 +79,7 @@ def check_limits(text: str) -> None:
     for digits in re.findall(r"\^\s*\{?\s*[-+]?\s*(\d+)", text):
         if int(digits) > MAX_EXPONENT:
             raise LimitError(f"exponent {digits[:12]} is over {MAX_EXPONENT}")
-    if re.search(r"\^\s*(?:\{[^{}]*)?\d+\}?\s*\^", text):
+    if re.search(r"\^\s*(?:\{[^{}]*)?\d+\}?\s*\^(?!\{\\circ\})", text):
         raise LimitError("a tower of powers")
     plain = _BOUNDS.sub("_", text)
     for digits in re.findall(r"[)}\]]\s*\^\s*\{?\s*[-+]?\s*(\d+)", plain):

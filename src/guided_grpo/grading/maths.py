@@ -16,8 +16,9 @@ from typing import Any
 
 from guided_grpo.grading.answers import choice_of, clean, declared_answer, split_outside
 from guided_grpo.grading.exact import MAX_CHARS, LimitError, TimeLimitError, UnparseableError, check_limits, exact_value
-from guided_grpo.grading.numerics import UnreadError, near, number, ratio, read, same_value
+from guided_grpo.grading.numerics import UnreadError, near, number, ratio, read, same_curve, same_value
 from guided_grpo.grading.regions import looks_like_region, read_region
+from guided_grpo.grading.remarks import for_all, spelled, without_remark
 from guided_grpo.grading.units import in_degrees, in_radians, modulus_of, plain, unit_of
 from guided_grpo.types import Status, Verdict
 
@@ -41,6 +42,7 @@ _ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{\w+\*?\}")
 _SET = re.compile(r"\\(?:cup|cap|setminus|infty|mathbb)(?![a-zA-Z])")
 _CALCULUS = re.compile(r"\\(?:(?:int|iint|oint|lim|sum|prod|infty)(?![a-zA-Z])|begin\s*\{[vV]matrix)")
 _HALF_OF_DAY = re.compile(r"\d\s*(?:\\text\{)?\s*([ap]m)\b", re.IGNORECASE)
+_TWENTY_FOUR = re.compile(r"\b(1[3-9]|2[0-3])\s*:\s*(\d\d)\b")
 _POINT = re.compile(r"^[A-Z](?=\([^()]*,[^()]*\)$)")  # A(1,2)
 _DECIMAL = re.compile(r"-?\d{1,15}(?:\.\d{1,15})?", re.ASCII)
 _MATRIX = re.compile(
@@ -68,6 +70,23 @@ _SAME_WORDS = {
     "dne": "does not exist", "none": "no solution", "empty set": "no solution", "emptyset": "no solution",
     "infinity": "infty",
 }  # fmt: skip
+_NOUNS = {  # adjectives that say the same with and without a noun that they describe anyway
+    "functions? sequences? maps? mappings?": "even odd increasing decreasing monotone monotonic constant bounded "
+    "unbounded continuous discontinuous periodic differentiable linear quadratic cubic exponential injective "
+    "surjective bijective concave convex convergent divergent arithmetic geometric",
+    "numbers? integers? permutations? values?": "even odd prime composite rational irrational positive negative "
+    "imaginary complex",
+    "series progressions? integrals?": "convergent divergent arithmetic geometric harmonic",
+    "triangles?": "acute obtuse right isosceles equilateral scalene",
+    "angles?": "acute obtuse right reflex",
+    "lines?": "parallel perpendicular skew intersecting",
+    "matrix matrices": "invertible singular symmetric diagonal orthogonal",
+    "events? vectors?": "independent dependent",
+    "systems?": "consistent inconsistent",
+}
+_DESCRIBED = re.compile(
+    "|".join(rf"(?:{'|'.join(words.split())}) (?:{'|'.join(nouns.split())})" for nouns, words in _NOUNS.items())
+)
 _TRUTHS = ("yes", "no", "true", "false")
 _CONDITION = r"\d|\b(?:yes|not?|true|false|but|if|unless|or|only|except|maybe|perhaps|sometimes|when|n't)\b|n't"
 _ROUNDED = re.compile(  # \sqrt2 \approx 1.41, \sqrt2 = 1.4142\ldots
@@ -94,6 +113,9 @@ _WHOLE = re.compile(  # "…, k \in \mathbb{Z}", "… (n \in \mathbb{N})", "…,
 _REALS = re.compile(r",\s*\(?\s*(?:\\text\{\s*where\s*\}\s*)?([a-zA-Z])\s*\\in\s*\\mathbb\{R\}\s*\)?$")
 _INTEGRATION = re.compile(r"\+\s*([cCkK]|C_[01]|\\text\{\s*(?:const(?:ant)?\.?|C)\s*\})$")
 _DIGITS_ONLY = re.compile(r"\\text\{[\d\s.]*\}|e|i|\\pi")
+_FREE_FACTOR = re.compile(
+    r"([a-zA-Z](?:\([a-z]\))?\s*=\s*)?([A-Zck])_?[01]?\s*(?:\\cdot\s*)?(?=e\s*\^|\\exp(?![a-zA-Z]))"
+)
 Algebra = Callable[[], ModuleType]  # gives symbolic.py, or refuses
 _NOTHING = {"nan", "null", "none", "n/a", "na", "inf"}  # what a missing value looks like after str()
 
@@ -212,16 +234,31 @@ def _equal(gold: str, answer: str, algebra: Algebra) -> bool:
     if not _HENCE.search(gold):  # what follows the last arrow is the answer
         answer = _HENCE.split(answer)[-1]
     if _LETTER.fullmatch(gold.strip("$ ")):
-        chosen = choice_of(answer)
+        chosen = choice_of(answer) or choice_of(without_remark(clean(answer)))
         if chosen:
             return chosen == choice_of(gold)
     listed = [bool(re.search(r"\d,(?:\s|\\[,; ])+\d{3}(?!\d)", text)) for text in (gold, answer)]
-    if not listed[0] and _same_lists(clean(gold), clean(answer), algebra):
+    if not listed[0] and _same_said(clean(gold), clean(answer), algebra):
         return True
     listed[1] = listed[1] or answer.lstrip(" $").startswith("\\{")
     if not any(listed):  # "100,200" may be a number or a list; one that is written as a list decides
         return False
-    return _same_lists(clean(gold, thousands=False), clean(answer, thousands=False), algebra)
+    return _same_said(clean(gold, thousands=False), clean(answer, thousands=False), algebra)
+
+
+def _same_said(gold: str, answer: str, algebra: Algebra) -> bool:
+    """Equality of cleaned answers, with or without what is only remarked beside the answer."""
+    shorter = without_remark(answer)
+    if not looks_like_region(gold):
+        kept = for_all(shorter, gold)
+        shorter = shorter if looks_like_region(kept) else kept
+    if shorter != answer and _squeezed(gold) != _squeezed(answer):
+        try:
+            if _same_lists(gold, shorter, algebra):
+                return True
+        except UnparseableError:
+            pass
+    return _same_lists(gold, answer, algebra)
 
 
 def _same_lists(gold: str, answer: str, algebra: Algebra) -> bool:
@@ -234,7 +271,7 @@ def _same_lists(gold: str, answer: str, algebra: Algebra) -> bool:
         regions = read_region(gold), read_region(answer)
         if regions[0] and regions[1]:
             return regions[0].equals(regions[1])
-    answer = _cases(_constant(gold, answer))
+    answer = _cases(_factor_named(gold, _constant(gold, answer)))
     golds, answers = _members(gold), _members(answer)
     gold_names, answer_names = _names(golds), _names(answers)
     if gold_names and len(golds) == len(answers):  # a = 1, b = 2: by name, or in their order
@@ -302,6 +339,17 @@ def _constant(gold: str, answer: str) -> str:
     return f"{answer[: ends[1].start(1)]}{ends[0][1]}"
 
 
+def _factor_named(gold: str, answer: str) -> str:
+    """`answer` with the free factor of an exponential named as in `gold`: `Ae^{-2t}` for `Ce^{-2t}`."""
+    heads = [_FREE_FACTOR.match(text) for text in (gold, answer)]
+    if heads[0] is None or heads[1] is None or heads[0][2] == heads[1][2] or heads[0][2] not in "Cc":
+        return answer
+    rest = [text[head.end(2) :] for text, head in zip((gold, answer), heads, strict=True) if head]
+    if any(head[2] in _letters(text) for head in heads if head for text in rest):
+        return answer
+    return f"{answer[: heads[1].start(2)]}{heads[0][2]}{rest[1]}"
+
+
 def _cases(text: str) -> str:
     """`x=1, y=2 or x=2, y=1` as the pairs that it lists: by the names, in their order."""
     cases = [_elements(part) for part in split_outside(text, _CASE)]
@@ -359,6 +407,14 @@ def _same(gold: str, answer: str, algebra: Algebra) -> bool:
     halves = [_HALF_OF_DAY.findall(text) for text in (gold, answer)]
     if halves[0] and halves[1] and halves[0][0].lower() != halves[1][0].lower():
         return False
+    if halves[0] and not halves[1]:
+        answer = (
+            _TWENTY_FOUR.sub(lambda match: f"{int(match[1]) - 12}:{match[2]}", answer)
+            if _is_afternoon(halves[0][0])
+            else answer
+        )
+    elif halves[1] and not halves[0] and _is_afternoon(halves[1][0]):
+        gold = _TWENTY_FOUR.sub(lambda match: f"{int(match[1]) - 12}:{match[2]}", gold)
     answer = _POINT.sub("", answer)
     whole_answer = answer
     gold = _assigned(gold, algebra, strict=True)
@@ -397,9 +453,12 @@ def _same(gold: str, answer: str, algebra: Algebra) -> bool:
         return digits[0] == digits[1] and not (base_gold and base_answer and base_gold[2] != base_answer[2])
     if _is_words(gold) or _is_words(answer) or "\\emptyset" in gold:
         if exact_gold is not None:
+            in_digits = spelled(answer)
+            if in_digits != answer:
+                return _same(gold, in_digits, algebra)
             raise UnparseableError("words where a number was asked for")
         whole_answer = _explained(gold, whole_answer)
-        whole = _words(gold) == _words(whole_answer if _is_words(gold) else answer)
+        whole = _same_words(_words(gold), _words(whole_answer if _is_words(gold) else answer))
         return whole or (re.search(r"\d", gold) is not None and _words(gold) == _words(answer))  # without its unit
     inside_gold, inside_answer = _inside(gold), _inside(answer)
     if inside_gold and inside_answer:
@@ -429,6 +488,10 @@ def _same(gold: str, answer: str, algebra: Algebra) -> bool:
     if equal is None and _is_known(gold) and not _CALCULUS.search(answer):  # math-verify skips what it cannot read
         raise UnparseableError("no expression that is known")
     return bool(algebra().symbolic_equal(gold, answer, sets_as_relations=interval)) if equal is None else equal
+
+
+def _is_afternoon(half: str) -> bool:
+    return half.lower() == "pm"
 
 
 def _in_one_notation(gold: str, answer: str) -> tuple[str, str]:
@@ -474,7 +537,7 @@ def _related(gold: str, answer: str, algebra: Algebra) -> bool:
     check_limits(answer)
     factor = ratio((one, two), (three, four))
     if factor is None or not factor:
-        return False
+        return factor is not None and sign == other == "=" and same_curve((one, two), (three, four))
     if sign in ("=", "\\ne"):
         return sign == other
     if factor.imag:
@@ -487,7 +550,7 @@ def _same_ratio(gold: str, answer: str, algebra: Algebra) -> bool:
     """3:4:5 is 6:8:10 and "6 to 8 to 10"; a time of the day is its own."""
     answer = re.sub(r"\s*\\text\{\s*to\s*\}\s*|\s+to\s+", ":", answer)
     golds, answers = gold.split(":"), answer.split(":")
-    if sorted((len(golds), len(answers))) == [1, 2] and not any(map(_CLOCK.fullmatch, (gold, answer))):
+    if sorted((len(golds), len(answers))) == [1, 2] and not _CLOCK.fullmatch(gold):
         fraction = exact_value(gold if len(golds) == 1 else answer)
         over, under = (exact_value(part) for part in (golds if len(golds) > 1 else answers))
         if fraction is None or over is None or not under or fraction.denominator == 1:
@@ -551,9 +614,14 @@ def _same_cells(
     if not golds or not answers:
         if golds and "\\unit_" in answer and 1 in (len(golds), max(shapes[0])):
             return _same_components(left, answer, algebra)
-        inside = _inside(_TRANSPOSED.sub("", answer if golds else gold))
+        other = answer if golds else gold
+        inside = _inside(_TRANSPOSED.sub("", other))
         shape = shapes[0] or shapes[1]
-        if inside is None or inside[0] != "()" or (len(shape) > 1 and max(shape) > 1):
+        if (
+            inside is None
+            or inside[0] not in ("()", "[]" if _TRANSPOSED.search(other) else "()")
+            or (len(shape) > 1 and max(shape) > 1)
+        ):
             return False
         left, right = left or inside[1], right or inside[1]
     elif shapes[0] != shapes[1]:
@@ -700,10 +768,21 @@ def _words(text: str) -> str:
         raise UnparseableError("words and mathematics mixed")
     bare = re.sub(r"(?<=\d)(?:st|nd|rd|th)\b", "", bare.casefold())
     bare = re.sub(r"^(?:an?|the|it|on|in|at|there (?:is|are|exists?)) (?=\w{2})", "", bare)
-    bare = re.sub(r"^no (?:real )?solutions?(?: exists?)?$", "no solution", bare)
+    bare = re.sub(r"^no (?:real )?solutions?(?: exists?)?$|^no such \w+ exists?$", "no solution", bare)
+    bare = re.sub(
+        r"^(?:infinitely many|infinite) (?:solutions?|values|answers|roots|such \w+)$", "infinitely many", bare
+    )
     if re.search(r"\d", bare) and (bare.count(" ") == 1 or _MONTH.search(bare)):  # "5 June" is "June 5"
-        bare = " ".join(sorted(bare.split()))
+        bare = " ".join(sorted(re.sub(r"\b(?:of|the) ", "", bare).split()))
     return _SAME_WORDS.get(bare, bare)
+
+
+def _same_words(gold: str, answer: str) -> bool:
+    """Equality of words, with or without a noun that one of them leaves out: "even" and "even function"."""
+    return gold == answer or any(
+        _DESCRIBED.fullmatch(longer) and longer.partition(" ")[0] == shorter
+        for longer, shorter in ((gold, answer), (answer, gold))
+    )
 
 
 def _explained(gold: str, answer: str) -> str:
@@ -714,7 +793,12 @@ def _explained(gold: str, answer: str) -> str:
         return reason[1]
     return (
         gold
-        if re.fullmatch(rf"(?:it|this|the (?!no|un|in|ir|im|least|most)\w+)(?: is| are)? {re.escape(word)}", said)
+        if re.fullmatch(
+            r"(?:(?:it|this|the (?!no|un|in|ir|im|least|most)\w+)(?: is| are)?"
+            r"|(?:\\?triangle [a-z]{3}|[a-z](?:\([a-z]\))?) is)"
+            rf"(?: an?| the)? {re.escape(word)}",
+            said,
+        )
         else answer
     )
 

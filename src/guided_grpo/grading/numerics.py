@@ -32,6 +32,10 @@ _FAR_OUT = 100  # on the way to an infinite bound
 _FAR = 10**-8  # difference, beside 1,000 errors, that no integral explains
 _ROUNDED = 10**-6  # where one of the two is a decimal of at least six places
 
+_PIECEWISE = re.compile(  # what may be one expression here and another there
+    r"\||\\(?:sqrt|lfloor|lceil|floor|ceil|max|min|bmod|mod|gcd|lcm)(?![a-zA-Z])|\^\s*\{[^{}]*/"
+)
+
 Scope = dict[str, Any]
 Value = Callable[["_Work", Scope], Any]
 
@@ -142,8 +146,15 @@ def same_value(gold: str, answer: str) -> bool | None:
     names, compared = left.names | right.names, 0
     summed = bool(names) and re.search(r"\\(?:sum|prod)(?![a-zA-Z])", gold + answer)  # up to a letter: a whole number
     with mp.workdps(DIGITS):
-        for scope in (*_points(names), *(_whole_points(names) if summed else ())):
-            (one, error), (other, another) = left.measured(scope), right.measured(scope)
+        near_by = [*_points(names), *(_whole_points(names) if summed else ())]
+        far_out = _far_points(names) if names and _PIECEWISE.search(gold + answer) else []
+        for place, scope in enumerate((*near_by, *far_out)):
+            try:
+                (one, error), (other, another) = left.measured(scope), right.measured(scope)
+            except LimitError:
+                if place < len(near_by):
+                    raise
+                continue
             if one is None or other is None or (_is_real(one) != _is_real(other) and scope):
                 continue
             if error or another:
@@ -161,6 +172,9 @@ def same_value(gold: str, answer: str) -> bool | None:
                     equal = equal and not (more + another and near(more + another, one + other, 10**-6))
             else:
                 equal = near(one, other, tolerance)
+                if not equal and place >= len(near_by):  # large terms may cancel there
+                    with mp.workdps(4 * DIGITS):
+                        equal = near(left.at(scope), right.at(scope), tolerance)
                 if equal and not compared and tolerance == _NEAR:  # 10^{-50} beside 1 is seen with more digits
                     with mp.workdps(4 * DIGITS):
                         equal = near(left.at(scope), right.at(scope), mpf(10) ** (20 - 4 * DIGITS))
@@ -190,6 +204,44 @@ def ratio(gold: tuple[str, str], answer: tuple[str, str]) -> Any:
         return found[0] if all(near(each, found[0], 10**-30) for each in found) else 0
 
 
+def same_curve(gold: tuple[str, str], answer: tuple[str, str]) -> bool:
+    """Whether two equations differ by a factor that is a product of powers of their variables: `xy = 2`, `y = 2/x`.
+
+    Where such a variable is 0 neither equation may hold, or the factor would add or take solutions.
+    """
+    try:
+        sides = [read(text) for text in (*gold, *answer)]
+    except UnreadError:
+        return False
+    names = sorted(frozenset[str]().union(*(side.names for side in sides)))
+
+    def apart(scope: Scope, first: int) -> Any:
+        one, two = (side.at(scope) for side in sides[first : first + 2])
+        return None if one is None or two is None else one - two
+
+    with mp.workdps(DIGITS):
+        powers: list[set[int]] = [set() for _ in names]
+        for scope in _points(frozenset(names)):
+            for name, found in zip(names, powers, strict=True):
+                doubled = {**scope, name: 2 * scope[name]}
+                one, two, three, four = apart(scope, 0), apart(scope, 2), apart(doubled, 0), apart(doubled, 2)
+                if None in (one, two, three, four) or not two or not four or not one or not three:
+                    continue
+                quotient = (three / four) / (one / two)
+                power = int(mp.nint(mp.log(abs(quotient), 2))) if abs(mp.log(abs(quotient), 2)) < 9 else 9
+                if power == 9 or not near(quotient, mpf(2) ** power, 10**-30):
+                    return False
+                found.add(power)
+        if any(len(found) != 1 for found in powers):
+            return False
+        for name, found in zip(names, powers, strict=True):
+            if found != {0}:
+                for scope in _points(frozenset(names))[:3]:
+                    if any(apart({**scope, name: mpf(0)}, first) == 0 for first in (0, 2)):
+                        return False
+    return True
+
+
 def _points(names: frozenset[str]) -> list[Scope]:
     """Values for the names: four points that are positive, three of both signs; one point where there is no name."""
     if not names:
@@ -201,6 +253,14 @@ def _points(names: frozenset[str]) -> list[Scope]:
         signs = [-1 if row > 3 and (row + column) % 2 == 0 else 1 for column in range(len(names))]
         points.append({name: sign * value for name, sign, value in zip(sorted(names), signs, values, strict=True)})
     return points
+
+
+def _far_points(names: frozenset[str]) -> list[Scope]:
+    """Points of both signs, farther out: |x + 3| is x + 3 wherever x is small."""
+    near_by = _points(names)
+    return [
+        {name: scale * value for name, value in near_by[row].items()} for row in (1, 4, 5, 6) for scale in (5, 60, 700)
+    ]
 
 
 def _whole_points(names: frozenset[str]) -> list[Scope]:
@@ -410,6 +470,8 @@ class _Reader:
                 parts.append(self.sum())
             self.need(closing)
             return _apply(_SEVERAL[name], *parts)
+        if name in ("overline", "bar"):
+            return self.conjugate()
         if name == "int":
             return self.integral()
         if name in ("sum", "prod"):
@@ -417,6 +479,14 @@ class _Reader:
         if name == "log" or name in _FUNCTIONS:
             return self.function(name)
         raise UnreadError
+
+    def conjugate(self) -> Value:
+        r"""`\overline{3+2i}`; what has other letters may be a segment or the digits of a number."""
+        start, known = self.at, set(self.names)
+        value = self.argument()
+        if self.names != known or ("letter", "i") not in self.tokens[start : self.at]:
+            raise UnreadError
+        return _apply(mp.conj, value)
 
     def function(self, name: str) -> Value:
         base = self.argument() if name == "log" and self.take("_") else None
@@ -631,6 +701,7 @@ _FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "sin": mp.sin, "cos": mp.cos, "tan": mp.tan, "cot": mp.cot, "sec": mp.sec, "csc": mp.csc, "sinh": mp.sinh,
     "cosh": mp.cosh, "tanh": mp.tanh, "arcsin": mp.asin, "arccos": mp.acos, "arctan": mp.atan, "exp": _exp,
     "ln": _log, "log": _log, "lg": lambda one: _log(one) / mp.log(10),
+    "floor": lambda one: mp.floor(_real(one)), "ceil": lambda one: mp.ceil(_real(one)),
 }  # fmt: skip
 _CALLS = frozenset("\\" + name for name in (*_FUNCTIONS, "gcd", "lcm", "max", "min", "sum", "prod"))
 _FACTORS = frozenset("\\" + name for name in ["pi", "frac", "sqrt", "binom", "dbinom", "tbinom", "lfloor", "lceil"])

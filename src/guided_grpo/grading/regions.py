@@ -30,7 +30,15 @@ _LIKE = re.compile(
     r"[<>]|\\(?:le|ge|ne|infty|cup|cap|setminus|backslash|emptyset)(?![a-zA-Z])|\\mathbb\s*\{?R|\\in\s*[\[(]|^\[.*\]$|^\[.*\)$|^\(.*\]$",
     re.DOTALL,
 )
-_ALL = re.compile(r"\\mathbb\s*\{?R\}?|(?:\\text\{)?\s*all reals?(?: numbers)?\s*\}?", re.I)
+_ALL = re.compile(
+    r"\\mathbb\s*\{?R\}?|(?:\\text\{)?\s*(?:all|any|every|the set of all) reals?(?: numbers?)?\.?\s*\}?", re.I
+)
+_IN_WORDS = re.compile(
+    r"(?:\\text\{)?\s*(?:all |any |every |the |set of )*"
+    r"(positive|negative|non-?\s?negative|non-?\s?positive|non-?\s?zero) reals?(?: numbers?)?\.?\s*\}?",
+    re.I,
+)
+_OF_SIGN = {"positive": ">", "negative": "<", "nonnegative": "\\ge", "nonpositive": "\\le", "nonzero": "\\ne"}
 _SIGNED = re.compile(r"\\mathbb\{R\}\s*(?:\^\s*\{?\s*([+-])\s*\}?|_\s*\{?\s*(<|>|\\le|\\ge)\s*0\s*\}?)")
 _SHIFTED = re.compile(r"\|\s*(\\?[a-zA-Z]+)\s*([+-][^|]*)\||\|([^|]*)-\s*(\\?[a-zA-Z]+)\s*\|")  # |x - a|, |a - x|
 _NAME = r"(?:\\[a-zA-Z]+|[a-zA-Z])(?:_\w+)?(?:\([a-z]\))?"  # x, x_1, \alpha, f(x)
@@ -58,7 +66,7 @@ class Region:
 
 def looks_like_region(text: str) -> bool:
     """Whether a gold answer is a set of reals and can be no tuple: `(1,2)` alone is a point."""
-    return bool(_LIKE.search(text) or _ALL.fullmatch(text))
+    return bool(_LIKE.search(text) or _ALL.fullmatch(text) or _IN_WORDS.fullmatch(text))
 
 
 def read_region(text: str) -> Region | None:
@@ -70,6 +78,9 @@ def read_region(text: str) -> Region | None:
 def _read(text: str) -> Region | None:
     if _ALL.fullmatch(text):
         return Region(((-inf, 1, inf, -1),))
+    worded = _IN_WORDS.fullmatch(text)
+    if worded:
+        return Region(_half(_OF_SIGN[re.sub(r"[-\s]", "", worded[1].lower())], mpf(0), absolute=False))
     signed = _SIGNED.fullmatch(text)
     if signed:
         return Region(_half(signed[2] or {"+": ">", "-": "<"}[signed[1]], mpf(0), absolute=False))
@@ -88,7 +99,11 @@ def _read(text: str) -> Region | None:
             return _combined([_read(part) for part in parts if part], combine)
     parts = split_outside(text, _AND)
     if len(parts) > 1:  # "x > -1 and x < 3" is what both hold; two intervals side by side are a union
-        return _combined([_read(part) for part in parts if part], _common if _SIGN.search(text) else _union)
+        each = [_read(part) for part in parts if part]
+        both = _combined(each, _common if _SIGN.search(text) else _union)
+        if both and not both.pieces and len(split_outside(text, _COMMA)) == len(parts):  # "x < 0, x > 4": no x is both
+            return _combined(each, _union)
+        return both
     points = re.fullmatch(r"\\\{([^{}]*)\\\}", text)
     if points:
         values = [_end(_PM.sub(sign, part)) for part in points[1].split(",") for sign in "+-"[: 1 + ("\\pm" in part)]]

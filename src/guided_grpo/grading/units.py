@@ -12,28 +12,28 @@ _SCALES = {
     "dozen": "12", "score": "20", "gross": "144", "hundred": "100", "thousand": "10^{3}", "lakh": "10^{5}",
     "million": "10^{6}", "crore": "10^{7}", "billion": "10^{9}", "trillion": "10^{12}", "tens": "10",
 }  # fmt: skip
-_SCALE = re.compile(r"(?<=[\d)}])\s*(?:\\text\{\s*)?(" + "|".join(_SCALES) + r")s?\b\s*(?:(?<=\W)\}|\})?")
+_SCALE = re.compile(r"(?<=[\d)}])\s*(?:(\\text\{)\s*)?(" + "|".join(_SCALES) + r")s?\b\s*(?(1)(\}|(?=[a-zA-Z]))|\}?)")
 _POWER = r"(?:\s*\^\s*(?:\{\s*-?\d\s*\}|-?\d))?"
 _MICRO = r"(?:\\mu\s*(?=\\(?:text|mathrm)\s*\{\s*[mgslLAFCVWJH]\s*\}))?"
 _WRITTEN = rf"{_MICRO}\\(?:text|textrm|mathrm|mbox|operatorname)\s*\{{[^{{}}\d]*(?:\^\{{?-?\d\}}?)?\s*\}}{_POWER}"
 _TYPED = r"(?:cm|mm|km|kg|mg|ml|mL|mi|ft|in|lbs?|oz|hrs?|yrs?|wks?|min|sec|mph|Hz|[ap]m|[AP]M|cents?|units?|\\Omega)"
 _UNIT = re.compile(
     r"(?:"
-    rf"(?<=[\w)}}!|])\s*(?:\\frac\{{\s*{_WRITTEN}\s*\}}\{{\s*{_WRITTEN}\s*\}}"
+    rf"(?<=[\w)}}!|%])\s*(?:\\frac\{{\s*{_WRITTEN}\s*\}}\{{\s*{_WRITTEN}\s*\}}"
     rf"|{_WRITTEN}(?:\s*(?:/|\\cdot)?\s*{_WRITTEN})*|\(\s*{_WRITTEN}\s*\))"
     rf"|(?:(?<=[\d)}}])|(?<=\\pi )|(?<=\\pi))\s*\(?(?:sq\.? |square |cubic )?{_TYPED}{_POWER}\)?"
     rf"|(?<=\s)[mgslh]{_POWER}"
     rf"|(?<=[\d)}}\s])\s(?:of (?:them|these|those)|in (?:total|all))"
-    rf"|(?<=[\d)}}\s])\s[a-zA-Z]{{3,}}(?:[ /-][a-zA-Z]+)*{_POWER}"
+    rf"|(?<=[\d)}}\s%])\s(?:of (?:the )?)?[a-zA-Z]{{3,}}(?:[ /-][a-zA-Z]+)*{_POWER}"
     r")$"
 )
 _NO_UNIT = re.compile(  # changes the value, or doubts it
     r"\b(?:or|and|nor|not|no|but|maybe|perhaps|possibly|else|plus|minus|times|over|by|to|into|versus|vs|point|mod|modulo|"
     r"squared|cubed|factorial|fold|tenfold|twofold|inverse|negative|half|halves|quarters?|thirds?|more|less|fewer|least|most|"
-    r"above|below|under|wrong|incorrect|false|unsure|guess|approx|about|around|instead|either|unless|if|when|except|"
-    r"ones?|twos?|threes?|fours?|fives?|six|sevens?|eights?|nines?|ten|eleven|twelve|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|"
+    r"above|below|under|wrong|incorrect|false|unsure|guess\w*|because|since|approx|about|around|instead|either|unless|if|when|except|"
+    r"ones?|twos?|threes?|fours?|fives?|six|sevens?|eights?|nines?|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen|eighteen|nineteen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|"
     r"dozen|hundreds?|thousands?|millions?|billions?|trillions?|lakhs?|crores?|tens|pi|root|sqrt|is|isn|was|wait|question|st|nd|rd|th|"
-    r"followed|then|through|before|after|"
+    r"followed|then|through|before|after|as|bounds?|"
     r"\w+(?:ths|th|ly|illions?))\b",
     re.IGNORECASE,
 )
@@ -59,7 +59,9 @@ def plain(text: str, unit: str = "") -> tuple[str, bool]:
         unit: of the gold answer: what is no unit elsewhere is one behind it (`5m` for `5\\text{ m}`).
     """
     text = _RESIDUE.sub("", text.removesuffix(_DEGREES) if in_degrees(text) else text).strip()
-    text = _SCALE.sub(lambda match: f"\\cdot {_SCALES[match[1]]} ", text).strip()
+    text = _SCALE.sub(
+        lambda match: f"\\cdot {_SCALES[match[2]]} {match[1] if match[1] and not match[3] else ''}", text
+    ).strip()
     if "/" in unit and text.endswith("}"):  # \\frac{m}{s} for m/s
         text = re.sub(r"(?<=[\d)}\s])\\frac\s*\{([a-zA-Z]+)\}\s*\{([a-zA-Z]+)\}$", r" \1/\2", text)
     if unit and re.search(r"[\d)}\s]$", text[: -len(unit)]) and text.endswith(unit):
