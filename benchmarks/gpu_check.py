@@ -2,6 +2,7 @@
 
     .venv/bin/python benchmarks/gpu_check.py                       what this machine can run; small where it has no GPU
     .venv/bin/python benchmarks/gpu_check.py --stages bf16 step --again
+    .venv/bin/python benchmarks/gpu_check.py --busy 4              beside other work: four times the seconds for each
 
 A stage that has passed is not run again by the same command, so a run that was cut off goes on. OUTPUT/README.md is the
 page, written anew after every stage; OUTPUT/NAME.log is what a stage printed. The exit code is 1 where one failed.
@@ -36,11 +37,15 @@ ENGINES = {"vllm": (".venv-vllm-gpu", ".venv-vllm"), "deepspeed": (".venv-deepsp
 
 @dataclass(frozen=True)
 class Machine:
-    """What a stage finds: GPUs by name, the Python that has each engine, and whether only few steps are asked for."""
+    """What a stage finds: GPUs by name, the Python that has each engine, and whether only few steps are asked for.
+
+    `busy` is how many times its seconds a stage may take: beside other work it says nothing that it is late.
+    """
 
     gpus: tuple[str, ...]
     pythons: dict[str, str]
     small: bool
+    busy: float = 1.0
 
     def lacks(self, stage: Stage) -> str | None:
         """Why a stage is left out; None = it is not."""
@@ -128,7 +133,7 @@ STAGES = {
 }
 
 
-def look(*, small: bool) -> Machine:
+def look(*, small: bool, busy: float) -> Machine:
     """What is there."""
     names = "import json, torch as t; print(json.dumps([*map(t.cuda.get_device_name, range(t.cuda.device_count()))]))"
     gpus = json.loads(subprocess.run([sys.executable, "-c", names], check=True, stdout=subprocess.PIPE).stdout)
@@ -138,7 +143,7 @@ def look(*, small: bool) -> Machine:
         for python in [sys.executable, *(str(ROOT / folder / "bin" / "python") for folder in folders)]:
             if Path(python).exists() and subprocess.run([python, "-c", has], check=False).returncode == 0:
                 pythons.setdefault(engine, python)
-    return Machine(tuple(gpus), pythons, small or not gpus)
+    return Machine(tuple(gpus), pythons, small or not gpus, busy)
 
 
 def words_of(name: str, machine: Machine, folder: Path) -> list[str]:
@@ -174,7 +179,7 @@ def plan_of(name: str, folder: Path, *, small: bool) -> str:
 
 def run(name: str, machine: Machine, output: Path, limit: float) -> dict[str, Any]:
     """One stage, in a process group of its own; its row of results.jsonl."""
-    log, started, most = output / f"{name}.log", time.monotonic(), min(STAGES[name].seconds, limit)
+    log, started, most = output / f"{name}.log", time.monotonic(), min(STAGES[name].seconds * machine.busy, limit)
     words, environment = words_of(name, machine, output / name), {**os.environ, "HF_HUB_OFFLINE": "1"}
     if not machine.gpus:
         environment |= {"CUDA_VISIBLE_DEVICES": "", "VLLM_CPU_OMP_THREADS_BIND": "0"}
@@ -260,9 +265,13 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "gpu")
     parser.add_argument("--limit", type=float, default=LIMIT, help="seconds of all stages")
     parser.add_argument("--again", action="store_true", help="also what has passed")
+    parser.add_argument(
+        "--busy", type=float, default=1.0, metavar="TIMES", help="a stage and all may take that many times as long"
+    )
     options = parser.parse_args()
     output = options.output.resolve()
-    done = check(options.stages, look(small=options.small), output, options.limit, again=options.again)
+    machine, limit = look(small=options.small, busy=options.busy), options.limit * options.busy
+    done = check(options.stages, machine, output, limit, again=options.again)
     print(f"wrote {output / 'README.md'}")
     sys.exit(not done)
 

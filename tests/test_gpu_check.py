@@ -106,8 +106,8 @@ def test_a_stage_that_hangs_is_ended_with_what_it_started(
     )
     monkeypatch.setattr(gpu_check, "STAGES", {"hangs": stage_of(gpu_check, program, seconds=3)})
     started = time.monotonic()
-    row = gpu_check.run("hangs", gpu_check.Machine((), {}, small=True), tmp_path, 50.0)
-    assert row["state"] == "ended after 3 s" and time.monotonic() - started < 15
+    row = gpu_check.run("hangs", gpu_check.Machine((), {}, small=True, busy=2.0), tmp_path, 50.0)
+    assert row["state"] == "ended after 6 s" and time.monotonic() - started < 15
     child = Path("/proc") / (tmp_path / "hangs.log").read_text().strip() / "stat"
     deadline = time.monotonic() + 10
     while child.exists() and child.read_text().rsplit(")", 1)[1].split()[0] != "Z":  # ended, if nobody has asked yet
