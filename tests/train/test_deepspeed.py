@@ -46,12 +46,13 @@ def launch(folder: Path, engine: int | str, processes: int, options: dict[str, A
         words = ["accelerate.commands.launch", "--config_file", str(CONFIGS / f"zero{engine}.yaml")]
         words += ["--num_processes", str(processes), "--mixed_precision", "no", "--main_process_port", "0"]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # ninja is there
-    environment = {"PYTHONPATH": str(SUPPORT), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PATH": path}
+    environment = {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PATH": path}
+    environment |= {"PYTHONPATH": os.pathsep.join(sys.path)}
     words += [str(SUPPORT / "deepspeed_worker.py"), str(folder), str(POLICY), json.dumps(options)]
     subprocess.run(
         [sys.executable, "-m", *words],
         check=True,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", **environment},
+        env={**os.environ, **environment},
         timeout=600,
     )
     name = "resumed" if "checkpoint" in options else "run"

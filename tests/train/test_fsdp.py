@@ -30,7 +30,8 @@ def launch(folder: Path, options: dict[str, Any], *, size: int = 2, fsdp: bool =
     if fsdp:  # the config of eight GPUs, with two processes and without bf16
         words = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIG)]
         words += ["--num_processes=2", "--mixed_precision=no", "--main_process_port=0"]
-    environment = {**os.environ, "PYTHONPATH": str(HERE), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    environment |= {"PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run(
         [*words, str(HERE / "fsdp_worker.py"), str(folder), policy_source("embedded-small"), json.dumps(options)],
         check=True,

@@ -26,7 +26,9 @@ from vllm_runs import (
     worker_words,
 )
 
-pytestmark = needs_vllm(900)
+pytestmark = needs_vllm(2400)
+
+RUN = 900  # seconds that a run has to end, on a busy machine too
 
 EAGER = '{"dtype": "float32", "max_model_len": 256, "enforce_eager": true, "enable_chunked_prefill": false}'
 
@@ -38,15 +40,20 @@ def wide(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
 
 def run(folder: Path, policy: Path, engine: str, options: dict[str, Any]) -> list[dict[str, Any]]:
     words = worker_words("vllm_worker.py", folder, policy, engine, options)
-    subprocess.run(words, check=True, env=WORKER, timeout=400)
+    subprocess.run(words, check=True, env=WORKER, timeout=RUN)
     return lines(folder, "metrics.jsonl")
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_training_samples_what_transformers_samples(method: str, wide: Path, tmp_path: Path) -> None:
+def test_training_samples_what_transformers_samples(method: str, wide: Path, tokenizer: Any, tmp_path: Path) -> None:
     for engine in ("vllm", "transformers"):
         run(tmp_path / engine, wide, engine, {**GREEDY, **METHODS[method]})
     assert_alike(tmp_path / "vllm", tmp_path / "transformers")
+    asked = [one["ids"] for call in lines(tmp_path / "vllm", "engine.jsonl") for one in call["requests"]]
+    groups = [row["rollouts"] for row in lines(tmp_path / "vllm", "rollouts.jsonl")]
+    guidance = [one["guidance"] for group in groups for one in group if one["guidance"]]
+    ends = [tokenizer.decode(ids) for ids in asked]
+    assert guidance and all(any(text.endswith(one) for text in ends) for one in guidance)  # vLLM was asked, behind it
     if method != "ghpo":  # greedy rollouts of a group are alike there, and teach nothing
         assert_weights_were_sent(tmp_path / "vllm")
 
@@ -97,7 +104,7 @@ def evaluate(policy: Path, output: Path, *words: str) -> list[dict[str, Any]]:
         [sys.executable, "-m", "guided_grpo.cli", *base, "--output", str(output), *words],
         check=True,
         env=ENVIRONMENT,
-        timeout=400,
+        timeout=RUN,
     )
     found = [json.loads(line) for line in (output / "completions.jsonl").read_text().splitlines()[1:]]
     return sorted(found, key=lambda record: (record["problem"], record["sample"]))
