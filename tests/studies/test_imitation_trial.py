@@ -10,7 +10,7 @@ import yaml
 
 from guided_grpo.cli import main
 from guided_grpo.studies.audit.advice import Advice
-from guided_grpo.studies.audit.imitation_trial import ImitationTrial, imitation_trial, with_imitation
+from guided_grpo.studies.audit.imitation_trial import ImitationTrial, imitation_trial, is_undecided, with_imitation
 
 GUIDE = Advice("guide", "Guidance can help.", ("why",), {"method": "g2rpo-a", "num_generations": 4})
 REFUSED = Advice("no-help", "Guidance cannot help.", ("why",), {})
@@ -43,19 +43,41 @@ def test_what_it_turns_the_advice_into() -> None:
     ]
 
 
+def test_a_longer_trial_where_nothing_helped_so_far() -> None:
+    solved = Advice("solved", "These problems are solved already.", ("why",), {})
+    assert is_undecided(REFUSED, trial(-0.1, 0.1))
+    assert not is_undecided(REFUSED, trial(0.1, 0.3))
+    assert not is_undecided(GUIDE, trial(-0.1, 0.1)) and not is_undecided(solved, trial(-0.1, 0.1))
+
+
+@pytest.mark.slow
+def test_the_audit_tries_four_times_as_long_before_it_refuses(tmp_path: Path) -> None:
+    """Two steps at a rate of nothing, and a guidance of one token in a hundred: neither can help."""
+    words = [
+        *("audit", "--model", "embedded-small", "--data", "chains:steps=10-14,count=80,seed=1", "--output", str(tmp_path)),
+        *("--problems", "4", "--samples", "2", "--unguided", "1", "--groups", "2", "--strengths", "0.01", "--quiet"),
+        *("--max-tokens", "96", "--imitate", "2", "--imitate-rate", "1e-9", "--imitate-problems", "4"),
+    ]  # fmt: skip
+    assert main(words) == 0
+    folders = {path.name: json.loads((path / "summary.json").read_text())["steps"] for path in tmp_path.glob("imi*")}
+    assert folders == {"imitation": 2, "imitation-8": 8}
+    result = json.loads((tmp_path / "audit.json").read_text())
+    assert result["imitation"]["steps"] in (3, 6, 8) and result["advice"]["settings"] == {}
+
+
 @pytest.mark.slow
 def test_the_audit_tries_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """On the real policy: the trial is a run directory of its own, its figures are the audit's, and it runs once."""
     words = [
         *("audit", "--model", "embedded-small", "--data", "chains:steps=10-14,count=80,seed=1", "--output", str(tmp_path)),
         *("--problems", "4", "--samples", "4", "--unguided", "1", "--groups", "4", "--strengths", "0.5", "--quiet"),
-        *("--max-tokens", "96", "--imitate", "12", "--imitate-rate", "1e-3", "--imitate-problems", "10"),
+        *("--max-tokens", "96", "--imitate", "4", "--imitate-rate", "1e-3", "--imitate-problems", "10"),
         *("--sft-answer", "#### {answer}"),
     ]  # fmt: skip
     assert main(words) == 0
     result = json.loads((tmp_path / "audit.json").read_text())
     summary = tmp_path / "imitation" / "summary.json"
-    assert json.loads(summary.read_text())["steps"] == 12
+    assert json.loads(summary.read_text())["steps"] == 4
     assert (result["imitation"]["problems"], result["imitation"]["demonstrations"]) == (10, 70)
     written = summary.stat().st_mtime_ns
     config = tmp_path / "config.yaml"

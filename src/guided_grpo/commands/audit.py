@@ -44,7 +44,13 @@ from guided_grpo.studies.audit.advice import Advice, advise
 from guided_grpo.studies.audit.against import Comparison, compare, pooled
 from guided_grpo.studies.audit.audit_page import audit_page
 from guided_grpo.studies.audit.estimates import Estimates, Table, estimate
-from guided_grpo.studies.audit.imitation_trial import ImitationTrial, imitation_trial, with_imitation
+from guided_grpo.studies.audit.imitation_trial import (
+    LONGER,
+    ImitationTrial,
+    imitation_trial,
+    is_undecided,
+    with_imitation,
+)
 from guided_grpo.studies.audit.trials import (
     AuditProblem,
     GuidanceSetting,
@@ -77,7 +83,9 @@ class AuditSettings:
     groups: Annotated[list[int], Ge(2)] = setting([4, 8, 12], "sizes G to look at")
     alphas: Annotated[list[float], Interval(gt=0, le=1)] = setting([0.25, 0.5, 0.75, 1.0], "shares guided")
     imitate: Annotated[int, Ge(0)] = setting(
-        0, "steps of fine-tuning on the traces that are tried on a copy of the policy; 0 = none"
+        0,
+        "steps of fine-tuning on the traces that are tried on a copy of the policy; four times as many where neither "
+        "they nor guidance help; 0 = none",
     )
     imitate_rate: Annotated[float, Gt(0)] = again(StageArguments, "sft_learning_rate", meaning="of these steps")
     imitate_batch: Annotated[int, Ge(1)] = setting(8, "traces a step of these")
@@ -110,7 +118,9 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
         problems_per_step=PROBLEMS_PER_STEP,
     )
     advice = advise(estimates, ordered=ordered, problems_per_step=PROBLEMS_PER_STEP)
-    trial = _imitate(options) if options.imitate else None
+    trial = _imitate(options, options.imitate) if options.imitate else None
+    if trial is not None and is_undecided(advice, trial):
+        trial = _imitate(options, LONGER * options.imitate)
     if trial is not None:
         advice = with_imitation(advice, trial, max(options.groups))
     names, sizes = dict(zip(difficulties, tiers, strict=True)), Counter(tiers)
@@ -209,15 +219,16 @@ def _sample(
         run.run(requests, engine, grader, label="audit", bars=wants_bars(options.quiet))
 
 
-def _imitate(options: argparse.Namespace) -> ImitationTrial:
+def _imitate(options: argparse.Namespace, steps: int) -> ImitationTrial:
     """A few steps of `guided-grpo sft` in a folder of their own, asked with early stopping's questions."""
+    folder = IMITATION if steps == options.imitate else f"{IMITATION}-{steps}"
     fields = {
-        "model_name_or_path": options.model, "output_dir": str(options.output / IMITATION), "quiet": options.quiet,
+        "model_name_or_path": options.model, "output_dir": str(options.output / folder), "quiet": options.quiet,
         "train_data": options.data, "data_mapping": mapping_of(options.map) or None, "data_reader": options.reader,
         "data_split": options.split, "data_limit": options.limit,
-        "learning_rate": options.imitate_rate, "lr_scheduler_type": "constant", "max_steps": options.imitate,
+        "learning_rate": options.imitate_rate, "lr_scheduler_type": "constant", "max_steps": steps,
         "loss_type": "dft", "sft_floor": FLOOR,  # as auto fine-tunes
-        "per_device_train_batch_size": options.imitate_batch, "sft_every": ceil(options.imitate / 3),
+        "per_device_train_batch_size": options.imitate_batch, "sft_every": ceil(steps / 3),
         "sft_patience": 3, "sft_held_out": options.imitate_problems, "sft_answer": options.sft_answer,
         "guidance_thinking": options.thinking, "chat_template_kwargs": options.template_kwargs or None,
         "eval_samples": 4, "eval_temperature": options.temperature, "eval_top_p": options.top_p,

@@ -2,8 +2,9 @@
 
     success rises                              auto         fine-tuning while it pays, then what the policy finishes
     it does not, and guidance raises success   auto-guide   guidance alone
-    neither                                    what the audit says without the trial
+    neither, by a trial four times as long     what the audit says without the trial
 
+A policy that has to learn a new rule shows nothing for the first hundred steps, hence the longer trial.
 Pure: figures in, advice out. docs/studies/when.md holds what the rules stand on.
 """
 
@@ -15,6 +16,8 @@ from typing import Any
 
 from guided_grpo.evaluation.stats import difference_interval
 from guided_grpo.studies.audit.advice import Advice
+
+LONGER = 4  # times the steps, where neither these nor guidance help
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,11 @@ def imitation_trial(rows: Sequence[Mapping[str, Any]], demonstrations: int) -> I
         gain=(gain.low, gain.high),
         demonstrations=demonstrations,
     )
+
+
+def is_undecided(advice: Advice, trial: ImitationTrial) -> bool:
+    """Whether nothing has helped so far, and there is something left to learn: time for a longer trial."""
+    return not trial.pays and advice.method is None and advice.verdict != "solved"
 
 
 def with_imitation(advice: Advice, trial: ImitationTrial, group: int) -> Advice:
