@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parents[1]
+COSTLY = r"\frac{x^{20}-1}{x-1}"  # gold answer of the labelled pairs whose responses are there to stall
 TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -66,8 +67,9 @@ def tasks(root: Path, options: argparse.Namespace, stack: ExitStack) -> dict[str
         solutions = maths.solutions(options.data / "gsm8k" / "example_model_solutions.jsonl")[:: options.stride]
         gsm8k = [(response, gold) for response, gold, _ in solutions]
         rows = [json.loads(line) for line in (options.data / "answers" / "pairs.jsonl").open(encoding="utf-8")]
-        slow = ("\\int", "\\sum", "\\lim", "^{30}", "vmatrix")  # seconds of algebra, or refused in one of the two
-        pairs = [(row["completion"], row["answer"]) for row in rows if not any(s in row["completion"] for s in slow)]
+        stalls = {row["completion"] for row in rows if row["answer"] == COSTLY}  # only limits of time would be compared
+        pairs = [(row["completion"], row["answer"]) for row in rows if row["completion"] not in stalls]
+        pairs = pairs[:: max(1, options.stride // 4)]
         pool = stack.enter_context(maths.MathsPool(1))
         pool.check([("\\boxed{x+x}", "2x")])
         measured["maths: GSM8K solutions"] = lambda: len(pool.check(gsm8k))

@@ -104,6 +104,25 @@ def test_where_the_program_stands(response: str, code: str | None) -> None:
     assert declared_code(response) == code
 
 
+HELPER = "def twice(x): return 2 * x\n"
+
+
+@pytest.mark.parametrize(("blocks", "code"), [
+    ([HELPER, "def f(x): return twice(x)\n"], f"{HELPER}\ndef f(x): return twice(x)\n"),
+    (["class Node: pass\n", "def f(x): return [Node() for _ in x]\n"], "class Node: pass\n\ndef f(x): return [Node() for _ in x]\n"),
+    (["def one(): return 1\n", "def two(): return one() + one()\n", "def f(x): return two()\n"],
+     "def one(): return 1\n\ndef two(): return one() + one()\n\ndef f(x): return two()\n"),
+    ([HELPER, "def f(x): return map(twice, x)\n"], f"{HELPER}\ndef f(x): return map(twice, x)\n"),
+    ([HELPER, "def f(x): return x + x\n"], "def f(x): return x + x\n"),  # what is not used stays out
+    (["def f(x): return twice(x)\n" + HELPER, "def f(x): return twice(x) + 1\n"], "def f(x): return twice(x) + 1\n"),  # another try
+    (["def sum(x): return 0\n", "def f(x): return sum(x)\n"], "def f(x): return sum(x)\n"),  # a builtin is meant
+    ([HELPER, "def f(x): return x.twice()\n"], "def f(x): return x.twice()\n"),  # a method
+    ([HELPER, HELPER + "def f(x): return twice(x)\n"], HELPER + "def f(x): return twice(x)\n"),
+])  # fmt: skip
+def test_a_block_that_needs_an_earlier_one(blocks: list[str], code: str) -> None:
+    assert declared_code("\nThen:\n".join(f"```python\n{block}```" for block in blocks)) == code
+
+
 @pytest.mark.parametrize(
     "text", ["```python\n" * 100_000, "```a\n```b\n" * 50_000, "#\n" * 200_000, " " * 10**6, "@\n \n" * 10**5]
 )

@@ -129,7 +129,7 @@ def test_third_answers() -> None:
     (r"\begin{pmatrix}4\\6\end{pmatrix}", r"[4,6]^T", "[4,6]"), (r"\begin{pmatrix}4\\6\end{pmatrix}", r"4\mathbf i+6\mathbf j", r"6\mathbf i+4\mathbf j"), (r"\binom83", "8C3", "3C8"),
     (r"(-\infty,1)\cup(2,\infty)", "x<1, x>2", "x>1, x<2"), (r"\emptyset", r"\emptyset", "x<1, x>2"), (r"x\ge0", r"\text{all nonnegative real numbers}", r"\text{all positive real numbers}"), (r"(-\infty,0)", r"\text{the negative reals}", r"\text{the negative integers}"), (r"\mathbb{R}", r"\text{any real number}", r"x\in\mathbb{R}, x\ne3"),
     ("y=Ce^{x}", "y=Ke^{x}", "y=xe^{x}"), ("P(t)=Ce^{2t}", "P(t)=Ae^{2t}", "P(t)=2e^{2t}"), ("2C", "C+C", "2A"), (r"\frac{1}{x-4}", r"\frac{1}{x-4},\ x\ne4", r"\frac{1}{x-4}, x=4"), ("x^2", r"x^2\text{ for all real }x", r"x^2\text{ for }x>0\text{ and }-x^2\text{ else}"), ("2n-1", r"2n-1, n\ge1", r"2n-1, n=1"),
-    ("f(x)=3x", r"f: x\mapsto 3x", r"f: x\mapsto 3"), ("321_5", r"321\text{ in base }5", r"321\text{ in base }6"),
+    ("(4,7)", "C(4,7)", "C(7,4)"), ("35", "C(7,4)", "C(7,5)"), ("f(x)=3x", r"f: x\mapsto 3x", r"f: x\mapsto 3"), ("321_5", r"321\text{ in base }5", r"321\text{ in base }6"),
 ])  # fmt: skip
 def test_causes_of_the_third_answers(gold: str, right: str, wrong: str) -> None:
     assert [check_maths(f"\\boxed{{{text}}}", gold).status is Status.CORRECT for text in (right, wrong)] == [

@@ -113,6 +113,7 @@ _WHOLE = re.compile(  # "…, k \in \mathbb{Z}", "… (n \in \mathbb{N})", "…,
 _REALS = re.compile(r",\s*\(?\s*(?:\\text\{\s*where\s*\}\s*)?([a-zA-Z])\s*\\in\s*\\mathbb\{R\}\s*\)?$")
 _INTEGRATION = re.compile(r"\+\s*([cCkK]|C_[01]|\\text\{\s*(?:const(?:ant)?\.?|C)\s*\})$")
 _DIGITS_ONLY = re.compile(r"\\text\{[\d\s.]*\}|e|i|\\pi")
+_BINOMIAL = re.compile(r"^\\binom\{(\d+)\}\{(\d+)\}$")
 _FREE_FACTOR = re.compile(
     r"([a-zA-Z](?:\([a-z]\))?\s*=\s*)?([A-Zck])_?[01]?\s*(?:\\cdot\s*)?(?=e\s*\^|\\exp(?![a-zA-Z]))"
 )
@@ -460,7 +461,10 @@ def _same(gold: str, answer: str, algebra: Algebra) -> bool:
         whole_answer = _explained(gold, whole_answer)
         whole = _same_words(_words(gold), _words(whole_answer if _is_words(gold) else answer))
         return whole or (re.search(r"\d", gold) is not None and _words(gold) == _words(answer))  # without its unit
-    inside_gold, inside_answer = _inside(gold), _inside(answer)
+    inside_gold = _inside(gold)
+    if inside_gold and inside_gold[0] == "()":  # the point C(1,2) was taken for a binomial
+        answer = _BINOMIAL.sub(r"(\1,\2)", answer)
+    inside_answer = _inside(answer)
     if inside_gold and inside_answer:
         if inside_gold[0] != inside_answer[0]:
             return False
