@@ -39,8 +39,9 @@ _BY_REASON = re.compile(
 _DOUBT = re.compile(  # then it may be another answer, or none
     r"\b(?:or|but|if|unless|otherwise|else|except|maybe|perhaps|probably|possibly|instead|either|when|whenever|and so|"
     r"wrong|incorrect|sure|certain|guess\w*|assum(?:e|ed|ing)|while|whereas|however|than|though|although|depending|"
-    r"neither|nor|both|approximate\w*|roughly|about|around|actually|wait)\b|\?|\\(?:lor|vee)(?![a-zA-Z])"
-    r"|(?:[,;&]|\band\b)\s*(?:\\text\s*\{|\})?\s*(?:[a-z]\s*=\s*)?-?[\d\\$(]",  # another answer behind it
+    r"neither|nor|both|approximate\w*|roughly|about|around|actually|wait|"
+    r"so|thus|hence|therefore|then|plus|minus|times|squared|cubed|exact value)\b|[?;:]|\\(?:lor|vee)(?![a-zA-Z])"
+    r"|(?:[,&]|\band\b)\s*(?:\\text\s*\{|\})?\s*(?:[a-z]\s*=\s*)?-?[\d\\$(]",  # another answer behind it
     re.IGNORECASE,
 )
 _IS_THE = re.compile(
@@ -79,8 +80,11 @@ def without_remark(text: str) -> str:
         why = reason["why"]
         if reason["bracket"] and not _shut_at_end(f"({why}"):
             continue
-        if why.startswith("by ") and _BY_REASON.match(why) is None:
+        by = _BY_REASON.match(why)
+        if why.startswith("by ") and (by is None or not (reason["bracket"] or _ENDS.fullmatch(why, by.end() - 1))):
             continue
+        if _GOES_ON.search(why):
+            return text
         if _DOUBT.search(why):
             return text
         head = _closed(text[: match.start()])
@@ -88,6 +92,10 @@ def without_remark(text: str) -> str:
     return text
 
 
+_ENDS = re.compile(
+    r"\w?[a-zA-Z'\u2019\-\s]*(?:\(?\d[\d.]*\)?)?[\s.]*\}?[\s.]*"
+)  # behind "by symmetry": words, a number of it
+_GOES_ON = re.compile(r"\}\s*\)?\s*(?:[-+*/^!]|\\(?:cdot|times|pm|div)(?![a-zA-Z]))")  # calculation behind the remark
 _STARTS = re.compile(r"(?=[\s,;:(\\])(?<![\s,;:(])")
 
 
