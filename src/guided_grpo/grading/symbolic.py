@@ -24,7 +24,7 @@ from sympy import Expr, N  # type: ignore[import-untyped]  # sympy ships no type
 
 from guided_grpo.grading.exact import TimeLimitError, UnparseableError, check_limits
 
-SECONDS = 5  # to read, and again to compare, one expression
+SECONDS = 5  # to read and compare two expressions, together: a pool's limit for one pair is a little more
 
 _LOG_BASE = re.compile(r"\\log_\{?(\w+)\}?(?=[\s({\\])\s*")  # of one character or a word: 2 in \log_2 3
 
@@ -73,6 +73,11 @@ def symbolic_equal(gold: str, answer: str, *, sets_as_relations: bool = False) -
 
     With `sets_as_relations`, `x > 5` may equal `(5, \infty)`. Raises what `parsed` raises.
     """
+    with _together():
+        return _symbolic_equal(gold, answer, sets_as_relations)
+
+
+def _symbolic_equal(gold: str, answer: str, sets_as_relations: bool) -> bool:
     left, right = parsed(gold), parsed(answer)
     digits = 6 if "." in gold or "." in answer else 12
     with _alarm("compare"):
@@ -102,8 +107,28 @@ def _close(left: Any, right: Any, digits: int) -> bool:
     return bool(abs(a - b) <= max(abs(a), abs(b)) * 10**-digits)
 
 
+_end: float | None = None  # of the comparison under way, in the main thread
+
+
 def _seconds() -> int | None:
-    return SECONDS if threading.current_thread() is threading.main_thread() else None
+    """What is left of the limit in whole seconds, as math-verify wants it; None = its alarm cannot be set here."""
+    if threading.current_thread() is not threading.main_thread():
+        return None
+    return SECONDS if _end is None else max(1, round(_end - time.monotonic()))
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """One limit for all that is done within."""
+    global _end
+    if _seconds() is None:
+        yield
+        return
+    _end = time.monotonic() + SECONDS
+    try:
+        yield
+    finally:
+        _end = None
 
 
 @contextmanager
