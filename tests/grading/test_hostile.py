@@ -96,6 +96,7 @@ LEFT_THIRD = {
     ("3x-4y+12=0", r"3x - 4y + 12 = 0 \text{ (the tangent line)}"),  # a bracket whose words are not known
     (r"1\le k\le 6", r"(k-1)(k-6)\le0"),  # an inequality that is still to be solved
     (r"1\le k\le 6", r"k^2-7k+6\le0"),
+    (r"\emptyset", r"\text{no such }x\text{ exists, since }x^2\ge0"),  # an inequality in the reason
 }
 DEBATED_THIRD = {("3.14", r"3.14\%")}  # labelled wrong, though a percent sign is a unit of what is over 1
 
@@ -128,7 +129,7 @@ def test_third_answers() -> None:
     (r"2.4\text{ million}", r"2.4\text{ million people}", r"2.4\text{ billion people}"), (r"30\%", r"30\%\text{ of the class}", r"30\%\text{ or less of the class}"), (r"30\%", r"\text{a }30\%\text{ rise}", r"\text{a }3\%\text{ rise}"),
     ("2-5i", r"\overline{2+5i}", r"\overline{2-5i}"), (r"\overline{ab}", r"\overline{ab}", "ab+1"), (r"\sqrt2", r"\frac{1}{\cos 45^\circ}", r"\frac{1}{\cos 45}"), (r"3e^{i\pi/3}", r"3e^{i 60^\circ}", r"3e^{i 30^\circ}"), (r"\frac{\pi}{10}", r"18\text{ degrees}", r"18\text{ radians}"),
     (r"\begin{pmatrix}4\\6\end{pmatrix}", r"[4,6]^T", "[4,6]"), (r"\begin{pmatrix}4\\6\end{pmatrix}", r"4\mathbf i+6\mathbf j", r"6\mathbf i+4\mathbf j"), (r"\binom83", "8C3", "3C8"),
-    (r"(-\infty,1)\cup(2,\infty)", "x<1, x>2", "x>1, x<2"), (r"\emptyset", r"\emptyset", "x<1, x>2"), (r"x\ge0", r"\text{all nonnegative real numbers}", r"\text{all positive real numbers}"), (r"(-\infty,0)", r"\text{the negative reals}", r"\text{the negative integers}"), (r"\mathbb{R}", r"\text{any real number}", r"x\in\mathbb{R}, x\ne3"),
+    (r"(-\infty,1)\cup(2,\infty)", "x<1, x>2", "x>1, x<2"), (r"(-\infty,1)\cup(2,\infty)", "x>2; x<1", "x<2; x>1"), (r"\emptyset", r"\emptyset", "x<1, x>2"), (r"x\ge0", r"\text{all nonnegative real numbers}", r"\text{all positive real numbers}"), (r"(-\infty,0)", r"\text{the negative reals}", r"\text{the negative integers}"), (r"\mathbb{R}", r"\text{any real number}", r"x\in\mathbb{R}, x\ne3"),
     ("y=Ce^{x}", "y=Ke^{x}", "y=xe^{x}"), ("P(t)=Ce^{2t}", "P(t)=Ae^{2t}", "P(t)=2e^{2t}"), ("2C", "C+C", "2A"), (r"\frac{1}{x-4}", r"\frac{1}{x-4},\ x\ne4", r"\frac{1}{x-4}, x=4"), ("x^2", r"x^2\text{ for all real }x", r"x^2\text{ for }x>0\text{ and }-x^2\text{ else}"), ("2n-1", r"2n-1, n\ge1", r"2n-1, n=1"),
     ("(4,7)", "C(4,7)", "C(7,4)"), ("35", "C(7,4)", "C(7,5)"), ("f(x)=3x", r"f: x\mapsto 3x", r"f: x\mapsto 3"), ("321_5", r"321\text{ in base }5", r"321\text{ in base }6"),
 ])  # fmt: skip

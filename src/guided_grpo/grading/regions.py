@@ -21,7 +21,7 @@ _SIGN = re.compile(r"(<|>|\\le(?![a-zA-Z])|\\ge(?![a-zA-Z])|\\ne(?![a-zA-Z]))")
 _OR = re.compile(
     r"\\cup(?![a-zA-Z])|\\lor(?![a-zA-Z])|\\vee(?![a-zA-Z])|\\text\{\s*or\s*\}|(?<![a-zA-Z\\])or(?![a-zA-Z])"
 )
-_AND = re.compile(r"\\land(?![a-zA-Z])|\\wedge(?![a-zA-Z])|\\text\{\s*and\s*\}|(?<![a-zA-Z\\])and(?![a-zA-Z])|,")
+_AND = re.compile(r"\\land(?![a-zA-Z])|\\wedge(?![a-zA-Z])|\\text\{\s*and\s*\}|(?<![a-zA-Z\\])and(?![a-zA-Z])|[,;]")
 _CAP = re.compile(r"\\cap(?![a-zA-Z])")
 _PM = re.compile(r"\\pm(?![a-zA-Z])")
 _SETMINUS = re.compile(r"\\(?:setminus|backslash)(?![a-zA-Z])")
