@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import yaml
 from guided_grpo.grading.answers import declared_answer
 from guided_grpo.grading.code import check_code, check_programs
 from guided_grpo.grading.code_forms import parse_tests
-from guided_grpo.grading.maths import check_maths
+from guided_grpo.grading.maths import check_maths, compare_exactly
 from guided_grpo.grading.maths_pool import MathsPool
 from guided_grpo.sandbox import SandboxPool
 from guided_grpo.store import rundir
@@ -158,6 +159,16 @@ def test_causes_of_the_fresh_answers(gold: str, right: str, wrong: str) -> None:
         True,
         False,
     ]
+
+
+@pytest.mark.parametrize("text", [
+    "5 by " + "As-" * 120, "5 by " + "A's " * 120, "5 by " + "the " * 120 + "x", "5" + ", " * 240 + "since", "5" + " (" * 240 + "by", "5 since " + "a, " * 160, "5, " + r"\text{" * 60,
+    "5" + r"\text{ is the only }" * 20, "5 (=" + "(1)" * 150, "one " * 120, "5, x\\ne " + "x " * 200, "5 for all " * 45, "5 as required" + " ." * 240 + "x", "5 dollars and " * 30,
+])  # fmt: skip
+def test_remarks_that_are_costly_to_read(text: str) -> None:
+    started = time.process_time()
+    compare_exactly(text, "5")
+    assert time.process_time() - started < 0.5
 
 
 @pytest.mark.parametrize(("response", "found"), [

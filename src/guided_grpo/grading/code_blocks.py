@@ -26,6 +26,7 @@ _PYTHON = re.compile(r"(?:i?py(?:thon)?|pypy)[\d.]{0,9}|")
 _TAGS = re.compile(r"\A\s*<(?:answer|code)>\n?|</(?:answer|code)>\s*\Z")
 _QUOTED = re.compile(r"^> ?(?=[ \t]*(?:`{3}|~{3}))", re.MULTILINE)  # a quotation that holds a block
 _DEFINED = re.compile(r"^(?:async def|def|class)[ \t]+(\w+)", re.MULTILINE)
+_HELPERS = 17  # blocks at most that are looked at, the last one among them: the search is quadratic
 _BUILTINS = frozenset(dir(builtins))
 
 
@@ -56,7 +57,7 @@ def declared_code(response: str) -> str | None:
 def _with_helpers(blocks: list[str]) -> str:
     """The last block, behind those before it that define a function or a class that it uses and does not define."""
     code = blocks[-1]
-    for block in reversed(blocks[:-1]):
+    for block in reversed(blocks[-_HELPERS:-1]):
         helps, has = set(_DEFINED.findall(block)), set(_DEFINED.findall(code))
         if helps & has:  # another try at the same program
             continue

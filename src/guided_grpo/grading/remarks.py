@@ -12,7 +12,7 @@ _TEXT = r"(?:\\(?:text|textrm|mathrm|mbox)\s*\{)?"
 _OPEN = rf"\s*[,;:]?\s*{_TEXT}[\s,;:]*(?P<bracket>\(?)\s*{_TEXT}\s*"
 _BY = (
     r"by (?:(?:the|our|a|an|its|this|part|step|case|equation|eq\.?|"
-    r"[A-Z][a-zA-Z]*(?:[-\u2013][A-Z][a-zA-Z]*)?(?:['\u2019]?s['\u2019]?)?|"
+    r"[A-Z][a-zA-Z]*(?:['\u2019]s?)?|"  # one way to read each word, or the search would be exponential
     r"direct|strong|double|long|simple|linearity|mean|value|sign|chain|product|quotient|power|triangle|binomial|"
     r"remainder|factor|fundamental|intermediate|squeeze|ratio|root|comparison|divergence|limit|pigeonhole|quadratic|"
     r"cosine|sine|above|previous|first|second|inductive|similar|same)[ -])*"
@@ -34,7 +34,7 @@ _REASON = re.compile(
     re.DOTALL,
 )
 _BY_REASON = re.compile(
-    rf"{_BY}|by (?:[Tt]heorem|[Ll]emma|[Pp]roposition|[Cc]orollary|[Pp]art|[Ss]tep|[Cc]ase|[Ee]quation) \(?\w"
+    rf"{_BY}|by (?:[Tt]heorem|[Ll]emma|[Pp]roposition|[Cc]orollary|[Pp]art|[Ss]tep|[Cc]ase|[Ee]quation) \}}?\(?\w"
 )
 _DOUBT = re.compile(  # then it may be another answer, or none
     r"\b(?:or|but|if|unless|otherwise|else|except|maybe|perhaps|probably|possibly|instead|either|when|whenever|and so|"
