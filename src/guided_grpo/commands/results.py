@@ -70,11 +70,18 @@ class Results:
         self.state = PartialState()
 
     def begin(self, when: str) -> None:
-        """`evaluate` what training begins with: now, or, where an engine takes over the policy, as soon as it has."""
+        """`evaluate` what training begins with."""
+        self.at_start(lambda: self.evaluate(when))
+
+    def at_start(self, function: Callable[[], None]) -> None:
+        """Call a function before training: now, or, where an engine takes over the policy, as soon as it has.
+
+        With an engine it is not called where a run goes on from a checkpoint.
+        """
         if has_engine(self.trainer):
-            self.trainer.add_callback(_AtStart(lambda: self.evaluate(when)))
+            self.trainer.add_callback(_AtStart(function))
         else:
-            self.evaluate(when)
+            function()
 
     def evaluate(self, when: str) -> None:
         """Fill `when` (before, between, after) of eval.json unless it is there. All ranks answer."""

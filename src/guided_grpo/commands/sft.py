@@ -38,7 +38,7 @@ from guided_grpo.store import jsonl, rundir
 from guided_grpo.train.config import GuidedGRPOConfig
 from guided_grpo.train.flops import Meter
 from guided_grpo.train.metrics import plain_number
-from guided_grpo.train.sharding import check_fsdp, take_fsdp_on_cpu
+from guided_grpo.train.sharding import check_fsdp, engine_is_asked, take_fsdp_on_cpu
 
 
 @dataclass
@@ -115,7 +115,11 @@ def _run(
     held_out = (
         load_rows_of(settings.run, settings.run.eval_data, settings.run.eval_limit) if settings.run.eval_data else None
     )
-    taught, asked = set_aside(rows, settings.sft, training.seed) if settings.sft.sft_patience else (rows, None)
+    patience = settings.sft.sft_patience
+    if patience and settings.model.use_peft and engine_is_asked():
+        fix = "use 0 with adapters on FSDP and DeepSpeed"
+        raise InputError("puts back no adapters that are sharded", field="sft_patience", value=patience, fix=fix)
+    taught, asked = set_aside(rows, settings.sft, training.seed) if patience else (rows, None)
     tasks = {task for problems in (held_out, asked) if problems is not None for task in problems["task"]}
     if settings.sft.sft_check:
         tasks |= set(taught["task"])

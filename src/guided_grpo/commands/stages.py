@@ -126,6 +126,10 @@ def fine_tune(
     if count and engine_is_asked():
         fix = "use 0 with FSDP and DeepSpeed"
         raise InputError("asks a policy that is not sharded", field="sft_rounds", value=count, fix=fix)
+    if settings.stage.sft_patience and engine_is_asked():
+        fix = "use 0 with FSDP and DeepSpeed, or run guided-grpo sft first"
+        patience = settings.stage.sft_patience
+        raise InputError("asks a policy that is sharded", field="sft_patience", value=patience, fix=fix)
     problems = rounds.problems_of(settings, grader) if count else None
     if problems is None or not problems.open:
         count = 0

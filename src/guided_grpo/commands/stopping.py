@@ -32,7 +32,7 @@ from guided_grpo.errors import InputError
 from guided_grpo.evaluation.stats import difference_interval
 from guided_grpo.store import jsonl, rundir
 from guided_grpo.store.journals import key_of
-from guided_grpo.train.sharding import engine_is_asked
+from guided_grpo.train.sharding import give_weights
 
 START = "start"  # the policy of step 0, which no checkpoint holds
 _SURE = 0.8
@@ -41,11 +41,8 @@ _SURE = 0.8
 def set_aside(rows: Dataset, settings: TeachingArguments, seed: int) -> tuple[Dataset, Dataset]:
     """The rows that are taught, and those that are asked: problems drawn by `seed`, once each, no row of them taught.
 
-    Raises `InputError` where there are fewer than four problems, or where a policy in pieces could not be asked.
+    Raises `InputError` where there are fewer than four problems.
     """
-    if engine_is_asked():
-        fix = "use 0 with FSDP and DeepSpeed"
-        raise InputError("asks a policy that is sharded", field="sft_patience", value=settings.sft_patience, fix=fix)
     keys = [key_of(prompt) for prompt in rows["prompt"]]
     problems = list(dict.fromkeys(keys))
     count = min(settings.sft_held_out, len(problems) // 4)
@@ -118,11 +115,7 @@ class EarlyStopping(TrainerCallback):
     def train(self, resume: Path | None) -> None:
         """Train, from the checkpoint `resume` where there is one, and leave the kept policy in the trainer."""
         if resume is None:
-            self.trainer.save_model(str(self.results.output / START))
-            if self.results.state.is_main_process:
-                self.path.unlink(missing_ok=True)  # a kill before the first checkpoint
-            self.results.state.wait_for_everyone()
-            self._ask(0)
+            self.results.at_start(self._begin)
         go_on(self.trainer, resume)
         kept = self.kept
         if kept["step"] != self.trainer.state.global_step:
@@ -146,6 +139,13 @@ class EarlyStopping(TrainerCallback):
                 if folder not in kept:
                     shutil.rmtree(folder)
 
+    def _begin(self) -> None:
+        self.trainer.save_model(str(self.results.output / START))
+        if self.results.state.is_main_process:
+            self.path.unlink(missing_ok=True)  # a kill before the first checkpoint
+        self.results.state.wait_for_everyone()
+        self._ask(0)
+
     def _ask(self, step: int) -> None:
         with self.trainer.counted():
             self.results.evaluate_during(step, {}, rundir.STOPPING)
@@ -155,9 +155,9 @@ class EarlyStopping(TrainerCallback):
 
 
 def restore(model: Any, folder: Path) -> None:
-    """Give a policy the weights that a trainer saved in `folder`: all, or those of its adapters."""
+    """Give a policy the weights that a trainer saved in `folder`: all, or those of its adapters. All ranks do."""
     if isinstance(model, PeftModel):
         set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
     else:
         dtype = str(model.dtype).removeprefix("torch.")
-        model.load_state_dict(load_policy(str(folder), dtype, field="model_name_or_path").state_dict())
+        give_weights(load_policy(str(folder), dtype, field="model_name_or_path"), model)

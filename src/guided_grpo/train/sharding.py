@@ -1,4 +1,5 @@
-"""Policies that an engine (FSDP, DeepSpeed) divides over the ranks: on a CPU too, and how all ranks ask one together.
+"""Policies that an engine (FSDP, DeepSpeed) divides over the ranks: on a CPU too, how all ranks ask one together, and
+how it gets other weights.
 
 Accelerate takes a plugin for FSDP on accelerators alone; on a CPU it forgets the plugin without a word, and every rank
 keeps the whole policy. Its own code shards there as well once its state says FSDP. Gradients are asked for as sums and
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.fsdp import FSDPModule
 from transformers import Trainer
 from trl.distributed import DistributedBackend
@@ -74,6 +76,27 @@ def engine_is_asked() -> bool:
 def has_engine(trainer: Trainer) -> bool:
     """Whether an engine takes over the policy as training begins; before that, some ranks may have no weights."""
     return bool(trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
+
+
+@torch.no_grad()
+def give_weights(loaded: torch.nn.Module, model: torch.nn.Module) -> None:
+    """Copy a policy that `from_pretrained` has loaded on all ranks into one that may lie in pieces.
+
+    With FSDP only the first rank need have loaded anything, which is what Transformers does there; ZeRO-3 divides what
+    is loaded as it divided the policy.
+    """
+    if isinstance(model, FSDPModule):
+        whole = loaded.state_dict() if PartialState().is_main_process else {}
+        set_model_state_dict(model, whole, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True))
+    elif any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+        import deepspeed  # type: ignore[import-not-found]  # an extra
+
+        for ours, theirs in zip(model.parameters(), loaded.parameters(), strict=True):
+            with deepspeed.zero.GatheredParameters([ours, theirs], modifier_rank=0):
+                if PartialState().is_main_process:
+                    ours.copy_(theirs)
+    else:
+        model.load_state_dict(loaded.state_dict())
 
 
 @contextmanager
