@@ -86,6 +86,9 @@ def give_weights(loaded: torch.nn.Module, model: torch.nn.Module) -> None:
     is loaded as it divided the policy.
     """
     if isinstance(model, FSDPModule):
+        for module in model.modules():  # behind a forward pass the outermost one stays whole
+            if isinstance(module, FSDPModule):
+                module.reshard()
         whole = loaded.state_dict() if PartialState().is_main_process else {}
         set_model_state_dict(model, whole, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True))
     elif any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
