@@ -22,7 +22,8 @@ CELLS = ("today", "few", "fewest", "wrong", "slip", "cut", "renamed", "merged", 
 OWN_GRPO = ("lengths", "skills")  # cells of another base
 COLOURS = {
     "grpo": "#8c8c8c", "sft-1": "#9ecae1", "sft-2": "#6baed6", "sft": "#4c78a8", "sft+grpo": "#72b7b2",
-    "auto-guide": "#f58518", "auto-nll": "#eca3a3", "sft-dft": "#1f3d66", "sft-dft+grpo": "#2a7f62", "auto": "#d62728",
+    "auto-guide": "#f58518", "auto-nll": "#eca3a3", "sft-dft": "#1f3d66", "sft-dft-long": "#6a51a3",
+    "sft-dft+grpo": "#2a7f62", "auto": "#d62728",
 }  # fmt: skip
 ARMS = tuple(COLOURS)
 WIDTH, LEFT, ROW = 720, 110, 34
@@ -89,7 +90,7 @@ def table(cells: dict[str, dict[str, list[Measured]]]) -> list[str]:
         by_seed.append(
             f"| {name} | " + " | ".join(percent(accuracies(all_arms.get(arm, []))) for arm in arms_shown) + " |"
         )
-        if "auto" not in means:
+        if "auto" not in means or not any(arm.startswith("sft") for arm in means):
             continue
         other = max((arm for arm in means if arm != "auto"), key=lambda arm: means[arm])
         taught = max((arm for arm in means if arm.startswith("sft") and "+" not in arm), key=lambda arm: means[arm])
