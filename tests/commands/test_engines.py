@@ -49,7 +49,7 @@ def launch(config: str, folder: Path, command: str, *more: str, options: tuple[s
     zero = config.startswith("zero")
     words = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / f"{config}.yaml")]
     words += ["--num_processes=2", "--mixed_precision=no", "--main_process_port=0", *options]
-    words += [str(SUPPORT / "command_worker.py"), str(folder.with_suffix(".json")), command, *WORDS, *COMMANDS[command]]
+    words += [str(SUPPORT / "command_worker.py"), str(folder.with_suffix(".json")), command, *WORDS]
     # Trainer gives DeepSpeed a backend on a CPU only where one is named, and not with use_cpu.
     words += ["--output_dir", str(folder), *(["--ddp_backend", "gloo"] if zero else ["--use_cpu"]), *more]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # ninja is there
@@ -83,7 +83,7 @@ def test_ranks_answer_together_and_leave_a_whole_policy(
     config: str, engine: str, share: float, command: str, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    result = launch(config, run, command)
+    result = launch(config, run, command, *COMMANDS[command])
     assert result.returncode == 0, result.stderr
     ranks = json.loads((tmp_path / "run.json").read_text())
     assert [rank["engine"] for rank in ranks] == [engine] * 2
@@ -172,6 +172,68 @@ def test_fine_tuning_stops_early_in_pieces(config: str, share: float, patient_al
     assert list(jsonl.whole_rows(run / "stopping.jsonl")) == asked
 
 
+# Fine-tuning that stops early, a round that asks for half of the traces, guidance by a rate that spoils the policy.
+AUTO = [
+    "--method", "auto", "--train_data", "chains:steps=8-12,count=48,seed=1,traces=24", "--optim", "sgd",
+    "--sft_learning_rate", "0.06", "--learning_rate", "500", "--temperature", "0.3", "--num_generations", "4",
+    "--max_completion_length", "80", "--sft_patience", "2", "--sft_every", "2", "--sft_held_out", "12",
+    "--sft_epochs", "2", "--sft_batch_size", "4", "--per_device_train_batch_size", "4", "--sft_answer", "#### {answer}", "--logging_steps", "1",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def auto_of_ddp(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`auto` over two processes that hold the whole policy each."""
+    run = tmp_path_factory.mktemp("ddp") / "run"
+    result = launch("ddp", run, "train", *AUTO)
+    assert result.returncode == 0, result.stderr
+    return run
+
+
+@pytest.mark.parametrize(
+    ("config", "share"),
+    [
+        ("fsdp2", 1 / 2),
+        pytest.param("zero2", 1, marks=DEEPSPEED),
+        pytest.param("zero3", 1 / 2, marks=DEEPSPEED),
+    ],
+)
+def test_auto_in_pieces(config: str, share: float, auto_of_ddp: Path, tmp_path: Path) -> None:
+    """Every stage is that of data parallel: what stopped it, what a round asked and got, and what was undone."""
+    run = tmp_path / "run"
+    result = launch(config, run, "train", *AUTO)
+    assert result.returncode == 0, result.stderr
+    ranks = json.loads((tmp_path / "run.json").read_text())
+    assert [rank["held"] for rank in ranks] == [rank["all"] * share for rank in ranks]
+    for name in ("sft/stopping.jsonl", "traces-2.jsonl", "sft-2/stopping.jsonl", "stopping.jsonl"):
+        ours, theirs = (list(jsonl.whole_rows(folder / name)) for folder in (run, auto_of_ddp))
+        assert ours == theirs, name
+    for name in ("sft", "sft-2", "."):
+        pairs = zip(*(jsonl.whole_rows(folder / name / "metrics.jsonl") for folder in (run, auto_of_ddp)), strict=True)
+        for a, b in pairs:
+            assert (a["step"], a["loss"]) == (b["step"], pytest.approx(b["loss"], abs=1e-4)), name
+    ours, theirs = (json.loads((folder / "summary.json").read_text()) for folder in (run, auto_of_ddp))
+    assert [stage["method"] for stage in ours["stages"]] == ["sft", "sft", "auto"]
+    assert ours["stages"][1]["solved"] == theirs["stages"][1]["solved"] > 0
+    assert ours["stages"][2]["steps"] == 2 and ours["stages"][2]["undone"]
+    assert all(ours[when] == theirs[when] for when in ("before", "between", "after"))
+    assert distance(weights(run / "model"), weights(run / "sft-2" / "model")) == 0
+    assert distance(weights(run / "model"), weights(auto_of_ddp / "model")) < 1e-5
+
+
+@pytest.mark.parametrize("config", ["fsdp2", pytest.param("zero3", marks=DEEPSPEED)])
+def test_nothing_is_left_to_train_in_pieces(config: str, tmp_path: Path) -> None:
+    """Fine-tuning spends the budget: the run ends with the policy that it left, asked and saved out of the pieces."""
+    run = tmp_path / "run"
+    result = launch(config, run, "train", *AUTO, "--sft_rounds", "0", "--sft_patience", "0", "--max_flops", "1e9")
+    assert result.returncode == 0, result.stderr
+    ranks = json.loads((tmp_path / "run.json").read_text())
+    assert [rank["held"] for rank in ranks] == [rank["all"] / 2 for rank in ranks]
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["steps"] == 0 and summary["between"] == summary["after"] != summary["before"]
+    assert distance(weights(run / "model"), weights(run / "sft" / "model")) == 0
+
+
 def test_adapters_in_pieces_do_not_stop_early(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -183,7 +245,7 @@ def test_adapters_in_pieces_do_not_stop_early(
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_fsdp1_on_a_cpu_is_refused_in_one_line(command: str, tmp_path: Path) -> None:
-    result = launch("fsdp2", tmp_path / "run", command, options=("--fsdp_version=1",))
+    result = launch("fsdp2", tmp_path / "run", command, *COMMANDS[command], options=("--fsdp_version=1",))
     assert result.returncode != 0
     lines = [line for line in result.stderr.splitlines() if line.startswith("guided-grpo")]
     assert lines == [

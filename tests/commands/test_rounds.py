@@ -256,12 +256,3 @@ def test_the_opening_of_a_thinking_block_is_not_doubled(tokenizer: Any) -> None:
     prompt = [{"role": "user", "content": "1+1="}]
     assert guide.without_opening(prompt, "<think>\nabc") == "abc"
     assert guide.without_opening(prompt, "abc") == "abc"
-
-
-def test_a_policy_in_pieces_is_not_asked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(stages, "engine_is_asked", lambda: True)
-    assert train(tmp_path, settings_of(tmp_path, sft_patience=0)) == 2
-    assert "field 'sft_rounds': 1 asks a policy that is not sharded; fix: use 0 with" in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()

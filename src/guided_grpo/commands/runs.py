@@ -52,7 +52,7 @@ def prepare_resume(output: Path, state: PartialState) -> Path | None:
 
 
 class _Loaded(Exception):
-    """The checkpoint is loaded, and nothing is left to train."""
+    """Everything is loaded, and nothing is left to train."""
 
 
 class _OnlyLoad(TrainerCallback):
@@ -65,9 +65,15 @@ def go_on(trainer: Trainer, resume: Path | None) -> None:
 
     One that was written as training stopped is only loaded: Transformers would do a step more than the whole run.
     """
-    stopped = resume is not None and _stopped(resume) and not trainer.args.enable_jit_checkpoint
-    if stopped:
-        trainer.add_callback(_OnlyLoad)
+    if resume is not None and _stopped(resume) and not trainer.args.enable_jit_checkpoint:
+        only_load(trainer, resume)
+    else:
+        trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+
+
+def only_load(trainer: Trainer, resume: Path | None) -> None:
+    """Bring the trainer, and the engine that has its policy, where training would go on, and train no step."""
+    trainer.add_callback(_OnlyLoad)
     try:
         trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     except _Loaded:

@@ -36,7 +36,7 @@ from guided_grpo.settings import describe
 from guided_grpo.store import jsonl, rundir
 from guided_grpo.train.config import GuidedGRPOConfig
 from guided_grpo.train.presets import DEFAULTS, METHODS
-from guided_grpo.train.sharding import engine_is_asked
+from guided_grpo.train.sharding import whole_policies
 
 FOLDER = "sft"
 RATE_BEHIND = 1 / 2  # of the first round's rate: it starts from what that one has learned
@@ -119,17 +119,9 @@ def fine_tune(
         grader: of the whole run.
         claim: called before anything is written.
 
-    Raises `InputError` where a policy in pieces could not be asked.
     """
     state, budget = PartialState(), settings.training.max_flops
     count = settings.stage.sft_rounds or 0
-    if count and engine_is_asked():
-        fix = "use 0 with FSDP and DeepSpeed"
-        raise InputError("asks a policy that is not sharded", field="sft_rounds", value=count, fix=fix)
-    if settings.stage.sft_patience and engine_is_asked():
-        fix = "use 0 with FSDP and DeepSpeed, or run guided-grpo sft first"
-        patience = settings.stage.sft_patience
-        raise InputError("asks a policy that is sharded", field="sft_patience", value=patience, fix=fix)
     problems = rounds.problems_of(settings, grader) if count else None
     if problems is None or not problems.open:
         count = 0
@@ -145,7 +137,8 @@ def fine_tune(
         begin = partial(policy_of, settings, source, number - 1)
         made = rounds.made_traces(settings, number)
         if made is None:
-            made = rounds.make_traces(settings, number, problems, grader, begin()[0], tokenizer, max(left, 0))
+            with whole_policies():  # no trainer has it
+                made = rounds.make_traces(settings, number, problems, grader, begin()[0], tokenizer, max(left, 0))
         problems = rounds.problems_behind(settings, number, problems)
         if not made["solved"] or (budget and left <= made["flops"]):
             break

@@ -22,7 +22,7 @@ from guided_grpo.commands.policies import (
 )
 from guided_grpo.commands.ranks import leaving
 from guided_grpo.commands.results import Results, run_once
-from guided_grpo.commands.runs import claim, go_on, load_rows_of, prepare_resume, progress, save_model
+from guided_grpo.commands.runs import claim, go_on, load_rows_of, only_load, prepare_resume, progress, save_model
 from guided_grpo.commands.stages import fine_tune, policy_of, stages, total, training_behind, undo_a_loss
 from guided_grpo.data.preparing.selection import filter_hard
 from guided_grpo.errors import InputError
@@ -32,7 +32,7 @@ from guided_grpo.train.callbacks import EvaluationCallback
 from guided_grpo.train.card import name_policies
 from guided_grpo.train.checks import check_columns, check_fit
 from guided_grpo.train.presets import METHODS
-from guided_grpo.train.sharding import engine_is_asked
+from guided_grpo.train.sharding import has_engine, use_engine_of
 from guided_grpo.train.trainer import GuidedGRPOTrainer
 
 
@@ -68,9 +68,6 @@ def _run(settings: TrainSettings, grader: Grader) -> dict[str, Any]:
     if settings.training.guided:
         check_fit(rows, tokenizer, settings.training, context_of(policy))
 
-    if settings.stage.alone and engine_is_asked():
-        fix = "run guided-grpo sft"
-        raise InputError("is no method of train with FSDP or DeepSpeed", field="method", value="sft", fix=fix)
     taught = (
         fine_tune(settings, policy, tokenizer, grader, lambda: claim(settings, state)) if settings.stage.first else []
     )
@@ -80,6 +77,7 @@ def _run(settings: TrainSettings, grader: Grader) -> dict[str, Any]:
     training.disable_tqdm = True  # our bar instead
     if len(taught) > 1:
         rows = load_data(settings, rounds.run_on(settings, len(taught)))
+    use_engine_of(training)
     model, adapters = policy_of(settings, policy, len(taught))
     trainer = GuidedGRPOTrainer(
         model=model,
@@ -107,8 +105,11 @@ def _run(settings: TrainSettings, grader: Grader) -> dict[str, Any]:
     budget = training.max_flops
     if not (settings.stage.alone or 0 < budget <= total(taught, "flops")):
         go_on(trainer, resume)
-    elif state.is_main_process:
-        (output / rundir.METRICS).touch()  # a run directory has one
+    else:
+        if has_engine(trainer):  # which holds what is asked and saved
+            only_load(trainer, None)
+        if state.is_main_process:
+            (output / rundir.METRICS).touch()  # a run directory has one
     guarded = trainer.state.global_step and taught and taught[-1].get("kept")
     guarded = guarded and METHODS[str(settings.training.method)].taught_first
     undone = bool(guarded) and undo_a_loss(settings, len(taught), trainer, grader)

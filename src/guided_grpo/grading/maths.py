@@ -392,6 +392,11 @@ def _match(golds: Sequence[str], answers: Sequence[str], algebra: Algebra, *, or
     return True
 
 
+def _on_twelve(time: str) -> str:
+    """16:20 as 4:20."""
+    return _TWENTY_FOUR.sub(lambda match: f"{int(match[1]) - 12}:{match[2]}", time)
+
+
 def _same(gold: str, answer: str, algebra: Algebra) -> bool:
     """Equality of two single answers."""
     moduli = modulus_of(gold), modulus_of(answer)
@@ -408,14 +413,10 @@ def _same(gold: str, answer: str, algebra: Algebra) -> bool:
     halves = [_HALF_OF_DAY.findall(text) for text in (gold, answer)]
     if halves[0] and halves[1] and halves[0][0].lower() != halves[1][0].lower():
         return False
-    if halves[0] and not halves[1]:
-        answer = (
-            _TWENTY_FOUR.sub(lambda match: f"{int(match[1]) - 12}:{match[2]}", answer)
-            if _is_afternoon(halves[0][0])
-            else answer
-        )
+    if halves[0] and not halves[1] and _is_afternoon(halves[0][0]):
+        answer = _on_twelve(answer)
     elif halves[1] and not halves[0] and _is_afternoon(halves[1][0]):
-        gold = _TWENTY_FOUR.sub(lambda match: f"{int(match[1]) - 12}:{match[2]}", gold)
+        gold = _on_twelve(gold)
     answer = _POINT.sub("", answer)
     whole_answer = answer
     gold = _assigned(gold, algebra, strict=True)

@@ -36,6 +36,9 @@ _REASON = re.compile(
 _BY_REASON = re.compile(
     rf"{_BY}|by (?:[Tt]heorem|[Ll]emma|[Pp]roposition|[Cc]orollary|[Pp]art|[Ss]tep|[Cc]ase|[Ee]quation) \}}?\(?\w"
 )
+_ENDS = re.compile(r"\w?[a-zA-Z'\u2019\-\s]*(?:\(?\d[\d.]*\)?)?[\s.]*\}?[\s.]*")  # of "by symmetry 2"
+_GOES_ON = re.compile(r"\}\s*\)?\s*(?:[-+*/^!]|\\(?:cdot|times|pm|div)(?![a-zA-Z]))")  # a calculation behind it
+_STARTS = re.compile(r"(?=[\s,;:(\\])(?<![\s,;:(])")
 _DOUBT = re.compile(  # then it may be another answer, or none
     r"\b(?:or|but|if|unless|otherwise|else|except|maybe|perhaps|probably|possibly|instead|either|when|whenever|and so|"
     r"wrong|incorrect|sure|certain|guess\w*|assum(?:e|ed|ing)|while|whereas|however|than|though|although|depending|"
@@ -70,9 +73,8 @@ def without_remark(text: str) -> str:
         return text
     text = _EQUALS_INSIDE.sub(r"=\1", text)
     text = _NEARLY_INSIDE.sub(r"\\approx \1", text)
-    last = text[_IS_THE.search(text).start() :] if _IS_THE.search(text) else ""  # type: ignore[union-attr]
-    if last:
-        return _closed(text[: -len(last)]) or text
+    if last := _IS_THE.search(text):
+        return _closed(text[: last.start()]) or text
     for match in re.finditer(_STARTS, text):
         reason = _REASON.match(text, match.start())
         if reason is None:
@@ -83,20 +85,11 @@ def without_remark(text: str) -> str:
         by = _BY_REASON.match(why)
         if why.startswith("by ") and (by is None or not (reason["bracket"] or _ENDS.fullmatch(why, by.end() - 1))):
             continue
-        if _GOES_ON.search(why):
-            return text
-        if _DOUBT.search(why):
+        if _GOES_ON.search(why) or _DOUBT.search(why):
             return text
         head = _closed(text[: match.start()])
         return head if head and head != text and head.count("(") == head.count(")") else text
     return text
-
-
-_ENDS = re.compile(
-    r"\w?[a-zA-Z'\u2019\-\s]*(?:\(?\d[\d.]*\)?)?[\s.]*\}?[\s.]*"
-)  # behind "by symmetry": words, a number of it
-_GOES_ON = re.compile(r"\}\s*\)?\s*(?:[-+*/^!]|\\(?:cdot|times|pm|div)(?![a-zA-Z]))")  # calculation behind the remark
-_STARTS = re.compile(r"(?=[\s,;:(\\])(?<![\s,;:(])")
 
 
 def for_all(text: str, gold: str) -> str:

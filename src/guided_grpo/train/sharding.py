@@ -15,10 +15,12 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.fsdp import FSDPModule
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
+from transformers.integrations import deepspeed as transformers_deepspeed
 from trl.distributed import DistributedBackend
 from trl.models.utils import unwrap_model_for_generation
 
@@ -76,6 +78,31 @@ def engine_is_asked() -> bool:
 def has_engine(trainer: Trainer) -> bool:
     """Whether an engine takes over the policy as training begins; before that, some ranks may have no weights."""
     return bool(trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
+
+
+@contextmanager
+def whole_policies() -> Iterator[None]:
+    """What `from_pretrained` loads meanwhile is whole on every rank, for who asks it without a trainer."""
+    variable = "FSDP_CPU_RAM_EFFICIENT_LOADING"  # true: the first rank alone gets weights
+    fsdp, zero = os.environ.pop(variable, None), transformers_deepspeed._hf_deepspeed_config_weak_ref
+    transformers_deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        transformers_deepspeed._hf_deepspeed_config_weak_ref = zero
+        if fsdp is not None:
+            os.environ[variable] = fsdp
+
+
+def use_engine_of(args: TrainingArguments) -> None:
+    """Let `from_pretrained` and the next trainer take DeepSpeed's settings from these, not from the last trainer's."""
+    plugin = args.deepspeed_plugin
+    if plugin is not None:
+        AcceleratorState._reset_state()
+        if args.deepspeed:
+            transformers_deepspeed.set_hf_deepspeed_config(args.hf_deepspeed_config)
+        else:
+            plugin.set_deepspeed_weakref()
 
 
 @torch.no_grad()
