@@ -172,6 +172,22 @@ def test_fine_tuning_stops_early_in_pieces(config: str, share: float, patient_al
     assert list(jsonl.whole_rows(run / "stopping.jsonl")) == asked
 
 
+def test_adamw_in_pieces_stays_stopped(tmp_path: Path) -> None:
+    """FSDP2 behind a kill, once training has stopped: AdamW has a state that torch puts back into the pieces."""
+    run, words = tmp_path / "run", (*PATIENT, "--per_device_train_batch_size", "2")
+    words += ("--optim", "adamw_torch", "--learning_rate", "1e-2")
+    for attempt in range(2):
+        result = launch("fsdp2", run, "sft", *words)
+        assert result.returncode == 0, result.stderr
+        summary = json.loads((run / "summary.json").read_text())
+        assert 0 < summary["kept"]["step"] < summary["steps"] < 20
+        kept, last = (weights(run / f"checkpoint-{step}") for step in (summary["kept"]["step"], summary["steps"]))
+        assert distance(weights(run / "model"), kept) == 0 < 1e-3 < distance(kept, last)
+        assert (f"going on from step {summary['steps']}" in result.stderr) == bool(attempt)
+        shutil.rmtree(run / "model")
+        (run / "summary.json").unlink()
+
+
 # Fine-tuning that stops early, a round that asks for half of the traces, guidance by a rate that spoils the policy.
 AUTO = [
     "--method", "auto", "--train_data", "chains:steps=8-12,count=48,seed=1,traces=24", "--optim", "sgd",
