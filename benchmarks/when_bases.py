@@ -2,7 +2,8 @@
 
     .venv/bin/python benchmarks/when_bases.py build                     build/bases/{lengths,skills} and a data file
     .venv/bin/python benchmarks/when_bases.py forgotten runs/when-skills     the earlier skill after each run, and KL
-    .venv/bin/python benchmarks/when_bases.py transfer runs/when-today-long  longer chains than those trained on
+    .venv/bin/python benchmarks/when_bases.py transfer runs/when-today       longer chains than those trained on
+    .venv/bin/python benchmarks/when_bases.py likelihood configs/compare     how likely each base is to write its traces
 
 `lengths` knows the rule and has never seen a chain of more than eight steps. `skills` is the embedded policy with a
 second skill, digits in reverse order, which chains of ten steps do not train.
@@ -18,17 +19,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from guided_grpo.data.demonstrations import demonstrations
 from guided_grpo.data.domains import chains
 from guided_grpo.data.sources import load_rows
 from guided_grpo.embedded.pretraining import build_base
-from guided_grpo.embedded.recipes import DOMAINS, POLICIES, BaseRecipe, Domain, Phase
+from guided_grpo.embedded.recipes import DOMAINS, POLICIES, BaseRecipe, Domain, Phase, embedded_folder
 from guided_grpo.evaluation.decoding import Decoding
 from guided_grpo.evaluation.questions import evaluate, questions
 from guided_grpo.grading import Grader
+from guided_grpo.guidance.placement import GuidanceTokenizer
 from guided_grpo.store import rundir
 from guided_grpo.store.jsonl import encoded
+from guided_grpo.studies.audit.likelihood import trace_log_prob
 from guided_grpo.types import Row
 
 BASES = Path("build/bases")
@@ -98,13 +103,38 @@ def divergence(policy: Any, base: Any, tokenizer: Any, count: int = 100) -> floa
     return sums / tokens
 
 
+def likelihood(configs: Path) -> None:
+    """Print by cell the log-probability of a trace token under the base, in nats; wrong traces count."""
+    for path in sorted(configs.glob("when-*.yaml")):
+        common = yaml.safe_load(path.read_text(encoding="utf-8"))["common"]
+        if "train_data" not in common:
+            continue
+        folder = str(common.get("model_name_or_path") or embedded_folder("embedded"))
+        if not Path(folder).is_dir():
+            print(f"{path.stem}: {folder} is not built", flush=True)
+            continue
+        model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+        traced: Any = [row for row in load_rows(common["train_data"]) if row["guidance"]][:100]
+        examples, _ = demonstrations(
+            traced,
+            GuidanceTokenizer(tokenizer, {}, "auto", leak=True),
+            answer=common.get("sft_answer", ""),
+            shares=common.get("sft_shares", [1.0]),
+            end_id=tokenizer.eos_token_id,
+        )
+        print(f"{path.stem}: {trace_log_prob(model, examples):.3f} nats, {len(examples)} traces", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=["build", "forgotten", "transfer"])
-    parser.add_argument("runs", type=Path, nargs="?", help="folder of a comparison")
+    parser.add_argument("task", choices=["build", "forgotten", "transfer", "likelihood"])
+    parser.add_argument("runs", type=Path, nargs="?", help="folder of a comparison, or of configs")
     options = parser.parse_args()
     if options.task == "build":
         build()
+        return
+    if options.task == "likelihood":
+        likelihood(options.runs)
         return
     for run in sorted(options.runs.glob("*-seed*")):
         folder = run / rundir.MODEL

@@ -10,8 +10,9 @@ import argparse
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from math import ceil
 from pathlib import Path
 from typing import Annotated, cast
@@ -32,6 +33,7 @@ from guided_grpo.commands.policies import (
     load_tokenizer,
     policy_source,
 )
+from guided_grpo.data.demonstrations import demonstrations
 from guided_grpo.errors import InputError
 from guided_grpo.evaluation.completions import CompletionRun
 from guided_grpo.evaluation.engines import TransformersEngine
@@ -51,6 +53,7 @@ from guided_grpo.studies.audit.imitation_trial import (
     is_undecided,
     with_imitation,
 )
+from guided_grpo.studies.audit.likelihood import trace_log_prob
 from guided_grpo.studies.audit.trials import (
     AuditProblem,
     GuidanceSetting,
@@ -68,6 +71,7 @@ from guided_grpo.types import Row
 JOURNAL, RESULT, PAGE, CONFIG = "trials.jsonl", "audit.json", "audit.html", "config.yaml"
 IMITATION = "imitation"  # the run directory of the trial of fine-tuning
 PROBLEMS_PER_STEP = 8
+TRACES = 100  # whose likelihood is measured
 
 
 @dataclass(frozen=True)
@@ -118,10 +122,12 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
         problems_per_step=PROBLEMS_PER_STEP,
     )
     advice = advise(estimates, ordered=ordered, problems_per_step=PROBLEMS_PER_STEP)
-    trial = _imitate(options, options.imitate) if options.imitate else None
-    if trial is not None and is_undecided(advice, trial):
-        trial = _imitate(options, LONGER * options.imitate)
-    if trial is not None:
+    trial = None
+    if options.imitate:
+        log_prob = _log_prob(options, rows)
+        trial = _imitate(options, options.imitate, log_prob)
+        if is_undecided(advice, trial):
+            trial = _imitate(options, LONGER * options.imitate, log_prob)
         advice = with_imitation(advice, trial, max(options.groups))
     names, sizes = dict(zip(difficulties, tiers, strict=True)), Counter(tiers)
     comparisons = [compare(Table(trials), run, tiers=names, sizes=sizes) for run in options.against]
@@ -219,7 +225,25 @@ def _sample(
         run.run(requests, engine, grader, label="audit", bars=wants_bars(options.quiet))
 
 
-def _imitate(options: argparse.Namespace, steps: int) -> ImitationTrial:
+def _log_prob(options: argparse.Namespace, rows: Dataset) -> float:
+    """Of a token of the first traces, wrong ones too, in nats."""
+    source = policy_source(options.model)
+    tokenizer = load_tokenizer(source)
+    guide = GuidanceTokenizer(tokenizer, options.template_kwargs, options.thinking, leak=True)
+    traced = (row for row in rows if row["guidance"])
+    examples, _ = demonstrations(
+        islice(cast(Iterable[Row], traced), TRACES),
+        guide,
+        answer=options.sft_answer,
+        end_id=tokenizer.eos_token_id,
+        max_tokens=context_of(source),
+    )
+    if not examples:
+        raise InputError("has no trace to imitate", file=options.data, fix="leave --imitate out")
+    return trace_log_prob(load_for_sampling(source, options.dtype), examples)
+
+
+def _imitate(options: argparse.Namespace, steps: int, log_prob: float) -> ImitationTrial:
     """A few steps of `guided-grpo sft` in a folder of their own, asked with early stopping's questions."""
     folder = IMITATION if steps == options.imitate else f"{IMITATION}-{steps}"
     fields = {
@@ -241,7 +265,8 @@ def _imitate(options: argparse.Namespace, steps: int) -> ImitationTrial:
         file.flush()
         settings = sft.parse(["--config", file.name])
     summary = sft.run(settings)
-    return imitation_trial(list(jsonl.whole_rows(settings.output / rundir.STOPPING)), summary["demonstrations"])
+    asked = list(jsonl.whole_rows(settings.output / rundir.STOPPING))
+    return imitation_trial(asked, summary["demonstrations"], summary["left_out"]["wrong answer"], log_prob)
 
 
 def _write_config(options: argparse.Namespace, advice: Advice) -> None:

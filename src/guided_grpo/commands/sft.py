@@ -186,6 +186,7 @@ def _run(
             "seed": training.seed,
             "steps": trainer.state.global_step,
             "demonstrations": len(examples),
+            "left_out": omissions,
             **stopped,
             "flops": trainer.flops,
             "tokens_trained": trainer.state.num_input_tokens_seen,

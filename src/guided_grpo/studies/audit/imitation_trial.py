@@ -30,6 +30,8 @@ class ImitationTrial:
     after: float
     gain: tuple[float, float]  # 95 %, paired over problems
     demonstrations: int  # traces that were taught
+    wrong: int  # traces that were not, since they come to a wrong answer
+    log_prob: float  # of a token of the traces before, in nats
 
     @property
     def pays(self) -> bool:
@@ -43,11 +45,14 @@ class ImitationTrial:
         return (
             f"{self.steps} steps of fine-tuning on {self.demonstrations} traces moved success on {self.problems} "
             f"problems that were not taught from {self.before:.1%} to {self.after:.1%} "
-            f"(difference {low:+.1%} to {high:+.1%})."
+            f"(difference {low:+.1%} to {high:+.1%}). Before, a token of the traces had a log-probability of "
+            f"{self.log_prob:.2f} nats; {self.wrong} traces come to a wrong answer and were not taught."
         )
 
 
-def imitation_trial(rows: Sequence[Mapping[str, Any]], demonstrations: int) -> ImitationTrial:
+def imitation_trial(
+    rows: Sequence[Mapping[str, Any]], demonstrations: int, wrong: int, log_prob: float
+) -> ImitationTrial:
     """The trial, from the evaluations of early stopping (step, accuracy, scores by problem), the first at step 0."""
     before, best = rows[0], max(rows[1:], key=lambda row: float(row["accuracy"]))
     gain = difference_interval(before["scores"], best["scores"])
@@ -58,6 +63,8 @@ def imitation_trial(rows: Sequence[Mapping[str, Any]], demonstrations: int) -> I
         after=float(best["accuracy"]),
         gain=(gain.low, gain.high),
         demonstrations=demonstrations,
+        wrong=wrong,
+        log_prob=log_prob,
     )
 
 
