@@ -82,20 +82,23 @@ def has_engine(trainer: Trainer) -> bool:
 
 @contextmanager
 def whole_policies() -> Iterator[None]:
-    """What `from_pretrained` loads meanwhile is whole on every rank, for who asks it without a trainer."""
-    variable = "FSDP_CPU_RAM_EFFICIENT_LOADING"  # true: the first rank alone gets weights
-    fsdp, zero = os.environ.pop(variable, None), transformers_deepspeed._hf_deepspeed_config_weak_ref
+    """What `from_pretrained` loads meanwhile is whole on every rank, for who asks it without a trainer.
+
+    ZeRO-3 alone would divide it; with FSDP every rank loads all weights, and the trainer divides them.
+    """
+    zero = transformers_deepspeed._hf_deepspeed_config_weak_ref
     transformers_deepspeed.unset_hf_deepspeed_config()
     try:
         yield
     finally:
         transformers_deepspeed._hf_deepspeed_config_weak_ref = zero
-        if fsdp is not None:
-            os.environ[variable] = fsdp
 
 
 def use_engine_of(args: TrainingArguments) -> None:
-    """Let `from_pretrained` and the next trainer take DeepSpeed's settings from these, not from the last trainer's."""
+    """Let `from_pretrained` and the next trainer take DeepSpeed's settings from these, not from the last trainer's.
+
+    Accelerate refuses a second plugin in one process until its state is forgotten.
+    """
     plugin = args.deepspeed_plugin
     if plugin is not None:
         AcceleratorState._reset_state()
