@@ -92,15 +92,22 @@ def measure(folder: Path, sources: dict[str, str], base: Path | None = None) -> 
 def divergence(policy: Any, base: Any, tokenizer: Any, count: int = 100) -> float:
     """KL(policy ‖ base) in nats a token, exact over the vocabulary, on the policy's own responses to hard chains."""
     rows: Iterable[Any] = load_rows(f"chains:steps=10-14,count={count},seed=999")
-    ends, sums, tokens = tokenizer.eos_token_id, 0.0, 0
+    prompts = tokenizer([row["prompt"] for row in rows], padding=True, padding_side="left", return_tensors="pt")
     torch.manual_seed(0)
-    for row in rows:
-        prompt = tokenizer(row["prompt"], return_tensors="pt")["input_ids"]
-        whole = policy.generate(prompt, do_sample=True, max_new_tokens=96, top_k=0, eos_token_id=ends, use_cache=True)
-        ours, theirs = (model(whole).logits[0, prompt.size(1) - 1 : -1].log_softmax(-1) for model in (policy, base))
-        sums += float((ours.exp() * (ours - theirs)).sum())
-        tokens += whole.size(1) - prompt.size(1)
-    return sums / tokens
+    whole = policy.generate(
+        input_ids=prompts["input_ids"], attention_mask=prompts["attention_mask"], do_sample=True, max_new_tokens=96,
+        top_k=0, top_p=1.0, temperature=1.0, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    width = prompts["input_ids"].size(1)
+    ends = whole[:, width:] == tokenizer.eos_token_id
+    written = ends.cumsum(1) - ends.int() == 0  # the end included
+    mask = torch.cat([prompts["attention_mask"], written.int()], dim=1)
+    places = (mask.cumsum(1) - 1).clamp(min=0)
+    ours, theirs = (
+        model(whole, attention_mask=mask, position_ids=places).logits[:, width - 1 : -1].log_softmax(-1)
+        for model in (policy, base)
+    )
+    return float((ours.exp() * (ours - theirs)).sum(-1)[written].mean())
 
 
 def likelihood(configs: Path) -> None:
