@@ -86,6 +86,36 @@ def test_one_bad_run_does_not_end_the_rest(
     assert "out of memory" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_fields_of_the_command_line_go_into_every_variant(
+    policy_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump({**small_run(policy_folder), "max_steps": 3}))
+    plan = {
+        "config": "run.yaml",
+        "output_dir": str(tmp_path / "out"),
+        "common": {"max_steps": 2},
+        "variants": {"a": {"method": "grpo"}, "b": {"method": "grpo", "learning_rate": 1.0e-3}},
+    }
+    (tmp_path / "compare.yaml").write_text(yaml.safe_dump(plan))
+    words = ["compare", "--config", str(tmp_path / "compare.yaml"), "--quiet"]
+    assert main([*words, "--set", "max_steps=1", "learning_rate=2.0e-5", "rewards=[accuracy, format]"]) == 0
+    told = {name: yaml.safe_load((tmp_path / "out" / f"{name}-seed0" / "config.yaml").read_text()) for name in "ab"}
+    assert [told[name]["max_steps"] for name in "ab"] == [1, 1]
+    assert [told[name]["learning_rate"] for name in "ab"] == [2.0e-5, 1.0e-3]  # a variant's own wins
+    assert [told[name]["rewards"] for name in "ab"] == [["accuracy", "format"]] * 2
+    capsys.readouterr()
+    for pair in ("max_steps", "=3", "max_steps=[1"):
+        assert main([*words, "--set", pair]) == 2
+        said = capsys.readouterr().err.splitlines()
+        assert said == [
+            f"guided-grpo compare: field 'set': {pair!r} is not FIELD=VALUE; "
+            "fix: write --set learning_rate=1.0e-4, the value in YAML"
+        ]
+    assert main([*words, "--set", "max_stepz=1"]) == 2
+    assert "max_stepz" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
 def test_every_shipped_config_is_read(path: Path) -> None:
     words = ["--config", str(path), "--bf16", "false", "--use_cpu", "--use_vllm", "false", "--output_dir", "elsewhere"]

@@ -29,6 +29,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from guided_grpo.commands.options import OneLineParser, find_config, read_yaml, wants_bars
 from guided_grpo.commands.parsing import VOLATILE, parse, tell
 from guided_grpo.commands.queue import QueuedRun, run_queue
@@ -51,6 +53,7 @@ def main(arguments: list[str], *, as_json: bool = False) -> int:
     """Run the queue, write summary.json and report.html, print the table."""
     options = _options(arguments)
     plan = _read_plan(options.config)
+    plan["common"] = {**(plan.get("common") or {}), **_given(options.set)}
     tiers, target = read_tiers(plan, options.config)
     output = Path(options.output_dir or plan["output_dir"])
     variants = _selected(plan, options.variants)
@@ -109,6 +112,9 @@ def _options(arguments: list[str]) -> Any:
     parser.add_argument("--variants", nargs="+", help="a part of the config's")
     parser.add_argument("--output_dir", type=Path, help="instead of the config's")
     parser.add_argument(
+        "--set", nargs="+", default=[], metavar="FIELD=VALUE", help="into the config's common fields, in YAML"
+    )
+    parser.add_argument(
         "--jobs", type=int, default=1, help="runs at a time, each on a GPU of its own where there are any"
     )
     parser.add_argument(
@@ -120,6 +126,22 @@ def _options(arguments: list[str]) -> Any:
     if options.jobs < 1:
         raise InputError("is below 1", field="jobs", value=options.jobs, fix="use 1 or more")
     return options
+
+
+def _given(pairs: Sequence[str]) -> dict[str, Any]:
+    """Fields from `FIELD=VALUE` words. Raises InputError for anything else."""
+    fields = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            equals = ""
+        if not equals or not name:
+            fix = "write --set learning_rate=1.0e-4, the value in YAML"
+            raise InputError("is not FIELD=VALUE", field="set", value=pair, fix=fix)
+        fields[name] = value
+    return fields
 
 
 def _check(queue: Sequence[QueuedRun]) -> None:
