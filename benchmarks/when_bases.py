@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/when_bases.py build                     build/bases/{lengths,skills} and a data file
     .venv/bin/python benchmarks/when_bases.py forgotten runs/when-skills     the earlier skill after each run, and KL
-    .venv/bin/python benchmarks/when_bases.py transfer runs/when-today       longer chains than those trained on
+    .venv/bin/python benchmarks/when_bases.py transfer runs/when-today       longer chains, or mostly multiplying
     .venv/bin/python benchmarks/when_bases.py likelihood configs/compare     how likely each base is to write its traces
 
 `lengths` knows the rule and has never seen a chain of more than eight steps. `skills` is the embedded policy with a
@@ -15,6 +15,7 @@ import argparse
 import random
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,14 @@ def build() -> None:
         build_base(BASES / name, recipe, bars=True)
         measure(BASES / name, {"hard": "chains:steps=10-14,count=200,seed=999", "short": "chains:steps=3-6,count=200"})
     measure(BASES / "skills", {"reversals": str(BASES / "reversals.jsonl")})
+
+
+def mostly_times(count: int = 200) -> None:
+    """`times.jsonl`: chains of 10–14 steps of which two thirds and more multiply, as hardly one of training does."""
+    rows: Iterable[Any] = load_rows("chains:steps=10-14,count=60000,seed=997")
+    chosen = (dict(row) for row in rows if 3 * row["prompt"].count("*") >= 2 * row["difficulty"])
+    BASES.mkdir(parents=True, exist_ok=True)
+    rundir.write_bytes(BASES / "times.jsonl", encoded(islice(chosen, count)))
 
 
 def measure(folder: Path, sources: dict[str, str], base: Path | None = None) -> None:
@@ -143,12 +152,14 @@ def main() -> None:
     if options.task == "likelihood":
         likelihood(options.runs)
         return
+    if options.task == "transfer":
+        mostly_times()
     for run in sorted(options.runs.glob("*-seed*")):
         folder = run / rundir.MODEL
         if options.task == "forgotten":
             measure(folder, {"reversals": str(BASES / "reversals.jsonl")}, BASES / "skills")
         else:
-            measure(folder, LONGER)
+            measure(folder, {**LONGER, "times": str(BASES / "times.jsonl")})
 
 
 if __name__ == "__main__":
