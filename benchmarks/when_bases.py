@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -29,12 +30,12 @@ from guided_grpo.data.sources import load_rows
 from guided_grpo.embedded.pretraining import build_base
 from guided_grpo.embedded.recipes import DOMAINS, POLICIES, BaseRecipe, Domain, Phase, embedded_folder
 from guided_grpo.evaluation.decoding import Decoding
+from guided_grpo.evaluation.likelihood import trace_log_probs
 from guided_grpo.evaluation.questions import evaluate, questions
 from guided_grpo.grading import Grader
 from guided_grpo.guidance.placement import GuidanceTokenizer
 from guided_grpo.store import rundir
 from guided_grpo.store.jsonl import encoded
-from guided_grpo.studies.audit.likelihood import trace_log_prob
 from guided_grpo.types import Row
 
 BASES = Path("build/bases")
@@ -138,7 +139,7 @@ def likelihood(configs: Path) -> None:
             shares=common.get("sft_shares", [1.0]),
             end_id=tokenizer.eos_token_id,
         )
-        print(f"{path.stem}: {trace_log_prob(model, examples):.3f} nats, {len(examples)} traces", flush=True)
+        print(f"{path.stem}: {mean(trace_log_probs(model, examples)):.3f} nats, {len(examples)} traces", flush=True)
 
 
 def main() -> None:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 import yaml
 
 from guided_grpo.cli import main
 from guided_grpo.studies.audit.advice import Advice
 from guided_grpo.studies.audit.imitation_trial import ImitationTrial, imitation_trial, is_undecided, with_imitation
-from guided_grpo.studies.audit.likelihood import trace_log_prob
 
 GUIDE = Advice("guide", "Guidance can help.", ("why",), {"method": "g2rpo-a", "num_generations": 4})
 REFUSED = Advice("no-help", "Guidance cannot help.", ("why",), {})
@@ -51,21 +48,6 @@ def test_a_longer_trial_where_nothing_helped_so_far() -> None:
     assert is_undecided(REFUSED, trial(-0.1, 0.1))
     assert not is_undecided(REFUSED, trial(0.1, 0.3))
     assert not is_undecided(GUIDE, trial(-0.1, 0.1)) and not is_undecided(solved, trial(-0.1, 0.1))
-
-
-def test_log_probs_are_those_of_taught_tokens_alone(policy: Any) -> None:
-    """Against a product of probabilities, position by position; a mean over tokens, not over traces."""
-    examples = [{"input_ids": [3, 4, 5, 6], "labels": [-100, -100, 5, 6]}, {"input_ids": [7, 8], "labels": [-100, 8]}]
-    by_hand = []
-    for example in examples:
-        probabilities = policy(torch.tensor([example["input_ids"]])).logits[0].detach().softmax(-1)
-        by_hand += [
-            float(probabilities[place - 1, token].log())
-            for place, token in enumerate(example["input_ids"])
-            if example["labels"][place] >= 0
-        ]
-    assert len(by_hand) == 3
-    assert trace_log_prob(policy, examples) == pytest.approx(sum(by_hand) / 3, abs=1e-5)
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from math import ceil
 from pathlib import Path
+from statistics import mean
 from typing import Annotated, cast
 
 import yaml
@@ -37,6 +38,7 @@ from guided_grpo.data.demonstrations import demonstrations
 from guided_grpo.errors import InputError
 from guided_grpo.evaluation.completions import CompletionRun
 from guided_grpo.evaluation.engines import TransformersEngine
+from guided_grpo.evaluation.likelihood import trace_log_probs
 from guided_grpo.grading import Grader
 from guided_grpo.guidance.placement import PLACEMENTS, GuidanceTokenizer, PlacementSettings, check_hint_template
 from guided_grpo.guidance.slicing import UNITS
@@ -53,7 +55,6 @@ from guided_grpo.studies.audit.imitation_trial import (
     is_undecided,
     with_imitation,
 )
-from guided_grpo.studies.audit.likelihood import trace_log_prob
 from guided_grpo.studies.audit.trials import (
     AuditProblem,
     GuidanceSetting,
@@ -240,7 +241,7 @@ def _log_prob(options: argparse.Namespace, rows: Dataset) -> float:
     )
     if not examples:
         raise InputError("has no trace to imitate", file=options.data, fix="leave --imitate out")
-    return trace_log_prob(load_for_sampling(source, options.dtype), examples)
+    return mean(trace_log_probs(load_for_sampling(source, options.dtype), examples))
 
 
 def _imitate(options: argparse.Namespace, steps: int, log_prob: float) -> ImitationTrial:

@@ -31,7 +31,7 @@ class ImitationTrial:
     gain: tuple[float, float]  # 95 %, paired over problems
     demonstrations: int  # traces that were taught
     wrong: int  # traces that were not, since they come to a wrong answer
-    log_prob: float  # of a token of the traces before, in nats
+    log_prob: float  # of a token of the traces before, in nats, the mean over traces
 
     @property
     def pays(self) -> bool:
