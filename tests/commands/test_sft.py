@@ -14,6 +14,7 @@ import yaml
 from safetensors.torch import load_file
 
 from guided_grpo.cli import main
+from guided_grpo.commands import sft, stopping
 from guided_grpo.data.demonstrations import demonstrations, grade_traces
 from guided_grpo.data.sources import load_rows
 from guided_grpo.errors import InputError
@@ -205,6 +206,50 @@ def test_the_rate_falls_with_the_flops(policy_folder: Path, tmp_path: Path) -> N
     rates = [row["learning_rate"] for row in jsonl.whole_rows(tmp_path / "run" / "metrics.jsonl")]
     shares = [int(50 * n / 4) / 50 for n in (0, 1, 2, 3)]  # in whole steps, before each
     assert rates == pytest.approx([1e-3 * (1 + math.cos(math.pi * share)) / 2 for share in shares], abs=1e-12)
+
+
+@pytest.mark.parametrize(("foreign", "floor"), [(-1.0, 1.0), (-100.0, 0.05)])
+def test_a_floor_is_found_in_the_first_traces(
+    foreign: float, floor: float, policy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An untrained policy gives every token about −3 nats; what was found stands in the checkpoint."""
+    monkeypatch.setattr(sft, "FOREIGN", foreign)
+    settings = {**settings_of(policy_folder, tmp_path), "eval_data": None, "max_steps": 2, "logging_steps": 1}
+    settings |= {"loss_type": "dft", "save_steps": 1}
+    losses = {}
+    for name, own in (("found", None), ("given", floor)):
+        settings |= {"sft_floor": own, "output_dir": str(tmp_path / name)}
+        (tmp_path / "sft.yaml").write_text(yaml.safe_dump(settings))
+        assert main(["sft", "--config", str(tmp_path / "sft.yaml")]) == 0
+        losses[name] = [row["loss"] for row in jsonl.whole_rows(tmp_path / name / "metrics.jsonl")]
+        assert json.loads((tmp_path / name / "checkpoint-2" / "costs.json").read_text())["floor"] == floor
+    assert losses["found"] == losses["given"] and len(losses["found"]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("waits", "steps"), [(True, 8), (False, 4)])
+def test_it_waits_while_a_foreign_form_is_learned(
+    waits: bool, steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The policy forgets its own form at once: patience is over after step 4, half of the run after step 8."""
+    if not waits:
+        monkeypatch.setattr(stopping, "still_learns", lambda rows: False)
+    run = tmp_path / "run"
+    settings = {
+        "model_name_or_path": "embedded-small", "train_data": "chains:steps=5-8,count=48,seed=1,style=renamed",
+        "output_dir": str(run), "learning_rate": 1e-3, "lr_scheduler_type": "constant", "warmup_steps": 0,
+        "max_steps": 16, "per_device_train_batch_size": 8, "sft_patience": 2, "sft_every": 2, "sft_held_out": 8,
+        "eval_samples": 1, "eval_temperature": 0.0, "eval_max_tokens": 60, "save_strategy": "no", "report_to": "none",
+        "bf16": False, "gradient_checkpointing": False, "use_cpu": True, "quiet": True,
+    }  # fmt: skip
+    (tmp_path / "sft.yaml").write_text(yaml.safe_dump(settings))
+    assert main(["sft", "--config", str(tmp_path / "sft.yaml")]) == 0
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["steps"], summary["kept"]["step"]) == (steps, 0)
+    rows = list(jsonl.whole_rows(run / "stopping.jsonl"))
+    assert "trace_loss" not in rows[0] and rows[0]["accuracy"] > 0.5
+    losses = [row["trace_loss"] for row in rows[1:]]
+    assert losses == sorted(losses, reverse=True) and losses[1] < 0.9 * losses[0]
 
 
 @pytest.mark.slow

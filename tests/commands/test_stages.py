@@ -26,7 +26,7 @@ from guided_grpo.cli import main
 from guided_grpo.commands import results
 from guided_grpo.commands.parsing import TeachingArguments, parse
 from guided_grpo.commands.stages import sft_settings
-from guided_grpo.commands.stopping import best_of, is_below, kept_of, restore, set_aside
+from guided_grpo.commands.stopping import best_of, is_below, kept_of, restore, set_aside, still_learns
 from guided_grpo.data.sources import load_rows
 from guided_grpo.errors import InputError
 from guided_grpo.store import jsonl
@@ -332,6 +332,12 @@ def test_kept_is_the_last_that_is_not_below() -> None:
     assert kept(0.5, 0.46875, 0.5) == 2  # of equal ones the last
     assert kept(0.5, 0.46875, 0.4375) == 0  # fine-tuning was no better than none
     assert kept(0.46875, 0.5, 0.4375) == 1  # near the best, and worse than none
+
+
+def test_traces_are_still_learned_where_their_loss_falls_by_a_tenth() -> None:
+    rows = [{"trace_loss": 2.0}, {"trace_loss": 3.0}, {"trace_loss": 1.8}]
+    assert still_learns(rows) and not still_learns([*rows, {"trace_loss": 1.81}]) and not still_learns(rows[:1])
+    assert not still_learns([{}, *rows])  # success had not fallen there
 
 
 def test_what_is_set_aside_is_not_taught() -> None:

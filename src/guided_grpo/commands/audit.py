@@ -25,7 +25,7 @@ from datasets import Dataset
 from guided_grpo.commands import sft
 from guided_grpo.commands.data_stream import add_data_options, rows_of
 from guided_grpo.commands.options import OneLineParser, mapping_of, wants_bars
-from guided_grpo.commands.parsing import FLOOR, StageArguments, TeachingArguments
+from guided_grpo.commands.parsing import StageArguments, TeachingArguments
 from guided_grpo.commands.policies import (
     MODEL_HELP,
     check_prompts,
@@ -252,7 +252,7 @@ def _imitate(options: argparse.Namespace, steps: int, log_prob: float) -> Imitat
         "train_data": options.data, "data_mapping": mapping_of(options.map) or None, "data_reader": options.reader,
         "data_split": options.split, "data_limit": options.limit,
         "learning_rate": options.imitate_rate, "lr_scheduler_type": "constant", "max_steps": steps,
-        "loss_type": "dft", "sft_floor": FLOOR,  # as auto fine-tunes
+        "loss_type": "dft", "sft_floor": sft.floor_of(log_prob),  # as auto fine-tunes
         "per_device_train_batch_size": options.imitate_batch, "sft_every": ceil(steps / 3),
         "sft_patience": 3, "sft_held_out": options.imitate_problems, "sft_answer": options.sft_answer,
         "guidance_thinking": options.thinking, "chat_template_kwargs": options.template_kwargs or None,

@@ -35,7 +35,6 @@ VOLATILE = frozenset(
 )  # fmt: skip
 UNGUIDED = "grpo"
 STAGE = "sft+"  # in front of a method: fine-tuning first
-FLOOR = 0.05  # of a token's weight in the fine-tuning of `auto`
 ALONE = "sft"  # in place of a method: fine-tuning, and nothing after it
 
 
@@ -97,7 +96,7 @@ class TeachingArguments:
     sft_check: bool = setting(
         True, "grade the traces first: wrong ones are not taught, those without an answer without an end"
     )
-    sft_floor: Annotated[float, Interval(ge=0, le=1)] = setting(
+    sft_floor: Annotated[float | None, Interval(ge=0, le=1)] = setting(
         0.0, "λ of dft as it begins, which falls to 0: a token weighs λ + (1 − λ)·its probability"
     )
     sft_patience: Annotated[int, Ge(0)] = setting(
@@ -130,10 +129,10 @@ class StageArguments(TeachingArguments):
         "further rounds, in which the policy solves the problems that have no whole right trace, behind what they have "
         "of one, and is taught what came out right; unset = 1 with --method auto, 0 with others",
     )
-    sft_floor: Annotated[float | None, Interval(ge=0, le=1)] = setting(  # type: ignore[assignment]  # None until parsed
+    sft_floor: Annotated[float | None, Interval(ge=0, le=1)] = setting(
         None,
-        "λ of dft as it begins, which falls to 0: a token weighs λ + (1 − λ)·its probability; unset = "
-        f"{FLOOR:g} with --method auto, 0 with others",
+        "λ of dft as it begins, which falls to 0: a token weighs λ + (1 − λ)·its probability; unset = 0, with --method "
+        "auto 0.05, or 1 where the policy finds the traces foreign",
     )
     sft_max_length: Annotated[int | None, Ge(1)] = setting(
         None, "tokens; longer traces are left out; unset = what the policy can read"
@@ -305,7 +304,8 @@ def _parse_into(classes: tuple[type, ...], arguments: list[str], prog: str) -> t
                 part.alone = alone
                 by_itself = _taught_first(parts)
                 part.sft_loss = part.sft_loss or ("dft" if by_itself else "nll")
-                part.sft_floor = (FLOOR if by_itself else 0.0) if part.sft_floor is None else part.sft_floor
+                if part.sft_floor is None and not by_itself:
+                    part.sft_floor = 0.0
                 part.sft_rounds = int(by_itself) if part.sft_rounds is None else part.sft_rounds
                 part.first = part.sft_epochs > 0 and (first or by_itself)
                 if first and not part.first:

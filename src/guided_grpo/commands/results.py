@@ -99,13 +99,20 @@ class Results:
             self.state.wait_for_everyone()
         self.observe(figures["accuracy"])
 
-    def evaluate_during(self, step: int, cost: Mapping[str, Any], file: str = rundir.EVALS) -> None:
-        """Append a row to `file`, with what training has cost so far. All ranks answer."""
+    def evaluate_during(
+        self,
+        step: int,
+        cost: Mapping[str, Any],
+        file: str = rundir.EVALS,
+        more: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda figures: {},
+    ) -> None:
+        """Append a row to `file`, with what training has cost so far and `more` of its figures. All ranks answer."""
         if self.held_out is None:
             return
         figures = self._measure(f"step {step}")
+        further = more(figures)
         if self.state.is_main_process:
-            row = {"step": step, **cost, **{key: figures[key] for key in (*_SHORT, "scores")}}
+            row = {"step": step, **cost, **{key: figures[key] for key in (*_SHORT, "scores")}, **further}
             jsonl.append_rows(self.output / file, [row])
         self.state.wait_for_everyone()
         self.observe(figures["accuracy"])

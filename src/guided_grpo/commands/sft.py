@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,6 +58,8 @@ class SftArguments(TeachingArguments):
 
 
 _COSTS = "costs.json"  # in a checkpoint
+FLOORS = (0.05, 1.0)  # of what a policy could have written itself, and of what is foreign to it
+FOREIGN = -1.0  # nats a token, below which traces are
 _STOPPING = ("sft_patience", "sft_every", "sft_held_out")
 
 
@@ -129,15 +132,16 @@ def _run(
     tokenizer = load_tokenizer(source, field="model_name_or_path")
     check_prompts(rows, tokenizer, str(settings.model.model_name_or_path), field="model_name_or_path")
     template: Any = settings.sft.chat_template_kwargs or {}
-    examples, omissions = demonstrations(
-        taught,
-        GuidanceTokenizer(tokenizer, template, settings.sft.guidance_thinking, leak=True),
-        worth=grade_traces(list(taught), settings.sft.sft_answer, grader) if settings.sft.sft_check else None,
+    demonstrate = partial(
+        demonstrations,
+        guide=GuidanceTokenizer(tokenizer, template, settings.sft.guidance_thinking, leak=True),
         shares=settings.sft.sft_shares,
         answer=settings.sft.sft_answer,
         end_id=tokenizer.eos_token_id,
         max_tokens=training.max_length,
     )
+    worth = grade_traces(list(taught), settings.sft.sft_answer, grader) if settings.sft.sft_check else None
+    examples, omissions = demonstrate(taught, worth=worth)
     if not examples:
         raise InputError(f"leaves nothing to teach ({omissions})", file=settings.run.train_data, fix="raise max_length")
     tell(f"{len(examples)} demonstrations; left out: {', '.join(f'{n} {why}' for why, n in omissions.items())}")
@@ -174,7 +178,8 @@ def _run(
         go_on(trainer, resume)
     else:
         training.save_total_limit = None  # the best checkpoint and the newest stay
-        stopping = EarlyStopping(Results(output, settings.run, asked, trainer, grader, **answers), settings.sft)
+        ask = Results(output, settings.run, asked, trainer, grader, **answers)
+        stopping = EarlyStopping(ask, settings.sft, demonstrate(asked)[0])
         trainer.add_callback(stopping)
         stopping.train(resume)
         stopped = {"kept": stopping.summary()}
@@ -203,15 +208,16 @@ class MeteredTrainer(SFTTrainer):
     before its epochs do: a rate that is still high leaves a policy that swings from step to step.
 
     With `loss_type: dft` and a floor a token weighs λ + (1 − λ)·π, π its probability: λ of log-likelihood, the rest of
-    DFT (arXiv 2508.05629). λ falls from the floor to 0 over the run: what is new is learned first, slips go last.
+    DFT (arXiv 2508.05629). λ falls from the floor to 0 over the run: what is new is learned first, slips go last. A
+    floor of None is found in the first traces that are read (`floor_of`).
     """
 
-    def __init__(self, *arguments: Any, max_flops: float = 0, floor: float = 0, **named: Any) -> None:
+    def __init__(self, *arguments: Any, max_flops: float = 0, floor: float | None = 0, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        if floor and self.args.loss_type == "dft":
+        self.floor = floor
+        if floor != 0 and self.args.loss_type == "dft":
             self.args.loss_type = "nll"  # TRL's sum of log-probs, which come weighed
-            weigh = _Weigh(lambda: floor * (1 - self.share))
-            self.accelerator.unwrap_model(self.model).register_forward_hook(weigh)
+            self.accelerator.unwrap_model(self.model).register_forward_hook(self._weigh)
         self.flops = self.trace_tokens = 0
         self.max_flops = max_flops
         self._meter = Meter(self.accelerator.unwrap_model(self.model))
@@ -271,24 +277,33 @@ class MeteredTrainer(SFTTrainer):
         super()._save_checkpoint(model, trial)
         if self.args.should_save:
             folder = Path(str(self.args.output_dir)) / f"{rundir.CHECKPOINT_PREFIX}{self.state.global_step}"
-            rundir.write_json(folder / _COSTS, {"flops": self.flops, "trace_tokens": self.trace_tokens})
+            kept = {"flops": self.flops, "trace_tokens": self.trace_tokens, "floor": self.floor}
+            rundir.write_json(folder / _COSTS, kept)
 
     def count_from(self, checkpoint: Path | None) -> None:
         """Count on from what a checkpoint has spent; None = from nothing."""
         costs = (rundir.read_json(checkpoint / _COSTS) if checkpoint else None) or {}
         self.flops, self.trace_tokens = costs.get("flops", 0), costs.get("trace_tokens", 0)
+        self.floor = costs.get("floor", self.floor)
+
+    def _weigh(self, model: Any, arguments: Any, output: Any) -> None:
+        """Weigh the log-probs that the model gives to its loss."""
+        logps = getattr(output, "log_probs", None)
+        if logps is None or not torch.is_grad_enabled():
+            return
+        if self.floor is None:
+            read = gather_object([(float(logps.detach().sum()), int((logps != 0).sum()))])  # 0 = not taught
+            self.floor = floor_of(sum(total for total, _ in read) / max(1, sum(count for _, count in read)))
+        floor = self.floor * (1 - self.share)
+        output.log_probs = logps * (floor + (1 - floor) * logps.exp()).detach()
 
 
-class _Weigh:
-    """Weighs the log-probs that a model gives to its loss; `floor()` is λ now."""
+def floor_of(log_prob: float) -> float:
+    """Where λ begins, by the log-probability of a trace token before fine-tuning, in nats.
 
-    def __init__(self, floor: Callable[[], float]) -> None:
-        self.floor = floor
-
-    def __call__(self, model: Any, arguments: Any, output: Any) -> None:
-        logps, floor = getattr(output, "log_probs", None), self.floor()
-        if logps is not None and torch.is_grad_enabled():
-            output.log_probs = logps * (floor + (1 - floor) * logps.exp()).detach()
+    Traces that the policy does not write weigh nothing by its own probability: they begin as log-likelihood.
+    """
+    return FLOORS[log_prob < FOREIGN]
 
 
 class _Budget(TrainerCallback):

@@ -3,7 +3,8 @@
     best  = the evaluation with the highest accuracy, of equal ones the last; step 0 counts
     below = clearly below the best: the paired difference over the problems has an 80 % interval apart from 0. While the
             rate is high, accuracy goes up and down by more than it will fall.
-    stop  = after `patience` evaluations in a row that are below
+    stop  = after `patience` evaluations in a row that are below, unless the loss of held-out traces still fell by a
+            tenth over them: a policy forgets its own form before it is good at another. It waits up to half of the run.
     kept  = the last one that is not below, and above step 0: later policies have seen more, at a lower rate, and the
             highest of a few noisy figures is mostly a lucky one. Step 0 itself where that is the best.
 
@@ -18,6 +19,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from math import ceil
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from datasets import Dataset
@@ -29,13 +31,15 @@ from guided_grpo.commands.policies import load_policy
 from guided_grpo.commands.results import Results
 from guided_grpo.commands.runs import go_on
 from guided_grpo.errors import InputError
+from guided_grpo.evaluation.likelihood import trace_log_probs
 from guided_grpo.evaluation.stats import difference_interval
 from guided_grpo.store import jsonl, rundir
 from guided_grpo.store.journals import key_of
-from guided_grpo.train.sharding import give_weights
+from guided_grpo.train.sharding import give_weights, policy_that_answers
 
 START = "start"  # the policy of step 0, which no checkpoint holds
 _SURE = 0.8
+_FALL, _WAIT = 0.1, 0.5  # of the loss; of the run
 
 
 def set_aside(rows: Dataset, settings: TeachingArguments, seed: int) -> tuple[Dataset, Dataset]:
@@ -76,16 +80,23 @@ def is_below(row: Mapping[str, Any], best: Mapping[str, Any]) -> bool:
     return difference_interval([first for first, _ in pairs], [now for _, now in pairs], _SURE).high < 0
 
 
+def still_learns(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the loss of held-out traces fell by a tenth over these evaluations; no where it was not measured."""
+    first, last = (row.get("trace_loss") for row in (rows[0], rows[-1]))
+    return first is not None and last is not None and last <= (1 - _FALL) * first
+
+
 class EarlyStopping(TrainerCallback):
     """Asks, stops and keeps a policy of one fine-tuning run; all ranks decide alike.
 
     Args:
         results: asks the held-out problems.
         settings: when, and how long it waits.
+        traces: demonstrations of the held-out problems.
     """
 
-    def __init__(self, results: Results, settings: TeachingArguments) -> None:
-        self.results, self.settings = results, settings
+    def __init__(self, results: Results, settings: TeachingArguments, traces: Sequence[dict[str, list[int]]]) -> None:
+        self.results, self.settings, self.traces = results, settings, traces
         self.trainer: Any = results.trainer  # counts what it costs
         self.path = results.output / rundir.STOPPING
 
@@ -105,7 +116,8 @@ class EarlyStopping(TrainerCallback):
         rows, patience = self.rows, self.settings.sft_patience
         place = best_of(rows)
         last = rows[place + 1 :][-patience:]
-        return len(last) == patience and all(is_below(row, rows[place]) for row in last)
+        below = len(last) == patience and all(is_below(row, rows[place]) for row in last)
+        return below and not (self.trainer.share < _WAIT and still_learns(last))
 
     def summary(self) -> dict[str, Any]:
         """What summary.json says of the policy that is kept."""
@@ -148,7 +160,15 @@ class EarlyStopping(TrainerCallback):
 
     def _ask(self, step: int) -> None:
         with self.trainer.counted():
-            self.results.evaluate_during(step, {}, rundir.STOPPING)
+            self.results.evaluate_during(step, {}, rundir.STOPPING, self._of_traces)
+
+    def _of_traces(self, figures: Mapping[str, Any]) -> dict[str, Any]:
+        """The loss of the held-out traces, in nats a token, where success has clearly fallen."""
+        rows = self.rows
+        if not (self.traces and rows and is_below(figures, rows[best_of(rows)])):
+            return {}
+        with policy_that_answers(self.trainer) as policy:
+            return {"trace_loss": -mean(trace_log_probs(policy, self.traces))}
 
     def _folder(self, step: int) -> Path:
         return self.results.output / (f"{rundir.CHECKPOINT_PREFIX}{step}" if step else START)
