@@ -16,8 +16,8 @@ GUIDE = Advice("guide", "Guidance can help.", ("why",), {"method": "g2rpo-a", "n
 REFUSED = Advice("no-help", "Guidance cannot help.", ("why",), {})
 
 
-def trial(low: float, high: float) -> ImitationTrial:
-    return ImitationTrial(20, 40, 0.1, 0.1 + (low + high) / 2, (low, high), 64, 0, -0.5)
+def trial(low: float, high: float, log_prob: float = -0.5) -> ImitationTrial:
+    return ImitationTrial(20, 40, 0.1, 0.1 + (low + high) / 2, (low, high), 64, 0, log_prob)
 
 
 def test_the_best_evaluation_after_the_first_is_compared_with_it() -> None:
@@ -41,6 +41,14 @@ def test_what_it_turns_the_advice_into() -> None:
     assert (refused.verdict, refused.settings) == ("no-help", {}) and "difference -10.0% to +30.0%" in refused.reasons[
         -1
     ]
+
+
+def test_a_form_that_the_policy_does_not_write_is_named() -> None:
+    told = with_imitation(REFUSED, trial(-0.1, 0.1, log_prob=-3.3), 12)
+    assert (told.verdict, told.settings) == ("no-help", {})
+    assert "(-3.3 nats a token)" in told.reasons[-1] and "--imitate 80" in told.reasons[-1]
+    assert "nats a token)" not in with_imitation(REFUSED, trial(-0.1, 0.1), 12).reasons[-1]
+    assert with_imitation(REFUSED, trial(0.1, 0.3, log_prob=-3.3), 12).settings["method"] == "auto"
 
 
 def test_a_longer_trial_where_nothing_helped_so_far() -> None:

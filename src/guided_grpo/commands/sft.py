@@ -32,6 +32,7 @@ from guided_grpo.commands.stopping import EarlyStopping, set_aside
 from guided_grpo.data.demonstrations import IGNORED, demonstrations, grade_traces
 from guided_grpo.errors import InputError
 from guided_grpo.evaluation.decoding import Decoding
+from guided_grpo.evaluation.likelihood import FOREIGN
 from guided_grpo.grading import Grader
 from guided_grpo.guidance.placement import GuidanceTokenizer, PlacementSettings
 from guided_grpo.settings import again, setting
@@ -59,7 +60,6 @@ class SftArguments(TeachingArguments):
 
 _COSTS = "costs.json"  # in a checkpoint
 FLOORS = (0.05, 1.0)  # of what a policy could have written itself, and of what is foreign to it
-FOREIGN = -1.0  # nats a token, below which traces are
 _STOPPING = ("sft_patience", "sft_every", "sft_held_out")
 
 

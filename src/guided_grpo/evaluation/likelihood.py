@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
+FOREIGN = -1.0  # nats a token, below which traces have a form that the policy does not write
+
 
 @torch.no_grad()
 def trace_log_probs(model: Any, examples: Sequence[dict[str, list[int]]]) -> list[float]:

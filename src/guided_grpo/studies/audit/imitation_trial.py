@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from guided_grpo.evaluation.likelihood import FOREIGN
 from guided_grpo.evaluation.stats import difference_interval
 from guided_grpo.studies.audit.advice import Advice
 
@@ -102,4 +103,11 @@ def with_imitation(advice: Advice, trial: ImitationTrial, group: int) -> Advice:
         settings = {"method": "auto-guide", "num_generations": size}
         headline = "Guide without imitating: train with auto-guide."
         return replace(advice, headline=headline, reasons=more, settings=settings)
-    return replace(advice, reasons=(*advice.reasons, trial.words))
+    if trial.log_prob >= FOREIGN:
+        return replace(advice, reasons=(*advice.reasons, trial.words))
+    form = (
+        f"These traces have a form that the policy does not write ({trial.log_prob:.1f} nats a token). A trial of "
+        f"{trial.steps} steps is too short to learn one; where it can be learned, fine-tuning pays late. Try it with "
+        f"--imitate {LONGER * trial.steps}."
+    )
+    return replace(advice, reasons=(*advice.reasons, trial.words, form))
