@@ -118,7 +118,6 @@ def fine_tune(
         tokenizer: of the policy.
         grader: of the whole run.
         claim: called before anything is written.
-
     """
     state, budget = PartialState(), settings.training.max_flops
     count = settings.stage.sft_rounds or 0
