@@ -295,9 +295,8 @@ class MeteredTrainer(SFTTrainer):
             read = gather_object([(float(logps.detach().sum()), int((logps != 0).sum()))])  # 0 = not taught
             log_prob = sum(total for total, _ in read) / max(1, sum(count for _, count in read))
             self.floor = floor_of(log_prob)
-            tell(
-                f"{self.args.output_dir}: a token of the first traces has {log_prob:.2f} nats; λ begins at {self.floor:g}"
-            )
+            found = f"a token of the first traces has {log_prob:.2f} nats; λ begins at {self.floor:g}"
+            tell(f"{self.args.output_dir}: {found}")
         floor = self.floor * (1 - self.share)
         output.log_probs = logps * (floor + (1 - floor) * logps.exp()).detach()
 

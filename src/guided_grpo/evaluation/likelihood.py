@@ -19,9 +19,11 @@ def trace_log_probs(model: Any, examples: Sequence[dict[str, list[int]]]) -> lis
         model: the policy.
         examples: of `demonstrations`, with at least one taught token each.
     """
-    means = []
+    means, training = [], model.training
+    model.eval()
     for example in examples:
         ids, labels = (torch.tensor(example[name], device=model.device) for name in ("input_ids", "labels"))
         logits = model(ids[None]).logits[0, :-1].float()
         means.append(-float(cross_entropy(logits, labels[1:])))
+    model.train(training)
     return means
