@@ -35,6 +35,7 @@ VOLATILE = frozenset(
 )  # fmt: skip
 UNGUIDED = "grpo"
 STAGE = "sft+"  # in front of a method: fine-tuning first
+ROUNDS = 3  # behind the fine-tuning of `auto`, at most
 ALONE = "sft"  # in place of a method: fine-tuning, and nothing after it
 
 
@@ -126,8 +127,9 @@ class StageArguments(TeachingArguments):
     )
     sft_rounds: Annotated[int | None, Ge(0)] = setting(
         None,
-        "further rounds, in which the policy solves the problems that have no whole right trace, behind what they have "
-        "of one, and is taught what came out right; unset = 1 with --method auto, 0 with others",
+        "further rounds at most, in which the policy solves the problems that have no whole right trace, behind what "
+        "they have of one, and is taught what came out right, until one solves half of them; unset = "
+        f"{ROUNDS} with --method auto, 0 with others",
     )
     sft_floor: Annotated[float | None, Interval(ge=0, le=1)] = setting(
         None,
@@ -306,7 +308,8 @@ def _parse_into(classes: tuple[type, ...], arguments: list[str], prog: str) -> t
                 part.sft_loss = part.sft_loss or ("dft" if by_itself else "nll")
                 if part.sft_floor is None and not by_itself:
                     part.sft_floor = 0.0
-                part.sft_rounds = int(by_itself) if part.sft_rounds is None else part.sft_rounds
+                if part.sft_rounds is None:
+                    part.sft_rounds = ROUNDS if by_itself else 0
                 part.first = part.sft_epochs > 0 and (first or by_itself)
                 if first and not part.first:
                     fix = "use a number above 0, or another method"

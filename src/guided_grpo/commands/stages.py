@@ -40,6 +40,7 @@ from guided_grpo.train.sharding import whole_policies
 
 FOLDER = "sft"
 RATE_BEHIND = 1 / 2  # of the first round's rate: it starts from what that one has learned
+ENOUGH = 1 / 2  # of what a round asks: so much solved, and asking once more would bring little
 
 # Fields that say where and how precisely is computed, what is kept and who is told: the same in both stages.
 _SHARED = (
@@ -109,8 +110,10 @@ def fine_tune(
 ) -> list[dict[str, Any]]:
     """Run the first stage and its rounds, or go on with them; their summaries.
 
-    What they measured becomes `before` and `between` of the run. A budget is shared alike by the rounds that have
-    something to ask. They end early where one was no better than what it began with, or solved nothing.
+    What they measured becomes `before` and `between` of the run. Half of a budget is for the traces of the data, if
+    there is something to ask. A round that solves half of what it asks is the last one and has the rest; any other has
+    half of the rest, so that a policy that knows more asks again. They end early where one was no better than what it
+    began with, or solved nothing.
 
     Args:
         settings: of the whole run.
@@ -124,13 +127,13 @@ def fine_tune(
     problems = rounds.problems_of(settings, grader) if count else None
     if problems is None or not problems.open:
         count = 0
-    share = budget / (1 + count)
+    share = budget / 2 if count else budget
     summaries = [sft.run(sft_settings(settings, source, flops=share), grader, claim)]
     for number in range(2, 2 + count):
         assert problems is not None
         _free()
         kept, spent = summaries[-1].get("kept"), sum(summary["flops"] for summary in summaries)
-        left = min(share * number, budget) - spent
+        left = budget - spent
         if (kept and not kept["step"]) or (budget and left <= 0):
             break
         begin = partial(policy_of, settings, source, number - 1)
@@ -141,10 +144,13 @@ def fine_tune(
         problems = rounds.problems_behind(settings, number, problems)
         if not made["solved"] or (budget and left <= made["flops"]):
             break
-        flops = left - made["flops"] if budget else 0
+        last = number == 1 + count or made["solved"] >= ENOUGH * made["asked"]
+        flops = (left - made["flops"]) * (1 if last else 1 / 2) if budget else 0
         summary = sft.run(sft_settings(settings, source, number, flops), grader, policy=begin)
         costs = {name: summary[name] + made[name] for name in ("flops", "seconds")}
         summaries.append({**summary, **costs, "asked": made["asked"], "solved": made["solved"]})
+        if last:
+            break
     _free()
     path = settings.output / rundir.EVAL
     first, last = (rundir.read_json(folder_of(settings, n) / rundir.EVAL) for n in (1, len(summaries)))
