@@ -20,6 +20,7 @@ from guided_grpo.commands.parsing import TeachingArguments, parse
 from guided_grpo.commands.policies import load_model, policy_source
 from guided_grpo.commands.stopping import set_aside
 from guided_grpo.data.domains.chains import chains
+from guided_grpo.embedded.recipes import SHIPPED
 from guided_grpo.grading import Grader
 from guided_grpo.guidance.placement import GuidanceTokenizer
 from guided_grpo.store import jsonl
@@ -246,6 +247,49 @@ def test_when_there_is_no_round(
     assert train(tmp_path, settings) == 0
     assert sorted(path.name for path in (tmp_path / "run").glob("sft*")) == folders
     assert len(read(tmp_path / "run" / "summary.json")["stages"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "rounds_at_most", "paid"),
+    [
+        ([0.5], 3, [50, 46]),  # of 100 FLOPs; asking costs 4 each time
+        ([0.2, 0.5], 3, [50, 50 / 3 - 4, 100 / 3 - 4]),
+        ([0.2, 0.2, 0.2], 3, [50, 50 / 3 - 4, 50 / 3 - 4, 50 / 3 - 4]),
+        ([0.2, 0.2], 2, [50, 21, 21]),
+        ([None, None], 2, [50, 21, 21]),  # nothing was held out
+        ([0.0], 3, [50]),  # step 0 was kept
+        ([0.5], 0, [100]),
+    ],
+)
+def test_rounds_go_on_until_half_is_solved(
+    accuracies: list[float | None],
+    rounds_at_most: int,
+    paid: list[float],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What each stage may spend, by hand, where every one of them spends all of it."""
+    found, budgets = iter([*accuracies, 1.0]), []
+
+    def taught(stage: Any, *positional: Any, **named: Any) -> dict[str, Any]:
+        accuracy = next(found)
+        budgets.append(stage.sft.max_flops)
+        kept = {} if accuracy is None else {"kept": {"step": 4 if accuracy else 0, "accuracy": accuracy}}
+        return {"flops": stage.sft.max_flops, "seconds": 1.0, **kept}
+
+    def asked(*positional: Any) -> dict[str, Any]:
+        return {"asked": 10, "solved": 2, "flops": 4, "seconds": 1.0}
+
+    open_problems = rounds.Problems([{"prompt": "1="}], ["whole"], [None])
+    monkeypatch.setattr(stages.sft, "run", taught)
+    monkeypatch.setattr(rounds, "make_traces", asked)
+    monkeypatch.setattr(rounds, "problems_of", lambda *positional: open_problems)
+    monkeypatch.setattr(rounds, "problems_behind", lambda *positional: open_problems)
+    monkeypatch.setattr(stages, "policy_of", lambda *positional: (None, None))
+    settings = parsed(tmp_path, settings_of(tmp_path, max_flops=100, sft_rounds=rounds_at_most))
+    nothing: Any = None
+    summaries = stages.fine_tune(settings, str(SHIPPED / "embedded"), nothing, nothing, lambda: None)
+    assert budgets == pytest.approx(paid) and len(summaries) == len(paid)
 
 
 def test_the_opening_of_a_thinking_block_is_not_doubled(tokenizer: Any) -> None:

@@ -128,7 +128,7 @@ class StageArguments(TeachingArguments):
     sft_rounds: Annotated[int | None, Ge(0)] = setting(
         None,
         "further rounds at most, in which the policy solves the problems that have no whole right trace, behind what "
-        "they have of one, and is taught what came out right, until one solves half of them; unset = "
+        "they have of one, and is taught what came out right; one is enough for a policy that solves half; unset = "
         f"{ROUNDS} with --method auto, 0 with others",
     )
     sft_floor: Annotated[float | None, Interval(ge=0, le=1)] = setting(

@@ -40,7 +40,7 @@ from guided_grpo.train.sharding import whole_policies
 
 FOLDER = "sft"
 RATE_BEHIND = 1 / 2  # of the first round's rate: it starts from what that one has learned
-ENOUGH = 1 / 2  # of what a round asks: so much solved, and asking once more would bring little
+ENOUGH = 1 / 2  # of the held-out problems solved, and one round asks all there is to ask
 
 # Fields that say where and how precisely is computed, what is kept and who is told: the same in both stages.
 _SHARED = (
@@ -110,10 +110,10 @@ def fine_tune(
 ) -> list[dict[str, Any]]:
     """Run the first stage and its rounds, or go on with them; their summaries.
 
-    What they measured becomes `before` and `between` of the run. Half of a budget is for the traces of the data, if
-    there is something to ask. A round that solves half of what it asks is the last one and has the rest; any other has
-    half of the rest, so that a policy that knows more asks again. They end early where one was no better than what it
-    began with, or solved nothing.
+    What they measured becomes `before` and `between` of the run. Half of a budget is for the traces of the data, where
+    something is open. The round of a policy that solves half of the held-out problems is the last, and has the rest;
+    one that solves fewer leaves an equal part to each further round, which asks a better policy. They end early where
+    one was no better than what it began with, or solved nothing.
 
     Args:
         settings: of the whole run.
@@ -133,7 +133,8 @@ def fine_tune(
         assert problems is not None
         _free()
         kept, spent = summaries[-1].get("kept"), sum(summary["flops"] for summary in summaries)
-        left = budget - spent
+        last = number == 1 + count or bool(kept and kept["accuracy"] >= ENOUGH)
+        left = (budget - spent) / (1 if last else 2 + count - number)
         if (kept and not kept["step"]) or (budget and left <= 0):
             break
         begin = partial(policy_of, settings, source, number - 1)
@@ -144,8 +145,7 @@ def fine_tune(
         problems = rounds.problems_behind(settings, number, problems)
         if not made["solved"] or (budget and left <= made["flops"]):
             break
-        last = number == 1 + count or made["solved"] >= ENOUGH * made["asked"]
-        flops = (left - made["flops"]) * (1 if last else 1 / 2) if budget else 0
+        flops = left - made["flops"] if budget else 0
         summary = sft.run(sft_settings(settings, source, number, flops), grader, policy=begin)
         costs = {name: summary[name] + made[name] for name in ("flops", "seconds")}
         summaries.append({**summary, **costs, "asked": made["asked"], "solved": made["solved"]})
@@ -153,9 +153,9 @@ def fine_tune(
             break
     _free()
     path = settings.output / rundir.EVAL
-    first, last = (rundir.read_json(folder_of(settings, n) / rundir.EVAL) for n in (1, len(summaries)))
-    if first and last and state.is_main_process and not path.exists():
-        rundir.write_json(path, {"before": first["before"], "between": last["after"], "after": None})
+    first, newest = (rundir.read_json(folder_of(settings, n) / rundir.EVAL) for n in (1, len(summaries)))
+    if first and newest and state.is_main_process and not path.exists():
+        rundir.write_json(path, {"before": first["before"], "between": newest["after"], "after": None})
     state.wait_for_everyone()
     return summaries
 
