@@ -323,8 +323,8 @@ def test_the_best_of_equal_evaluations_is_the_last() -> None:
 def test_kept_is_the_last_that_is_not_below() -> None:
     """All eight problems alike, so that a fall of an eighth is within ± .132 and one of a quarter is not."""
 
-    def kept(*accuracies: float) -> int:
-        return kept_of([{"accuracy": value, "scores": [value] * 8} for value in accuracies])
+    def kept(*accuracies: float, of_round: bool = False) -> int:
+        return kept_of([{"accuracy": value, "scores": [value] * 8} for value in accuracies], of_round=of_round)
 
     assert kept(0.0, 0.5, 0.4375, 0.25, 0.46875, 0.25) == 4  # 5 is below, and 3 does not end the row
     assert kept(0.0, 0.5, 0.25) == 1
@@ -332,6 +332,8 @@ def test_kept_is_the_last_that_is_not_below() -> None:
     assert kept(0.5, 0.46875, 0.5) == 2  # of equal ones the last
     assert kept(0.5, 0.46875, 0.4375) == 0  # fine-tuning was no better than none
     assert kept(0.46875, 0.5, 0.4375) == 1  # near the best, and worse than none
+    assert kept(0.5, 0.46875, 0.4375, of_round=True) == 2  # a round has to be clearly worse than none
+    assert kept(0.5, 0.46875, 0.25, of_round=True) == 1 and kept(0.5, 0.25, of_round=True) == 0
 
 
 def test_traces_are_still_learned_where_their_loss_falls_by_a_tenth() -> None:

@@ -179,7 +179,7 @@ def _run(
     else:
         training.save_total_limit = None  # the best checkpoint and the newest stay
         ask = Results(output, settings.run, asked, trainer, grader, **answers)
-        stopping = EarlyStopping(ask, settings.sft, demonstrate(asked)[0])
+        stopping = EarlyStopping(ask, settings.sft, demonstrate(asked)[0], of_round=policy is not None)
         trainer.add_callback(stopping)
         stopping.train(resume)
         stopped = {"kept": stopping.summary()}

@@ -210,7 +210,7 @@ def undo_a_loss(settings: TrainSettings, count: int, trainer: Any, grader: Grade
         results.evaluate_during(trainer.state.global_step, {}, rundir.STOPPING)
     *_, last = jsonl.whole_rows(output / rundir.STOPPING)
     before = list(jsonl.whole_rows(folder_of(settings, count) / rundir.STOPPING))
-    kept = before[kept_of(before)]
+    kept = before[kept_of(before, of_round=count > 1)]
     if not is_below(last, kept):
         return False
     tell(f"{output}: finishes {last['accuracy']:.1%} of the held-out training problems, {kept['accuracy']:.1%} before "

@@ -6,7 +6,8 @@
     stop  = after `patience` evaluations in a row that are below, unless the loss of held-out traces still fell by a
             tenth over them: a policy forgets its own form before it is good at another. It waits up to half of the run.
     kept  = the last one that is not below, and above step 0: later policies have seen more, at a lower rate, and the
-            highest of a few noisy figures is mostly a lucky one. Step 0 itself where that is the best.
+            highest of a few noisy figures is mostly a lucky one. Step 0 itself where that is the best; in a round, which
+            teaches what the policy itself got right, only where it is clearly the best.
 
 What decides is in stopping.jsonl alone, so that a resumed run decides alike. The kept policy is the checkpoint of its
 step, which is saved when it is found; only that one and the newest stay.
@@ -64,11 +65,15 @@ def best_of(rows: Sequence[Mapping[str, Any]]) -> int:
     return max(range(len(rows)), key=lambda place: (rows[place]["accuracy"], place))
 
 
-def kept_of(rows: Sequence[Mapping[str, Any]]) -> int:
-    """The place of the evaluation whose policy is kept."""
+def kept_of(rows: Sequence[Mapping[str, Any]], *, of_round: bool = False) -> int:
+    """The place of the evaluation whose policy is kept, of fine-tuning on the data or of a round behind it."""
     best = best_of(rows)
-    later = range(best, len(rows)) if best else (0,)
-    near = (n for n in later if rows[n]["accuracy"] > rows[0]["accuracy"] and not is_below(rows[n], rows[best]))
+    later = range(best, len(rows)) if best or of_round else (0,)
+    near = (
+        n
+        for n in later
+        if (of_round or rows[n]["accuracy"] > rows[0]["accuracy"]) and not is_below(rows[n], rows[best])
+    )
     return max(near, default=best)
 
 
@@ -93,10 +98,18 @@ class EarlyStopping(TrainerCallback):
         results: asks the held-out problems.
         settings: when, and how long it waits.
         traces: demonstrations of the held-out problems.
+        of_round: see `kept_of`.
     """
 
-    def __init__(self, results: Results, settings: TeachingArguments, traces: Sequence[dict[str, list[int]]]) -> None:
-        self.results, self.settings, self.traces = results, settings, traces
+    def __init__(
+        self,
+        results: Results,
+        settings: TeachingArguments,
+        traces: Sequence[dict[str, list[int]]],
+        *,
+        of_round: bool = False,
+    ) -> None:
+        self.results, self.settings, self.traces, self.of_round = results, settings, traces, of_round
         self.trainer: Any = results.trainer  # counts what it costs
         self.path = results.output / rundir.STOPPING
 
@@ -108,7 +121,7 @@ class EarlyStopping(TrainerCallback):
     @property
     def kept(self) -> dict[str, Any]:
         """That of the policy that is kept."""
-        return self.rows[kept_of(self.rows)]
+        return self.rows[kept_of(self.rows, of_round=self.of_round)]
 
     @property
     def over(self) -> bool:
