@@ -6,8 +6,8 @@
     stop  = after `patience` evaluations in a row that are below, unless the loss of held-out traces still fell by a
             tenth over them: a policy forgets its own form before it is good at another. It waits up to half of the run.
     kept  = the last one that is not below, and above step 0: later policies have seen more, at a lower rate, and the
-            highest of a few noisy figures is mostly a lucky one. Step 0 itself where that is the best; in a round, which
-            teaches what the policy itself got right, only where it is clearly the best.
+            highest of a few noisy figures is mostly a lucky one. Step 0 itself where that is the best; in a round,
+            which teaches what the policy itself got right, only where it is clearly the best.
 
 What decides is in stopping.jsonl alone, so that a resumed run decides alike. The kept policy is the checkpoint of its
 step, which is saved when it is found; only that one and the newest stay.
