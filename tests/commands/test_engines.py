@@ -42,6 +42,14 @@ GRPO = [
 ]  # fmt: skip
 COMMANDS = {"train": GRPO, "sft": ["--per_device_train_batch_size", "4"]}
 DEEPSPEED = pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
+PIECES = pytest.mark.parametrize(  # the share of the parameters that a rank holds
+    ("config", "share"),
+    [
+        ("fsdp2", 1 / 2),
+        pytest.param("zero2", 1, marks=DEEPSPEED),
+        pytest.param("zero3", 1 / 2, marks=DEEPSPEED),
+    ],
+)
 
 
 def launch(config: str, folder: Path, command: str, *more: str, options: tuple[str, ...] = ()) -> Any:
@@ -133,14 +141,7 @@ def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     return max(float((a[name] - b[name]).abs().max()) for name in a)
 
 
-@pytest.mark.parametrize(
-    ("config", "share"),
-    [
-        ("fsdp2", 1 / 2),
-        pytest.param("zero2", 1, marks=DEEPSPEED),
-        pytest.param("zero3", 1 / 2, marks=DEEPSPEED),
-    ],
-)
+@PIECES
 def test_fine_tuning_stops_early_in_pieces(config: str, share: float, patient_alone: Path, tmp_path: Path) -> None:
     """All ranks ask, decide as one process does, and get back what they had in the step that is kept."""
     run, words = tmp_path / "run", (*PATIENT, "--per_device_train_batch_size", "2")
@@ -206,14 +207,7 @@ def auto_of_ddp(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-@pytest.mark.parametrize(
-    ("config", "share"),
-    [
-        ("fsdp2", 1 / 2),
-        pytest.param("zero2", 1, marks=DEEPSPEED),
-        pytest.param("zero3", 1 / 2, marks=DEEPSPEED),
-    ],
-)
+@PIECES
 def test_auto_in_pieces(config: str, share: float, auto_of_ddp: Path, tmp_path: Path) -> None:
     """Every stage is that of data parallel: what stopped it, what a round asked and got, and what was undone."""
     run = tmp_path / "run"
