@@ -129,6 +129,15 @@ def patient_alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+def alike(file: Path) -> list[dict[str, Any]]:
+    """The evaluations of a file, to compare others with: a loss is equal up to rounding."""
+    rows = list(jsonl.whole_rows(file))
+    return [
+        {name: pytest.approx(value, abs=1e-4) if name == "trace_loss" else value for name, value in row.items()}
+        for row in rows
+    ]
+
+
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     """Each once: of a policy in pieces a tied head is written too."""
     [file] = folder.glob("*.safetensors")
@@ -150,8 +159,8 @@ def test_fine_tuning_stops_early_in_pieces(config: str, share: float, patient_al
     ranks = json.loads((tmp_path / "run.json").read_text())
     assert [rank["held"] for rank in ranks] == [rank["all"] * share for rank in ranks]  # restored into pieces
 
-    asked, expected = (list(jsonl.whole_rows(folder / "stopping.jsonl")) for folder in (run, patient_alone))
-    assert asked == expected
+    asked = list(jsonl.whole_rows(run / "stopping.jsonl"))
+    assert asked == alike(patient_alone / "stopping.jsonl")
     ours, theirs = (json.loads((folder / "summary.json").read_text()) for folder in (run, patient_alone))
     assert (ours["kept"], ours["steps"], ours["after"]) == (theirs["kept"], theirs["steps"], theirs["after"])
     assert 0 < ours["kept"]["step"] < ours["steps"] < 20 and ours["trace_tokens"] == theirs["trace_tokens"]
@@ -216,8 +225,7 @@ def test_auto_in_pieces(config: str, share: float, auto_of_ddp: Path, tmp_path: 
     ranks = json.loads((tmp_path / "run.json").read_text())
     assert [rank["held"] for rank in ranks] == [rank["all"] * share for rank in ranks]
     for name in ("sft/stopping.jsonl", "traces-2.jsonl", "sft-2/stopping.jsonl", "stopping.jsonl"):
-        ours, theirs = (list(jsonl.whole_rows(folder / name)) for folder in (run, auto_of_ddp))
-        assert ours == theirs, name
+        assert list(jsonl.whole_rows(run / name)) == alike(auto_of_ddp / name), name
     for name in ("sft", "sft-2", "."):
         pairs = zip(*(jsonl.whole_rows(folder / name / "metrics.jsonl") for folder in (run, auto_of_ddp)), strict=True)
         for a, b in pairs:
