@@ -218,7 +218,7 @@ class MeteredTrainer(SFTTrainer):
         if floor != 0 and self.args.loss_type == "dft":
             self.args.loss_type = "nll"  # TRL's sum of log-probs, which come weighed
             self.accelerator.unwrap_model(self.model).register_forward_hook(self._weigh)
-        self.flops = self.trace_tokens = 0
+        self.flops = self.trace_tokens = self._taught = 0
         self.max_flops = max_flops
         self._meter = Meter(self.accelerator.unwrap_model(self.model))
         self.add_callback(_Budget(self))
@@ -252,7 +252,7 @@ class MeteredTrainer(SFTTrainer):
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """TRL's, counted."""
-        taught = int((inputs["labels"] != IGNORED).sum())
+        taught = self._taught = int((inputs["labels"] != IGNORED).sum())
         with self._meter:
             loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
         costs = gather_object([(self._meter.take(), taught)])
@@ -292,7 +292,7 @@ class MeteredTrainer(SFTTrainer):
         if logps is None or not torch.is_grad_enabled():
             return
         if self.floor is None:
-            read = gather_object([(float(logps.detach().sum()), int((logps != 0).sum()))])  # 0 = not taught
+            read = gather_object([(float(logps.detach().sum()), self._taught)])
             log_prob = sum(total for total, _ in read) / max(1, sum(count for _, count in read))
             self.floor = floor_of(log_prob)
             found = f"a token of the first traces has {log_prob:.2f} nats; λ begins at {self.floor:g}"
