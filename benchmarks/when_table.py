@@ -23,7 +23,7 @@ OWN_GRPO = ("lengths", "skills")  # cells of another base
 COLOURS = {
     "grpo": "#8c8c8c", "sft-1": "#9ecae1", "sft-2": "#6baed6", "sft": "#4c78a8", "sft+grpo": "#72b7b2",
     "auto-guide": "#f58518", "auto-nll": "#eca3a3", "sft-dft": "#1f3d66", "sft-dft-long": "#6a51a3",
-    "sft-long": "#9e9ac8", "sft-blind": "#bcbddc", "auto-2": "#fb9a99",
+    "sft-long": "#9e9ac8", "sft-blind": "#bcbddc",
     "sft-dft+grpo": "#2a7f62", "auto": "#d62728",
 }  # fmt: skip
 ARMS = tuple(COLOURS)
