@@ -208,7 +208,7 @@ def test_the_rate_falls_with_the_flops(policy_folder: Path, tmp_path: Path) -> N
     assert rates == pytest.approx([1e-3 * (1 + math.cos(math.pi * share)) / 2 for share in shares], abs=1e-12)
 
 
-@pytest.mark.parametrize(("foreign", "floor"), [(-1.0, 1.0), (-100.0, 0.05)])
+@pytest.mark.parametrize(("foreign", "floor"), [(-1.0, 1.0), (-100.0, 0.0)])
 def test_a_floor_is_found_in_the_first_traces(
     foreign: float, floor: float, policy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,7 +223,7 @@ def test_a_floor_is_found_in_the_first_traces(
         assert main(["sft", "--config", str(tmp_path / "sft.yaml")]) == 0
         losses[name] = [row["loss"] for row in jsonl.whole_rows(tmp_path / name / "metrics.jsonl")]
         assert json.loads((tmp_path / name / "checkpoint-2" / "costs.json").read_text())["floor"] == floor
-    assert losses["found"] == losses["given"] and len(losses["found"]) == 2
+    assert losses["found"] == pytest.approx(losses["given"], rel=1e-6) and len(losses["found"]) == 2
 
 
 @pytest.mark.slow

@@ -134,7 +134,7 @@ class StageArguments(TeachingArguments):
     sft_floor: Annotated[float | None, Interval(ge=0, le=1)] = setting(
         None,
         "λ of dft as it begins, which falls to 0: a token weighs λ + (1 − λ)·its probability; unset = 0, with --method "
-        "auto 0.05, or 1 where the policy finds the traces foreign",
+        "auto 1 where the policy finds the traces foreign",
     )
     sft_max_length: Annotated[int | None, Ge(1)] = setting(
         None, "tokens; longer traces are left out; unset = what the policy can read"

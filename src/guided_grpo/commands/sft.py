@@ -59,7 +59,6 @@ class SftArguments(TeachingArguments):
 
 
 _COSTS = "costs.json"  # in a checkpoint
-FLOORS = (0.05, 1.0)  # of what a policy could have written itself, and of what is foreign to it
 _STOPPING = ("sft_patience", "sft_every", "sft_held_out")
 
 
@@ -304,9 +303,10 @@ class MeteredTrainer(SFTTrainer):
 def floor_of(log_prob: float) -> float:
     """Where λ begins, by the log-probability of a trace token before fine-tuning, in nats.
 
-    Traces that the policy does not write weigh nothing by its own probability: they begin as log-likelihood.
+    Traces that the policy does not write weigh nothing by its own probability: they begin as log-likelihood. Others are
+    DFT's, without a floor.
     """
-    return FLOORS[log_prob < FOREIGN]
+    return float(log_prob < FOREIGN)
 
 
 class _Budget(TrainerCallback):

@@ -117,9 +117,9 @@ METHODS: Final[dict[str, Method]] = {
             "imitation_gate": "rate",
             "imitation_tokens": "p",
         },
-        "fine-tuning on the traces, each token as much as the policy believes it, above a floor, while held-out "
-        "accuracy rises; a round on what the policy makes of problems without a whole right trace; then auto-guide, "
-        "with each trace imitated in the same way, as much as its group succeeds",
+        "fine-tuning on the traces while held-out accuracy rises, each token as much as the policy believes it (in a "
+        "foreign form at first all alike); rounds on what the policy makes of problems without a whole right trace; "
+        "then auto-guide, with each trace imitated in the same way, as much as its group succeeds",
         "ours, from what was measured",
         taught_first=True,
     ),
