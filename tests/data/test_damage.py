@@ -62,7 +62,7 @@ def test_traces_are_cut_between_steps_and_some_problems_have_none() -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("chains:steps=12,count=4,style=odd", "field 'style': 'odd' is no style; fix: use own or renamed"),
+        ("chains:steps=12,count=4,style=odd", "field 'style': 'odd' is no style; fix: use own or renamed or ahead"),
         ("programs:steps=12,count=4,wrong=40", "has no such traces in programs"),
         ("chains:steps=12,count=4,cut=60-30", "field 'cut': '30' .* at least 60"),
         ("chains:steps=12,count=4,wrong=half", "field 'wrong': 'half' is no such whole number"),
@@ -87,6 +87,13 @@ def test_merged_steps_keep_their_operations_and_the_last_value() -> None:
     assert merged["guidance"] == f"{a}{b}={second};{c}{d}={fourth};{e}={fifth};"
     assert whole["guidance"] == f"{a}{b}{c}{d}{e}={fifth};"
     assert merged["answer"] == plain["answer"]
+
+
+def test_values_ahead_are_the_same_steps_the_other_way_round() -> None:
+    plain, ahead = (next(iter(load_rows(f"chains:steps=5,count=1,seed=3{how}"))) for how in ("", ",style=ahead"))
+    pairs = zip(plain["guidance"].split(";"), ahead["guidance"].split(";"), strict=True)
+    assert all(one.split("=")[::-1] == other.split("=") for one, other in pairs)
+    assert (ahead["prompt"], ahead["answer"]) == (plain["prompt"], plain["answer"])
 
 
 def test_renamed_traces_are_another_alphabet_in_the_same_places() -> None:

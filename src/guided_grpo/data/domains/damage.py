@@ -6,6 +6,7 @@
     slip=40        40 % have one wrong value written, and go on from the right one to the right answer
     merge=3        three steps at once: their operations, then the last of their values
     style=renamed  every digit and operator is another one, by a fixed table
+    style=ahead    each value is written before its step
 
 The problem and its `answer` stay as they are; the column `trace_answer` is what the trace itself comes to.
 """
@@ -23,7 +24,7 @@ from guided_grpo.types import Row
 
 _STEP = re.compile(r"([-+*])(\d)=(\d);")
 _RENAMED = str.maketrans("0123456789+-*", "7294610538-*+")
-STYLES = ("own", "renamed")
+STYLES = ("own", "renamed", "ahead")
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ def damaged(rows: Iterable[Row], damage: Damage, seed: int) -> Iterator[Row]:
             trace = _merged(trace, damage.merge)
         if damage.style == "renamed":
             trace = trace.translate(_RENAMED)
+        if damage.style == "ahead":
+            trace = _STEP.sub(r"\3=\1\2;", trace)
         has_trace = damage.traces is None or number < damage.traces
         yield {**row, "guidance": trace if has_trace else None, "trace_answer": answer}  # type: ignore[typeddict-unknown-key]
 
