@@ -114,6 +114,10 @@ def test_fields_of_the_command_line_go_into_every_variant(
         ]
     assert main([*words, "--set", "max_stepz=1"]) == 2
     assert "max_stepz" in capsys.readouterr().err
+    for field, option in (("output_dir", "--output_dir"), ("seed", "--seeds")):  # one folder or seed for all runs
+        assert main([*words, "--set", f"{field}=7"]) == 2
+        line = f"guided-grpo compare: field '{field}': is another one for each run; fix: use {option}"
+        assert capsys.readouterr().err.splitlines() == [line]
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)

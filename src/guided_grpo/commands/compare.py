@@ -251,6 +251,9 @@ def _selected(plan: Mapping[str, Any], names: list[str] | None) -> dict[str, dic
     if unknown:
         raise InputError("is not a variant", field="variants", value=unknown[0], fix=f"use {', '.join(variants)}")
     fields = {name: {**common, **(variants[name] or {})} for name in names or variants}
+    for field, fix in (("output_dir", "use --output_dir"), ("seed", "use --seeds")):
+        if any(field in own for own in fields.values()):
+            raise InputError("is another one for each run", field=field, fix=fix)
     return {name: {key: value for key, value in own.items() if key != "search"} for name, own in fields.items()}
 
 
