@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -49,6 +51,27 @@ def test_a_form_that_the_policy_does_not_write_is_named() -> None:
     assert "(-3.3 nats a token)" in told.reasons[-1] and "--imitate 80" in told.reasons[-1]
     assert "nats a token)" not in with_imitation(REFUSED, trial(-0.1, 0.1), 12).reasons[-1]
     assert with_imitation(REFUSED, trial(0.1, 0.3, log_prob=-3.3), 12).settings["method"] == "auto"
+
+
+def test_a_form_that_is_being_learned_is_told_from_one_that_is_not() -> None:
+    """Success of 20 problems: it falls, and comes back in the new form, or does not; a lucky problem is no return."""
+
+    def row(step: int, solved: int) -> dict[str, Any]:
+        return {"step": step, "accuracy": solved / 20, "scores": [1.0] * solved + [0.0] * (20 - solved)}
+
+    back, gone, lucky, level = (
+        imitation_trial([row(0, 8), *(row(n, solved) for n, solved in enumerate(after, 1))], 64, 0, -3.3)
+        for after in ((0, 2, 9), (0, 0, 0), (0, 2, 1), (7, 6, 8))
+    )
+    assert back.regained == (0.0, 0.45) and not back.pays
+    assert gone.regained is lucky.regained is level.regained is None
+    told = with_imitation(REFUSED, back, 12)
+    assert (told.verdict, told.settings) == ("imitate", {"method": "auto", "num_generations": 12})
+    assert "fell to 0.0% and came back to 45.0%" in told.reasons[-1]
+    assert with_imitation(REFUSED, gone, 12).settings == {}
+    own = dataclasses.replace(back, log_prob=-0.1)  # its own form: success only went down and up
+    solved = Advice("solved", "These problems are solved already.", ("why",), {})
+    assert with_imitation(REFUSED, own, 12).settings == with_imitation(solved, back, 12).settings == {}
 
 
 def test_a_longer_trial_where_nothing_helped_so_far() -> None:

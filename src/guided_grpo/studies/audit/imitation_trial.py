@@ -3,8 +3,10 @@
     success rises                              auto         fine-tuning while it pays, then what the policy finishes
     it does not, and guidance raises success   auto-guide   guidance alone
     neither, by a trial four times as long     what the audit says without the trial
+    it fell, and has come back since           auto, given time: a foreign form is being learned
 
-A policy that has to learn a new rule shows nothing for the first hundred steps, hence the longer trial.
+A policy that has to learn a new rule shows nothing for the first hundred steps, hence the longer trial. One that learns
+a foreign form forgets its own first; where the form cannot be learned, success does not come back.
 Pure: figures in, advice out. docs/studies/when.md holds what the rules stand on.
 """
 
@@ -33,6 +35,7 @@ class ImitationTrial:
     demonstrations: int  # traces that were taught
     wrong: int  # traces that were not, since they come to a wrong answer
     log_prob: float  # of a token of the traces before, in nats, the mean over traces
+    regained: tuple[float, float] | None = None  # lowest and last success, where it clearly fell and clearly rose again
 
     @property
     def pays(self) -> bool:
@@ -57,6 +60,9 @@ def imitation_trial(
     """The trial, from the evaluations of early stopping (step, accuracy, scores by problem), the first at step 0."""
     before, best = rows[0], max(rows[1:], key=lambda row: float(row["accuracy"]))
     gain = difference_interval(before["scores"], best["scores"])
+    lowest, last = min(rows[1:], key=lambda row: float(row["accuracy"])), rows[-1]
+    fell = difference_interval(before["scores"], lowest["scores"]).high < 0
+    rose = difference_interval(lowest["scores"], last["scores"]).low > 0
     return ImitationTrial(
         steps=int(best["step"]),
         problems=len(before["scores"]),
@@ -66,6 +72,7 @@ def imitation_trial(
         demonstrations=demonstrations,
         wrong=wrong,
         log_prob=log_prob,
+        regained=(float(lowest["accuracy"]), float(last["accuracy"])) if fell and rose else None,
     )
 
 
@@ -105,6 +112,16 @@ def with_imitation(advice: Advice, trial: ImitationTrial, group: int) -> Advice:
         return replace(advice, headline=headline, reasons=more, settings=settings)
     if trial.log_prob >= FOREIGN:
         return replace(advice, reasons=(*advice.reasons, trial.words))
+    if trial.regained and is_undecided(advice, trial):
+        low, last = trial.regained
+        late = (
+            f"Success fell to {low:.1%} and came back to {last:.1%}: the policy is learning the form of these traces, "
+            f"which is foreign to it. This pays late: plan for several times {trial.steps} steps of fine-tuning, or "
+            "none."
+        )
+        settings = {"method": "auto", "num_generations": size}
+        return replace(advice, verdict="imitate", headline="Imitate, and give it time: train with auto.",
+                       reasons=(trial.words, late), settings=settings, cell=None)  # fmt: skip
     form = (
         f"These traces have a form that the policy does not write ({trial.log_prob:.1f} nats a token). A trial of "
         f"{trial.steps} steps is too short to learn one; where it can be learned, fine-tuning pays late. Try it with "
