@@ -5,12 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from guided_grpo.cli import main
+from guided_grpo.data.sources import load_rows
+from guided_grpo.embedded.recipes import embedded_folder
+from guided_grpo.guidance.placement import GuidanceTokenizer
 from guided_grpo.studies.audit.advice import Advice
 from guided_grpo.studies.audit.imitation_trial import ImitationTrial, imitation_trial, is_undecided, with_imitation
 
@@ -83,9 +89,13 @@ def test_a_longer_trial_where_nothing_helped_so_far() -> None:
 
 @pytest.mark.slow
 def test_the_audit_tries_four_times_as_long_before_it_refuses(tmp_path: Path) -> None:
-    """Two steps at a rate of nothing, and a guidance of one token in a hundred: neither can help."""
+    """Two steps at a rate of nothing, and a guidance of one token in a hundred: neither can help.
+
+    Its traces are cut, so they are taught, and their likelihood read, without an end token.
+    """
+    data = "chains:steps=10-14,count=80,seed=1,cut=30-60"
     words = [
-        *("audit", "--model", "embedded-small", "--data", "chains:steps=10-14,count=80,seed=1", "--output", str(tmp_path)),
+        *("audit", "--model", "embedded-small", "--data", data, "--output", str(tmp_path)),
         *("--problems", "4", "--samples", "2", "--unguided", "1", "--groups", "2", "--strengths", "0.01", "--quiet"),
         *("--max-tokens", "96", "--imitate", "2", "--imitate-rate", "1e-9", "--imitate-problems", "4"),
     ]  # fmt: skip
@@ -94,6 +104,22 @@ def test_the_audit_tries_four_times_as_long_before_it_refuses(tmp_path: Path) ->
     assert folders == {"imitation": 2, "imitation-8": 8}
     result = json.loads((tmp_path / "audit.json").read_text())
     assert result["imitation"]["steps"] in (3, 6, 8) and result["advice"]["settings"] == {}
+    assert result["imitation"]["log_prob"] == pytest.approx(likelihood_without_an_end(data), abs=1e-4)
+
+
+def likelihood_without_an_end(data: str) -> float:
+    """Of a trace token of embedded-small, the mean of the traces' means."""
+    folder = embedded_folder("embedded-small")
+    policy: Any = AutoModelForCausalLM.from_pretrained(str(folder))
+    tokenizer: Any = AutoTokenizer.from_pretrained(str(folder))
+    rows: Any = load_rows(data)
+    means = []
+    for row in rows:
+        before = GuidanceTokenizer(tokenizer, {}, "auto").prompt_ids(row["prompt"])
+        trace = tokenizer(row["guidance"], add_special_tokens=False)["input_ids"]
+        chances = policy(torch.tensor([before + trace])).logits[0, len(before) - 1 : -1].detach().log_softmax(-1)
+        means.append(float(chances.gather(1, torch.tensor(trace)[:, None]).mean()))
+    return mean(means)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import argparse
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from math import ceil
@@ -34,7 +34,7 @@ from guided_grpo.commands.policies import (
     load_tokenizer,
     policy_source,
 )
-from guided_grpo.data.demonstrations import demonstrations
+from guided_grpo.data.demonstrations import demonstrations, grade_traces
 from guided_grpo.errors import InputError
 from guided_grpo.evaluation.completions import CompletionRun
 from guided_grpo.evaluation.engines import TransformersEngine
@@ -227,20 +227,22 @@ def _sample(
 
 
 def _log_prob(options: argparse.Namespace, rows: Dataset) -> float:
-    """Of a token of the first traces, wrong ones too, in nats."""
+    """Of a token of the first traces, as they are taught, in nats."""
     source = policy_source(options.model)
     tokenizer = load_tokenizer(source)
-    guide = GuidanceTokenizer(tokenizer, options.template_kwargs, options.thinking, leak=True)
-    traced = (row for row in rows if row["guidance"])
+    traced = list(islice((cast(Row, row) for row in rows if row["guidance"]), TRACES))
+    with Grader() as grader:
+        worth = grade_traces(traced, options.sft_answer, grader)
     examples, _ = demonstrations(
-        islice(cast(Iterable[Row], traced), TRACES),
-        guide,
+        traced,
+        GuidanceTokenizer(tokenizer, options.template_kwargs, options.thinking, leak=True),
+        worth=worth,
         answer=options.sft_answer,
         end_id=tokenizer.eos_token_id,
         max_tokens=context_of(source),
     )
     if not examples:
-        raise InputError("has no trace to imitate", file=options.data, fix="leave --imitate out")
+        raise InputError("has no right trace to imitate", file=options.data, fix="leave --imitate out")
     return mean(trace_log_probs(load_for_sampling(source, options.dtype), examples))
 
 

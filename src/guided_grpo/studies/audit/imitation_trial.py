@@ -90,38 +90,39 @@ def with_imitation(advice: Advice, trial: ImitationTrial, group: int) -> Advice:
         group: G where the advice names none.
     """
     size = advice.settings.get("num_generations", group)
+
+    def train_with(method: str, headline: str, *reasons: str) -> Advice:
+        settings = {"method": method, "num_generations": size}
+        imitate: dict[str, Any] = {"verdict": "imitate", "cell": None} if method == "auto" else {}
+        return replace(advice, headline=headline, reasons=(trial.words, *reasons), settings=settings, **imitate)
+
     if trial.pays:
-        reasons = (
-            trial.words,
+        return train_with(
+            "auto",
+            "Imitate first: train with auto.",
             "Expected order on equal compute: auto, ahead of sft where problems have no whole right trace and level "
             "with it where all have one; then auto-guide, then grpo. auto begins with the same fine-tuning, ends it "
             "where held-out success falls, and has the policy finish the traces that are not whole.",
         )
-        settings = {"method": "auto", "num_generations": size}
-        return replace(advice, verdict="imitate", headline="Imitate first: train with auto.", reasons=reasons,
-                       settings=settings, cell=None)  # fmt: skip
     if advice.verdict == "guide":
-        more = (
-            trial.words,
+        return train_with(
+            "auto-guide",
+            "Guide without imitating: train with auto-guide.",
             "Expected order on equal compute: auto-guide, then grpo, then sft: the policy can finish what these traces "
             "begin, and gains nothing from imitating them.",
             advice.reasons[0],  # the others explain settings that auto-guide does without
         )
-        settings = {"method": "auto-guide", "num_generations": size}
-        headline = "Guide without imitating: train with auto-guide."
-        return replace(advice, headline=headline, reasons=more, settings=settings)
     if trial.log_prob >= FOREIGN:
         return replace(advice, reasons=(*advice.reasons, trial.words))
     if trial.regained and is_undecided(advice, trial):
         low, last = trial.regained
-        late = (
+        return train_with(
+            "auto",
+            "Imitate, and give it time: train with auto.",
             f"Success fell to {low:.1%} and came back to {last:.1%}: the policy is learning the form of these traces, "
             f"which is foreign to it. This pays late: plan for several times {trial.steps} steps of fine-tuning, or "
-            "none."
+            "none.",
         )
-        settings = {"method": "auto", "num_generations": size}
-        return replace(advice, verdict="imitate", headline="Imitate, and give it time: train with auto.",
-                       reasons=(trial.words, late), settings=settings, cell=None)  # fmt: skip
     form = (
         f"These traces have a form that the policy does not write ({trial.log_prob:.1f} nats a token). A trial of "
         f"{trial.steps} steps is too short to learn one; where it can be learned, fine-tuning pays late. Try it with "
