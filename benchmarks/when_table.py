@@ -18,7 +18,7 @@ from guided_grpo.store import rundir
 from guided_grpo.studies.comparison.measured import Measured, load
 from guided_grpo.studies.comparison.summary import paired
 
-CELLS = ("today", "some", "few", "fewest", "wrong", "slip", "cut", "ahead", "renamed", "merged", "answers")
+CELLS = ("today", "some", "few", "fewest", "wrong", "wrong-20", "slip", "cut", "ahead", "renamed", "merged", "answers")
 OWN_GRPO = ("lengths", "skills")  # cells of another base
 COLOURS = {
     "grpo": "#8c8c8c", "sft-1": "#9ecae1", "sft-2": "#6baed6", "sft": "#4c78a8", "sft+grpo": "#72b7b2",
