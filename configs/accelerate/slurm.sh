@@ -18,7 +18,9 @@ export LAUNCH_OPTIONS=${LAUNCH_OPTIONS:-}
 export NODES=${SLURM_JOB_NUM_NODES:-$SLURM_NNODES}
 export GPUS=${SLURM_GPUS_ON_NODE:-8}
 export MAIN_ADDRESS MAIN_PORT
-MAIN_ADDRESS=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+# Read whole, not through `head`: that closes the pipe at once, and pipefail ends the job where scontrol still writes.
+HOSTS=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+MAIN_ADDRESS=${HOSTS%%$'\n'*}
 MAIN_PORT=$((20000 + SLURM_JOB_ID % 20000)) # two jobs may share a node
 
 # One launcher a node. A node that is lost ends the step on all of them, with an exit code that is not 0.
